@@ -1,0 +1,47 @@
+"""What several twins share: the dtype they compute in, reductions, and the head's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """The widest of the tensors' dtypes, and at least float32."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def reduce(loss: Tensor, reduction: str) -> Tensor:
+    """``loss`` itself, its mean over all elements, or its sum."""
+    if reduction == "none":
+        return loss
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "sum":
+        return loss.sum()
+    raise ValueError(f"expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
+
+
+def flatten_level(output: Tensor, values: int) -> Tensor:
+    """One head output ``[B, K * values, H, W]`` as rows ``[B, H * W * K, values]``."""
+    batch, channels, height, width = output.shape
+    rows = output.reshape(batch, channels // values, values, height, width).permute(0, 3, 4, 1, 2)
+    return rows.reshape(batch, -1, values)
+
+
+def level_rows(
+    cls_logits: Sequence[Tensor], bbox_regression: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Per level the logits ``[B, A_l, C]`` and deltas ``[B, A_l, 4]`` of its anchors, in at least float32."""
+    rows = []
+    for logits, deltas in zip(cls_logits, bbox_regression, strict=True):
+        num_anchors = deltas.shape[1] // 4
+        dtype = compute_dtype(logits, deltas)
+        level_logits = flatten_level(logits.to(dtype), logits.shape[1] // num_anchors)
+        rows.append((level_logits, flatten_level(deltas.to(dtype), 4)))
+    return rows

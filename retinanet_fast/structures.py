@@ -1,0 +1,86 @@
+"""Plain containers of the ops, their eager twins and the models; nothing here needs the built extension."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["AnchorGrid", "Detections"]
+
+
+class AnchorGrid(NamedTuple):
+    """The anchors of a feature pyramid, kept as the few numbers that generate them.
+
+    Level ``l``, cell ``(y, x)``, shape ``k`` has the anchor
+    ``base_anchors[l, k] + (x * stride_x, y * stride_y, x * stride_x, y * stride_y)``, xyxy in pixels.
+    """
+
+    base_anchors: Tensor  # [L, K, 4] float32, centred at the origin
+    strides: tuple[tuple[int, int], ...]  # L pairs (stride_y, stride_x), pixels
+    grid_sizes: tuple[tuple[int, int], ...]  # L pairs (height, width), cells
+
+    @property
+    def num_anchors(self) -> int:
+        """A, the number of anchors over all levels."""
+        return self.base_anchors.shape[1] * sum(height * width for height, width in self.grid_sizes)
+
+    def to(self, device: torch.device | str) -> AnchorGrid:
+        """The same grid with its base anchors on ``device``."""
+        return self._replace(base_anchors=self.base_anchors.to(device))
+
+    def boxes(self) -> Tensor:
+        """Every anchor as ``[A, 4]`` float32, ordered by level, y, x, k (torchvision's order)."""
+        levels = zip(self.base_anchors, self.strides, self.grid_sizes, strict=True)
+        return torch.cat([_level_boxes(base, stride, size) for base, stride, size in levels])
+
+
+def _level_boxes(base: Tensor, stride: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    y = torch.arange(size[0], device=base.device) * stride[0]
+    x = torch.arange(size[1], device=base.device) * stride[1]
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1)
+    return (shifts[:, :, None, :] + base).reshape(-1, 4)
+
+
+@dataclass(eq=False)
+class Detections:
+    """The detections of a batch at fixed size: image ``b`` has ``counts[b]`` of them, best first.
+
+    The rows from ``counts[b]`` on are padding: boxes and scores 0, labels -1. ``detections[b]`` is image
+    ``b``'s dict of ``boxes``, ``scores`` and ``labels`` without padding, and ``unpack()`` the whole batch's
+    list, as torchvision's detection models return it. Both read ``counts`` on the host, so on CUDA they
+    synchronise.
+    """
+
+    boxes: Tensor  # [B, D, 4] float32, xyxy in pixels
+    scores: Tensor  # [B, D] float32, in descending order
+    labels: Tensor  # [B, D] int64
+    counts: Tensor  # [B] int64
+
+    def __len__(self) -> int:
+        return self.counts.shape[0]
+
+    def __getitem__(self, image: int) -> dict[str, Tensor]:
+        return self._trimmed(image, int(self.counts[image]))
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return iter(self.unpack())
+
+    def unpack(self) -> list[dict[str, Tensor]]:
+        """One dict of ``boxes``, ``scores`` and ``labels`` an image, without padding."""
+        return [self._trimmed(image, count) for image, count in enumerate(self.counts.tolist())]
+
+    def _trimmed(self, image: int, count: int) -> dict[str, Tensor]:
+        return {
+            "boxes": self.boxes[image, :count],
+            "scores": self.scores[image, :count],
+            "labels": self.labels[image, :count],
+        }
+
+
+# As a pytree node it can be returned from compiled and exported programs.
+torch.export.register_dataclass(Detections)
