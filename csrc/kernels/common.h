@@ -1,0 +1,60 @@
+// What every kernel's interface is made of: element types, a status, the CPU's parallel loop, CUDA's stream.
+// No torch here or below: a launcher gets raw pointers and sizes, never allocates and never synchronises.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "math/scalar.h"
+
+namespace retinanet_fast {
+
+enum class DType : int8_t { kFloat64, kFloat32, kFloat16, kBFloat16 };
+
+constexpr size_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
+// Calls `f` with a value of the storage type behind `dtype`: dispatch_dtype(p.dtype, [&](auto zero) {
+// using T = decltype(zero); ... }).
+template <class F>
+RETINANET_FAST_INLINE auto dispatch_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat64: return f(double{});
+    case DType::kFloat16: return f(math::Half{});
+    case DType::kBFloat16: return f(math::BFloat16{});
+    default: return f(float{});
+  }
+}
+
+// What a launcher reports; the layer above turns it into an exception that names the op.
+struct Status {
+  enum class Code : int8_t {
+    kOk,
+    kBadLabel,  // labels[row] == value lies outside what the op takes
+    kBadBox,    // box `row` of image `value` has no area
+    kCuda,      // `value` is a cudaError_t
+  };
+  Code code = Code::kOk;
+  int64_t row = -1;
+  int64_t value = 0;
+
+  bool ok() const { return code == Code::kOk; }
+};
+
+// The CPU's counterpart of a stream: runs task(context, i) for i in [0, tasks), on as many threads as its owner
+// likes. Kernels cut work into tasks by size alone, so that results do not depend on the number of threads.
+struct Executor {
+  void (*run)(int64_t tasks, void (*task)(void* context, int64_t index), void* context);
+
+  template <class F>
+  void parallel_for(int64_t tasks, const F& body) const {
+    if (tasks == 1) return body(int64_t{0});
+    run(tasks, [](void* context, int64_t index) { (*static_cast<const F*>(context))(index); }, const_cast<F*>(&body));
+  }
+};
+
+// A cudaStream_t, spelled so that headers need no CUDA toolkit.
+using CudaStream = void*;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace retinanet_fast

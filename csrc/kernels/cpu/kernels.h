@@ -1,0 +1,37 @@
+// The CPU kernels, once per x86-64 level, and the table that is chosen at run time.
+//
+// Every file of this folder but select.cpp is compiled once per level, with RETINANET_FAST_CPU_LEVEL naming the
+// namespace that its functions live in (cpu_x86_64_v2, ...). Adding a kernel is one line in the list below.
+#pragma once
+
+#include "kernels/box_iou.h"
+#include "kernels/common.h"
+
+// name, params
+#define RETINANET_FAST_CPU_KERNELS(X) \
+  X(box_iou, BoxIouParams)            \
+  X(box_iou_backward, BoxIouBackwardParams)
+
+namespace retinanet_fast {
+
+struct CpuKernels {
+  const char* level;
+#define RETINANET_FAST_FIELD(name, Params) Status (*name)(const Params&, const Executor&);
+  RETINANET_FAST_CPU_KERNELS(RETINANET_FAST_FIELD)
+#undef RETINANET_FAST_FIELD
+};
+
+// The table of the best level that this processor has, or of the one that the environment variable
+// RETINANET_FAST_CPU_LEVEL names; throws std::runtime_error where that is unknown or not supported.
+const CpuKernels& cpu_kernels();
+
+#ifdef RETINANET_FAST_CPU_LEVEL
+namespace RETINANET_FAST_CPU_LEVEL {
+#define RETINANET_FAST_DECLARE(name, Params) Status name(const Params& params, const Executor& executor);
+RETINANET_FAST_CPU_KERNELS(RETINANET_FAST_DECLARE)
+#undef RETINANET_FAST_DECLARE
+extern const CpuKernels kernels;
+}  // namespace RETINANET_FAST_CPU_LEVEL
+#endif
+
+}  // namespace retinanet_fast

@@ -1,0 +1,69 @@
+// Chooses a level's kernels when the first op runs. Compiled once, for the baseline.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/cpu/kernels.h"
+
+namespace retinanet_fast {
+
+#if defined(__x86_64__)
+namespace cpu_x86_64_v2 {
+extern const CpuKernels kernels;
+}
+namespace cpu_x86_64_v3 {
+extern const CpuKernels kernels;
+}
+namespace cpu_x86_64_v4 {
+extern const CpuKernels kernels;
+}
+#else
+namespace cpu_generic {
+extern const CpuKernels kernels;
+}
+#endif
+
+namespace {
+
+struct Level {
+  const CpuKernels* kernels;
+  bool supported;
+};
+
+const CpuKernels& choose() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                  __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  const Level levels[] = {
+      {&cpu_x86_64_v4::kernels, v4}, {&cpu_x86_64_v3::kernels, v3}, {&cpu_x86_64_v2::kernels, true}};
+#else
+  const Level levels[] = {{&cpu_generic::kernels, true}};
+#endif
+  const char* wanted = std::getenv("RETINANET_FAST_CPU_LEVEL");
+  std::string known;
+  for (const Level& level : levels) {
+    if (wanted == nullptr || *wanted == '\0') {
+      if (level.supported) return *level.kernels;
+    } else if (std::string(wanted) == level.kernels->level) {
+      if (level.supported) return *level.kernels;
+      throw std::runtime_error(std::string("RETINANET_FAST_CPU_LEVEL=") + wanted +
+                               ": this processor does not support it");
+    }
+    known += std::string(known.empty() ? "" : ", ") + level.kernels->level;
+  }
+  throw std::runtime_error(std::string("RETINANET_FAST_CPU_LEVEL: expected one of ") + known + ", got " +
+                           (wanted ? wanted : ""));
+}
+
+}  // namespace
+
+const CpuKernels& cpu_kernels() {
+  static const CpuKernels& chosen = choose();
+  return chosen;
+}
+
+}  // namespace retinanet_fast

@@ -1,0 +1,41 @@
+"""Pairwise intersection over union."""
+
+import torch
+from torch import Tensor
+
+from retinanet_fast import _ext  # noqa: F401  registers the ops
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union of every pair of two sets of boxes.
+
+    ``iou = inter / (area1 + area2 - inter)``, evaluated in that order and never contracted into fused
+    multiply-adds: the same bits on every CPU and on CUDA. float16 and bfloat16 are computed in float32.
+
+    Args:
+        boxes1: ``[N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.
+        boxes2: ``[M, 4]``, of the same dtype and on the same device.
+
+    Returns:
+        ``[N, M]`` in the boxes' dtype; ``nan`` for a pair of boxes without area (0 / 0) or with a NaN corner.
+        Differentiable by both; where two corners coincide the gradient is shared evenly, as in ``torch.maximum``.
+
+    Raises:
+        ValueError: a shape that is not ``[N, 4]``, or boxes on different devices.
+        TypeError: boxes that are not floating point, or of different dtypes.
+    """
+    return torch.ops.retinanet_fast.box_iou(boxes1, boxes2)
+
+
+@torch.library.register_fake("retinanet_fast::box_iou")
+def _(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0])
+
+
+@torch.library.register_fake("retinanet_fast::box_iou_backward")
+def _(grad_iou: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    contiguous = torch.contiguous_format
+    return (
+        torch.empty_like(boxes1, memory_format=contiguous),
+        torch.empty_like(boxes2, memory_format=contiguous),
+    )

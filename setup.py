@@ -1,0 +1,60 @@
+"""A thin driver of CMake: `pip install --no-build-isolation .` builds retinanet_fast._C with CMakeLists.txt.
+
+Environment: RETINANET_FAST_CUDA=auto|on|off, TORCH_CUDA_ARCH_LIST, CUDACXX, MAX_JOBS, CMAKE_ARGS.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds in build/<python>-torch<version>/, kept between builds so that a rebuild is short."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            import torch
+        except ImportError:
+            sys.exit(
+                "retinanet_fast is built against the torch that it will run with, and this Python has none.\n"
+                "Install torch (>= 2.6) first, then: pip install --no-build-isolation ."
+            )
+        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake",
+            *("-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DRETINANET_FAST_VERSION={self.distribution.get_version()}",
+            f"-DRETINANET_FAST_OUTPUT_DIR={output}",
+            f"-DRETINANET_FAST_CUDA={os.environ.get('RETINANET_FAST_CUDA', 'auto')}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]
+        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+        plan = self.run_cmake(configure)
+        print("\n".join(re.findall(r"retinanet_fast build plan: .*", plan)), flush=True)
+        self.run_cmake(["cmake", "--build", str(build), "--parallel", jobs])
+
+    def run_cmake(self, command: list[str]) -> str:
+        print("+", shlex.join(command), flush=True)
+        lines = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line)
+        if process.returncode != 0:
+            sys.exit(f"retinanet_fast: {command[0]} failed with exit status {process.returncode}; its output is above")
+        return "".join(lines)
+
+
+setup(ext_modules=[Extension("retinanet_fast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,0 +1,78 @@
+"""Inputs and tolerances that the tests share, with the reason of each tolerance."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+NO_GPU = "no CUDA device, or a build without CUDA kernels"
+
+
+def _has_cuda_kernels() -> bool:
+    from retinanet_fast import build_info
+
+    return torch.cuda.is_available() and build_info()["plan"].startswith("CPU and CUDA")
+
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not _has_cuda_kernels(), reason=NO_GPU)),
+]
+
+# Relative error of one element. Kernels and twins take the same formula but round and order operations
+# differently: some tens of units in the last place for the wide types; the narrow ones are computed in float32
+# and rounded once at the end, so that two results differ by at most one rounding (2^-11, 2^-8).
+RTOL = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+# Absolute error where values cancel or underflow: the same for results of order 1; for float16 it is also the
+# spacing of its subnormal numbers.
+ATOL = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
+
+
+def assert_close(actual: Tensor, expected: Tensor, *, scale: float = 1.0) -> None:
+    """As `torch.testing.assert_close` with the tolerances above for `actual`'s dtype, times `scale`."""
+    torch.testing.assert_close(
+        actual,
+        expected,
+        rtol=RTOL[actual.dtype] * scale,
+        atol=ATOL[actual.dtype] * scale,
+        equal_nan=True,
+        check_stride=False,
+    )
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_boxes(
+    n: int,
+    *,
+    seed: int = 0,
+    size: float = 100.0,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """`n` boxes [n, 4] with corners inside `size` x `size` pixels and sides of at least a hundredth of it."""
+    corners = torch.rand(n, 4, generator=generator(seed), dtype=torch.float64) * size * 0.6
+    corners[:, 2:] = corners[:, :2] + 0.01 * size + corners[:, 2:] * 0.6
+    return corners.to(device=device, dtype=dtype)
+
+
+@contextmanager
+def num_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def non_contiguous(tensor: Tensor) -> Tensor:
+    """The same values, with strides that no kernel can mistake for a contiguous layout."""
+    wide = tensor.new_zeros(*tensor.shape[:-1], tensor.shape[-1] * 2)
+    wide[..., ::2] = tensor
+    return wide[..., ::2]
