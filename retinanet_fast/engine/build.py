@@ -1,0 +1,66 @@
+"""Model and device from a recipe."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .errors import InputError
+from .recipe import Recipe
+
+V2 = "resnet50_v2"
+
+
+def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
+    """A fresh RetinaNet; ``num_classes`` counts the background.
+
+    As in torchvision, batch norm is trained from scratch, and frozen, with the first layers of the trunk, where the
+    recipe starts from given weights (``init``, which only training reads).
+
+    Raises:
+        InputError: no such architecture.
+    """
+    from retinanet_fast import models
+    from retinanet_fast.models.resnet import ARCHITECTURES
+    from retinanet_fast.nn import AnchorGenerator
+
+    sizes = [(size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in recipe.anchor_sizes]
+    keywords = {
+        "min_size": tuple(recipe.min_size),
+        "max_size": recipe.max_size,
+        "anchor_generator": AnchorGenerator(sizes, tuple(recipe.aspect_ratios)),
+        "score_thresh": recipe.score_thresh,
+        "nms_thresh": recipe.nms_thresh,
+        "topk_candidates": recipe.topk_candidates,
+        "detections_per_img": recipe.detections_per_img,
+    }
+    if recipe.arch == V2:
+        return models.retinanet_resnet50_fpn_v2(num_classes=num_classes, **keywords)
+    if recipe.arch not in ARCHITECTURES:
+        raise InputError(f"arch {recipe.arch}: expected one of {', '.join([*ARCHITECTURES, V2])}")
+    pretrained = bool(recipe.init)
+    norm = models.FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
+    body = models.ResNet(ARCHITECTURES[recipe.arch], norm)
+    if pretrained:
+        body.freeze_all_but(recipe.trainable_layers)
+    channels = recipe.fpn_channels
+    top = models.LastLevelP6P7(channels, channels)
+    pyramid = models.FeaturePyramidNetwork(body.out_channels, channels, top)
+    backbone = models.BackboneWithFPN(body, pyramid, channels)
+    return models.RetinaNet(backbone, num_classes, **keywords)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes a GPU where there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name}: not usable here: {str(error).strip().splitlines()[0]}") from None
+    return device

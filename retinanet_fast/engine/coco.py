@@ -1,0 +1,259 @@
+"""Reads one split of a COCO-format data set: a json of images, boxes and categories, and a folder of images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from .errors import InputError, Problems
+
+# COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
+OVERSHOOT = 1.0
+
+
+class Category(NamedTuple):
+    """A category as the json has it; ids may have gaps."""
+
+    id: int
+    name: str
+
+
+class ImageEntry(NamedTuple):
+    """An image of the json, with the file that holds it."""
+
+    id: int
+    file_name: str
+    path: Path
+    width: int
+    height: int
+
+
+class Box(NamedTuple):
+    """An annotation: corner and size in pixels, clipped to the image."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    category_id: int
+    area: float
+    crowd: bool
+
+
+class Location(NamedTuple):
+    """Where a split lies: the json and the folders in which its images may be."""
+
+    annotations: Path
+    image_folders: tuple[Path, ...]
+
+
+@dataclass
+class Split:
+    """One split, checked: every box belongs to an image and a category and lies inside its image."""
+
+    annotations: Path
+    categories: list[Category]
+    images: list[ImageEntry]
+    boxes: dict[int, list[Box]] = field(default_factory=dict)
+
+    def count_boxes(self) -> int:
+        """Number of boxes, crowd boxes included."""
+        return sum(len(boxes) for boxes in self.boxes.values())
+
+
+def locate(data: Path, split: str) -> Location | None:
+    """Find a split below a folder: ``annotations/instances_{split}.json`` or COCO's ``instances_{split}2017.json``.
+
+    Images are looked for in ``images/``, ``images/{split}/`` and ``{split}/``, with the year where the json has one.
+    Returns None where the folder has no such split.
+
+    Raises:
+        InputError: ``data`` is not a folder.
+    """
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder")
+    for name in (split, f"{split}2017"):
+        annotations = data / "annotations" / f"instances_{name}.json"
+        if annotations.is_file():
+            folders = (data / name, data / "images" / name, data / "images", data)
+            return Location(annotations, folders)
+    return None
+
+
+def read_split(location: Location, problems: Problems) -> Split:
+    """Read and check a split; every image file must be there and be an image of the stated size.
+
+    Raises:
+        InputError: naming file and entry, on what cannot be used, unless ``problems`` skips it.
+    """
+    split = read_annotations(location.annotations, problems)
+    folder = _image_folder(split.images, location.image_folders)
+    located = (image._replace(path=folder / image.file_name) for image in split.images)
+    split.images = [image for image in located if _check_file(image, problems)]
+    if not split.images:
+        raise InputError(f"{split.annotations}: no usable image: the data set is empty")
+    return split
+
+
+def read_annotations(path: Path, problems: Problems) -> Split:
+    """Read and check the json alone; the images' files are not looked at.
+
+    Raises:
+        InputError: naming file and entry, on what cannot be used, unless ``problems`` skips it.
+    """
+    document = load_json(path)
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected a json object, got a {type(document).__name__}")
+    categories = list(_read_categories(path, document, problems))
+    images = list(_read_images(path, document, problems))
+    if not categories:
+        raise InputError(f"{path}: no categories: the data set is empty")
+    if not images:
+        raise InputError(f"{path}: no images: the data set is empty")
+    split = Split(path, categories, images)
+    _read_boxes(split, document, problems)
+    return split
+
+
+def load_json(path: Path) -> Any:
+    """The content of a json file.
+
+    Raises:
+        InputError: the file cannot be read or is not json.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not json: {error}") from None
+
+
+def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
+    entries = document.get(key)
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: expected a list {key!r}, got {type(entries).__name__}")
+    return entries
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_categories(path: Path, document: dict[str, Any], problems: Problems) -> Iterator[Category]:
+    seen: set[int] = set()
+    for index, entry in enumerate(_entries(path, document, "categories")):
+        where = f"{path}: categories[{index}]"
+        if not isinstance(entry, dict) or not _is_integer(entry.get("id")):
+            problems.report(f"{where}: expected an object with an integer id")
+        elif not isinstance(entry.get("name"), str):
+            problems.report(f"{where} (id {entry['id']}): expected a name")
+        elif entry["id"] in seen:
+            problems.report(f"{where}: id {entry['id']} is used twice")
+        else:
+            seen.add(entry["id"])
+            yield Category(entry["id"], entry["name"])
+
+
+def _read_images(path: Path, document: dict[str, Any], problems: Problems) -> Iterator[ImageEntry]:
+    seen: set[int] = set()
+    for index, entry in enumerate(_entries(path, document, "images")):
+        where = f"{path}: images[{index}]"
+        if not isinstance(entry, dict) or not _is_integer(entry.get("id")):
+            problems.report(f"{where}: expected an object with an integer id")
+            continue
+        where = f"{where} (id {entry['id']})"
+        name, width, height = entry.get("file_name"), entry.get("width"), entry.get("height")
+        if not isinstance(name, str) or not name:
+            problems.report(f"{where}: expected a file_name")
+        elif not (_is_integer(width) and _is_integer(height) and width > 0 and height > 0):
+            problems.report(f"{where}: expected a width and a height in pixels, got {width} and {height}")
+        elif entry["id"] in seen:
+            problems.report(f"{where}: the id is used twice")
+        else:
+            seen.add(entry["id"])
+            yield ImageEntry(entry["id"], name, Path(name), width, height)
+
+
+def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> None:
+    images = {image.id: image for image in split.images}
+    category_ids = {category.id for category in split.categories}
+    for index, entry in enumerate(_entries(split.annotations, document, "annotations")):
+        where = f"{split.annotations}: annotations[{index}]"
+        if not isinstance(entry, dict):
+            problems.report(f"{where}: expected an object, got {entry!r}")
+            continue
+        where = f"{where} (id {entry.get('id')})"
+        image = images.get(entry.get("image_id"))  # type: ignore[arg-type]
+        if image is None:
+            problems.report(f"{where}: image_id {entry.get('image_id')} is not among the images")
+        elif entry.get("category_id") not in category_ids:
+            problems.report(f"{where}: category_id {entry.get('category_id')} is not among the categories")
+        elif (fault := _box_fault(entry.get("bbox"), image)) is not None:
+            problems.report(f"{where}: {fault}")
+        else:
+            split.boxes.setdefault(image.id, []).append(_box(entry, image))
+
+
+def _box_fault(bbox: Any, image: ImageEntry) -> str | None:
+    """What is wrong with a box ``[x, y, width, height]`` of an image, if anything is."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
+        return f"expected bbox [x, y, width, height], got {bbox!r}"
+    x, y, width, height = bbox
+    if width <= 0 or height <= 0:
+        return f"bbox {bbox} has no area"
+    right, bottom = image.width + OVERSHOOT, image.height + OVERSHOOT
+    inside = x >= -OVERSHOOT and y >= -OVERSHOOT and x + width <= right and y + height <= bottom
+    if not inside or x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
+        return f"bbox {bbox} is outside its image of {image.width}x{image.height} pixels"
+    return None
+
+
+def _box(entry: dict[str, Any], image: ImageEntry) -> Box:
+    x, y, width, height = (float(value) for value in entry["bbox"])
+    area = entry.get("area")
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
+    if (left, top, right, bottom) != (x, y, x + width, y + height):
+        x, y, width, height = left, top, right - left, bottom - top
+    area = float(area) if _is_number(area) else width * height
+    return Box(x, y, width, height, entry["category_id"], area, bool(entry.get("iscrowd", 0)))
+
+
+def _image_folder(images: list[ImageEntry], folders: tuple[Path, ...]) -> Path:
+    """The folder that holds most of the first images (one missing file must not decide)."""
+    present = [folder for folder in folders if folder.is_dir()] or list(folders)
+    return max(present, key=lambda folder: sum((folder / image.file_name).is_file() for image in images[:20]))
+
+
+def _check_file(image: ImageEntry, problems: Problems) -> bool:
+    """Whether the file is there and starts as an image of the stated size; the pixels are read when used."""
+    fault = None
+    try:
+        with Image.open(image.path) as picture:
+            if picture.size != (image.width, image.height):
+                found = f"{picture.size[0]}x{picture.size[1]}"
+                fault = f"the image is {found} pixels, its entry says {image.width}x{image.height}"
+    except FileNotFoundError:
+        fault = "no such image"
+    except Exception as error:  # PIL raises many kinds on a file that is not an image
+        fault = f"not a readable image: {one_line(error)}"
+    if fault is not None:
+        problems.report(f"{image.path}: {fault} (image id {image.id})")
+    return fault is None
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's first line, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

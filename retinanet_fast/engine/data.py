@@ -1,0 +1,212 @@
+"""Images and boxes as tensors: decoding, flips, batches in a reproducible order."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .coco import Category, ImageEntry, Split, one_line
+from .errors import InputError
+from .recipe import Recipe
+
+
+@dataclass
+class Sample:
+    """A decoded image with its boxes.
+
+    image: uint8 [3, H, W], RGB.  boxes: float32 [G, 4], xyxy pixels.  labels: int64 [G], 1 is the first category.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    image_id: int
+
+    def pin_memory(self) -> Sample:
+        """Called by the loader where batches go to a GPU."""
+        return Sample(
+            self.image.pin_memory(), self.boxes.pin_memory(), self.labels.pin_memory(), self.image_id
+        )
+
+
+@dataclass
+class BadImage:
+    """An image whose pixels cannot be decoded. Passed on rather than raised: it may come from a worker process."""
+
+    message: str
+    image_id: int
+
+
+Batch = list["Sample | BadImage"]
+
+
+def read_image(path: Path, upright: bool = False) -> Tensor:
+    """Decode an image file to uint8 RGB [3, H, W].
+
+    Args:
+        upright: turn the picture as its EXIF orientation says. Annotations refer to the stored pixels, so data sets
+            are read without.
+
+    Raises:
+        OSError, SyntaxError, ValueError: missing, truncated or not an image.
+    """
+    with Image.open(path) as picture:
+        rgb = (ImageOps.exif_transpose(picture) if upright else picture).convert("RGB")
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def to_model(images: list[Tensor], device: torch.device) -> list[Tensor]:
+    """uint8 images as the model takes them: on the device, float32 in [0, 1]."""
+    return [image.to(device, non_blocking=True).float().div_(255) for image in images]
+
+
+class CocoDataset(Dataset["Sample | BadImage"]):
+    """The images of a split. Crowd boxes are left out: they are no single objects to learn.
+
+    Args:
+        split: what to read.
+        categories: the model's categories; label i + 1 is ``categories[i]``.
+        recipe: gives the flips; None reads images as they are.
+    """
+
+    def __init__(self, split: Split, categories: list[Category], recipe: Recipe | None = None) -> None:
+        self.label_of = {
+            id: label for label, id in enumerate(category_ids(categories, split), 1) if id is not None
+        }
+        self.split = split
+        self.recipe = recipe
+        self.epoch = 0
+        self.images = split.images
+        if recipe is not None and not recipe.keep_empty:
+            self.images = [image for image in split.images if len(self._boxes(image)[1])]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample | BadImage:
+        entry = self.images[index]
+        try:
+            image = read_image(entry.path)
+        except Exception as error:  # PIL raises many kinds on a damaged file
+            return BadImage(
+                f"{entry.path}: not a readable image: {one_line(error)} (image id {entry.id})", entry.id
+            )
+        boxes, labels = self._boxes(entry)
+        if self.recipe is not None:
+            # A generator of its own for each image and epoch: the same flips for any number of workers.
+            draw = random.Random(f"{self.recipe.seed} {self.epoch} {entry.id}")
+            if draw.random() < self.recipe.hflip:
+                image, boxes = flip(image, boxes, horizontal=True)
+            if draw.random() < self.recipe.vflip:
+                image, boxes = flip(image, boxes, horizontal=False)
+        return Sample(image, boxes, labels, entry.id)
+
+    def _boxes(self, entry: ImageEntry) -> tuple[Tensor, Tensor]:
+        found = [box for box in self.split.boxes.get(entry.id, []) if not box.crowd]
+        corners = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in found]
+        labels = [self.label_of[box.category_id] for box in found]
+        return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), torch.tensor(
+            labels, dtype=torch.int64
+        )
+
+
+def flip(image: Tensor, boxes: Tensor, horizontal: bool) -> tuple[Tensor, Tensor]:
+    """Mirror an image [3, H, W] and its xyxy boxes [G, 4]: x becomes W - x, or y becomes H - y."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    if horizontal:
+        width = image.shape[2]
+        return image.flip(2), torch.stack((width - x2, y1, width - x1, y2), dim=1)
+    height = image.shape[1]
+    return image.flip(1), torch.stack((x1, height - y2, x2, height - y1), dim=1)
+
+
+def category_ids(categories: list[Category], split: Split) -> list[int | None]:
+    """The id in ``split`` of each of the model's categories: by id where the lists agree, else by name.
+
+    None where the split lacks the category.
+
+    Raises:
+        InputError: the split has a category that the model does not know.
+    """
+    if set(split.categories) <= set(categories):
+        present = {category.id for category in split.categories}
+        return [category.id if category.id in present else None for category in categories]
+    names = [category.name for category in categories]
+    for category in split.categories:
+        if names.count(category.name) != 1:
+            known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise InputError(
+                f"{split.annotations}: category {category.name!r} (id {category.id}) is not one that the model "
+                f"was trained on ({known})"
+            )
+    id_of = {category.name: category.id for category in split.categories}
+    return [id_of.get(name) for name in names]
+
+
+class BatchOrder(Sampler[list[int]]):
+    """Batches of indices: shuffled by seed and epoch, of one orientation each where ``group_aspect`` asks for it."""
+
+    def __init__(self, dataset: CocoDataset, recipe: Recipe) -> None:
+        self.dataset = dataset
+        self.recipe = recipe
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches())
+
+    def _batches(self) -> list[list[int]]:
+        draw = random.Random(f"order {self.recipe.seed} {self.dataset.epoch}")
+        order = list(range(len(self.dataset)))
+        draw.shuffle(order)
+        images = self.dataset.images
+        wide = [i for i in order if not self.recipe.group_aspect or images[i].width >= images[i].height]
+        tall = [i for i in order if self.recipe.group_aspect and images[i].width < images[i].height]
+        size = self.recipe.batch_size
+        batches = [group[i : i + size] for group in (wide, tall) for i in range(0, len(group), size)]
+        draw.shuffle(batches)
+        return batches[: self.recipe.epoch_steps or None]
+
+
+def train_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> DataLoader[Any]:
+    """Batches for training, in an order that the seed and ``dataset.epoch`` decide."""
+    return DataLoader(dataset, batch_sampler=BatchOrder(dataset, recipe), **_loading(recipe, device))
+
+
+def eval_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> DataLoader[Any]:
+    """Batches for evaluation, in the data set's own order."""
+    return DataLoader(dataset, batch_size=recipe.batch_size, **_loading(recipe, device))
+
+
+def _loading(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    return {
+        "num_workers": _workers(recipe, device),
+        "pin_memory": device.type == "cuda",
+        "collate_fn": list,
+        "worker_init_fn": _start_worker,
+    }
+
+
+def _workers(recipe: Recipe, device: torch.device) -> int:
+    """On the CPU loading in place is best: the model uses every core and takes far longer than decoding."""
+    if recipe.workers >= 0:
+        return recipe.workers
+    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
+def _start_worker(_: int) -> None:
+    """Leave Ctrl-C to the main process, which then ends the workers; one thread each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

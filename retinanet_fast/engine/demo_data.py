@@ -1,0 +1,185 @@
+"""Renders the demo's data set: balls, boxes and stars of many sizes on textured backgrounds, in COCO's format."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from .files import write_atomically, write_text
+from .progress import Progress
+
+# Ids with a gap, as COCO's have.
+CATEGORIES = ({"id": 1, "name": "ball"}, {"id": 3, "name": "box"}, {"id": 7, "name": "star"})
+# Objects are drawn larger and scaled down, for smooth edges.
+OVERSAMPLE = 2
+# An object is not placed where it would leave less than this share of another to be seen.
+LEAST_VISIBLE = 0.6
+
+
+@dataclass
+class RenderOptions:
+    """What to render. ``sizes`` are the least and greatest extent of an object as shares of the image."""
+
+    train: int = 320
+    val: int = 80
+    size: int = 160
+    seed: int = 7
+    sizes: tuple[float, float] = (0.09, 0.55)
+    most_objects: int = 7
+
+
+def render_data_set(folder: Path, options: RenderOptions) -> None:
+    """Write ``images/`` and ``annotations/instances_{train,val}.json`` below a folder.
+
+    The same options give the same pictures. An image's seed is its own, so that a longer set begins with a
+    shorter one's images.
+    """
+    for split, count in (("train", options.train), ("val", options.val)):
+        progress = Progress(f"render {split}", count)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in range(count):
+            generator = np.random.default_rng([options.seed, split == "val", index])
+            picture, objects = render_image(generator, options)
+            name = f"{split}/{index + 1:06d}.jpg"
+            _save_jpeg(picture, folder / "images" / name)
+            images.append({"id": index + 1, "file_name": name, "width": options.size, "height": options.size})
+            for entry in objects:
+                annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **entry})
+            if progress.due():
+                progress.draw(index + 1, "")
+        progress.close()
+        document = {"images": images, "annotations": annotations, "categories": list(CATEGORIES)}
+        write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(document))
+
+
+def render_image(
+    generator: np.random.Generator, options: RenderOptions
+) -> tuple[Image.Image, list[dict[str, Any]]]:
+    """One picture and its annotations without ids. Boxes span an object's whole outline, covered parts included."""
+    size = options.size * OVERSAMPLE
+    picture = background(generator, size)
+    visible: list[NDArray[np.bool_]] = []
+    areas: list[int] = []
+    objects = []
+    for _ in range(generator.integers(1, options.most_objects + 1)):
+        extent = size * options.sizes[0] * (options.sizes[1] / options.sizes[0]) ** generator.random()
+        category = int(generator.integers(len(CATEGORIES)))
+        mask = outline(generator, category, size, extent)
+        shape = np.asarray(mask) > 127
+        seen = [earlier & ~shape for earlier in visible]
+        if any(np.count_nonzero(part) < LEAST_VISIBLE * area for part, area in zip(seen, areas)):
+            continue
+        visible = [*seen, shape]
+        areas.append(np.count_nonzero(shape))
+        paint(generator, picture, mask, category)
+        objects.append({**_box(mask), "category_id": CATEGORIES[category]["id"], "iscrowd": 0})
+    small = picture.resize((options.size, options.size), Image.Resampling.LANCZOS)
+    grain = generator.normal(0, generator.uniform(1, 6), (options.size, options.size, 1))
+    pixels = np.clip(np.asarray(small, dtype=np.float64) + grain, 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels), objects
+
+
+def background(generator: np.random.Generator, size: int) -> Image.Image:
+    """Noise of several scales between two colours, sometimes with stripes: nothing flat to tell objects from."""
+    field = np.zeros((size, size))
+    for octave in range(1, 6):
+        cells = 2**octave + 1
+        field += smooth_noise(generator, cells, size) / (1.6**octave)
+    field = (field - field.min()) / (np.ptp(field) + 1e-9)
+    if generator.random() < 0.4:
+        angle, waves = generator.uniform(0, math.pi), generator.uniform(3, 14)
+        y, x = np.mgrid[0:size, 0:size] / size
+        stripes = 0.5 + 0.5 * np.sin(2 * math.pi * waves * (x * math.cos(angle) + y * math.sin(angle)))
+        field = 0.65 * field + 0.35 * stripes
+    first, second = generator.uniform(20, 235, 3), generator.uniform(20, 235, 3)
+    return Image.fromarray((first + (second - first) * field[..., None]).astype(np.uint8))
+
+
+def smooth_noise(generator: np.random.Generator, cells: int, size: int) -> NDArray[np.float64]:
+    """Noise in [0, 1] that varies over ``size / cells`` pixels."""
+    coarse = Image.fromarray(generator.random((cells, cells)).astype(np.float32))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
+
+
+def outline(generator: np.random.Generator, category: int, size: int, extent: float) -> Image.Image:
+    """The object's mask, wholly inside the picture: an ellipse, a turned rectangle, or a star."""
+    squeeze = generator.uniform(0.7, 1.0)
+    turn = generator.uniform(0, 2 * math.pi)
+    if category == 0:
+        corners = _ring(64, 1.0, 1.0)
+    elif category == 1:
+        corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * 0.85
+    else:
+        corners = _ring(10, 1.0, generator.uniform(0.42, 0.55))
+    corners = corners * (1.0, squeeze)
+    rotation = np.array([(math.cos(turn), -math.sin(turn)), (math.sin(turn), math.cos(turn))])
+    corners = corners @ rotation.T
+    span = np.ptp(corners, axis=0)
+    corners = (corners - corners.min(axis=0)) * (extent / span.max())
+    room = size - 2 - span * (extent / span.max())
+    corners = corners + 1 + generator.random(2) * room
+    mask = Image.new("L", (size, size))
+    ImageDraw.Draw(mask).polygon([(x, y) for x, y in corners.tolist()], fill=255)
+    return mask
+
+
+def _ring(count: int, outer: float, inner: float) -> NDArray[np.float64]:
+    """Points on a circle, every second one at the inner radius."""
+    angles = np.arange(count) * 2 * math.pi / count
+    radii = np.where(np.arange(count) % 2 == 0, outer, inner)
+    return np.stack((radii * np.cos(angles), radii * np.sin(angles)), axis=1)
+
+
+def paint(generator: np.random.Generator, picture: Image.Image, mask: Image.Image, category: int) -> None:
+    """Paint an object into the picture: a shadow, a colour lit from the upper left, a texture, dark edges."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, 1, 1)
+    extent = max(right - left, bottom - top)
+    margin = round(extent * 0.25) + 2
+    frame = (left - margin, top - margin, right + margin, bottom + margin)
+    shape, ground = mask.crop(frame), picture.crop(frame)
+    shadow = ImageChops.offset(shape, round(extent * 0.05), round(extent * 0.08))
+    shadow = shadow.filter(ImageFilter.GaussianBlur(extent * 0.06)).point(lambda value: round(value * 0.5))
+    ground.paste((0, 0, 0), mask=shadow)
+
+    width, height = shape.size
+    y, x = np.mgrid[0:height, 0:width] - margin
+    across, down = x / (right - left), y / (bottom - top)
+    if category == 0:
+        light = 1.35 - 1.1 * np.hypot(across - 0.35, down - 0.3)
+    else:
+        light = 1.2 - 0.3 * across - 0.3 * down
+    texture = smooth_noise(generator, int(generator.integers(4, 12)), max(width, height))
+    light = light + 0.35 * (texture[:height, :width] - 0.5)
+    if category == 1:  # a ribbon along the box's middle
+        light = np.where(np.abs(across - 0.5) < 0.09, light * 0.55, light)
+    colour = generator.uniform(40, 255, 3)
+    pixels = np.clip(light[..., None] * colour, 0, 255).astype(np.uint8)
+    surface = Image.fromarray(pixels)
+    surface.paste((15, 15, 20), mask=ImageChops.subtract(shape, shape.filter(ImageFilter.MinFilter(3))))
+    ground.paste(surface, mask=shape)
+    picture.paste(ground, frame[:2])
+
+
+def _box(mask: Image.Image) -> dict[str, Any]:
+    """COCO's box of a mask, in the pixels of the final picture."""
+    left, top, right, bottom = (value / OVERSAMPLE for value in mask.getbbox() or (0, 0, 1, 1))
+    return {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+
+
+def _save_jpeg(picture: Image.Image, path: Path) -> None:
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=92)
+    write_atomically(path, lambda file: _write(file, content.getvalue()))
+
+
+def _write(file: Any, content: bytes) -> None:
+    file.write(content)

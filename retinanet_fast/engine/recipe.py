@@ -1,0 +1,181 @@
+"""Recipes: everything that decides a training run, in one small TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _value(default: Any, doc: str) -> Any:
+    """A field with its one-line description, which is also the help of its flag."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"doc": doc})
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass
+class Recipe:
+    """The values of a training run. A recipe file names those that differ from these defaults.
+
+    Sizes are pixels. ``retinanet-fast train --help`` lists every value with its flag.
+    """
+
+    # Model
+    arch: str = _value("resnet50", "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ...")
+    fpn_channels: int = _value(256, "channels of the feature pyramid and of the head")
+    init: str = _value("", "file of weights to start from, a checkpoint or a torchvision state dict; freezes batch norm")
+    trainable_layers: int = _value(3, "with init, how many of the trunk's 5 last layers are trained")
+    anchor_sizes: list[int] = _value([32, 64, 128, 256, 512], "smallest anchor of each level, in pixels")
+    aspect_ratios: list[float] = _value([0.5, 1.0, 2.0], "anchor heights over widths")
+    # Images
+    min_size: list[int] = _value([800], "shorter side; of several one is drawn an image, the last evaluates")
+    max_size: int = _value(1333, "the longer side is at most this")
+    hflip: float = _value(0.5, "probability of a left-right flip")
+    vflip: float = _value(0.0, "probability of an up-down flip")
+    keep_empty: bool = _value(True, "train on images without boxes too")
+    group_aspect: bool = _value(True, "batches of only landscape or only portrait images: less padding")
+    # Optimisation
+    epochs: int = _value(12, "passes over the training images")
+    batch_size: int = _value(16, "images a step")
+    epoch_steps: int = _value(0, "steps of an epoch at most, for large data sets; 0 takes every image")
+    optimizer: str = _value("sgd", "sgd or adamw")
+    lr: float = _value(0.01, "learning rate after the warm-up")
+    momentum: float = _value(0.9, "momentum of sgd")
+    weight_decay: float = _value(1e-4, "weight decay")
+    clip_norm: float = _value(0.0, "largest norm of the gradient; 0 does not clip")
+    warmup_iters: int = _value(500, "steps over which the learning rate rises linearly")
+    schedule: str = _value("steps", "steps or cosine")
+    steps: list[float] = _value([8, 11], "epochs after which the learning rate is multiplied by step_gamma")
+    step_gamma: float = _value(0.1, "factor at each step")
+    seed: int = _value(0, "seed of weights, order and augmentation")
+    # Detection
+    score_thresh: float = _value(0.05, "detections below this score are dropped")
+    nms_thresh: float = _value(0.5, "IoU above which the lower of two detections of a class is dropped")
+    topk_candidates: int = _value(1000, "candidates a level before the suppression")
+    detections_per_img: int = _value(300, "detections kept an image")
+    eval_every: int = _value(1, "epochs between evaluations; the last epoch is always evaluated")
+    eval_images: int = _value(0, "evaluate on the first so many images while training; 0 takes all")
+    # Running
+    workers: int = _value(-1, "processes that load images; -1 chooses")
+    amp: bool = _value(True, "bfloat16 autocast on a GPU")
+    channels_last: bool = _value(True, "keep activations channels_last")
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            setattr(self, name, _convert(name, getattr(self, name), kind))
+        _check_range(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as checkpoints keep them."""
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """The recipe as a file, every value written out with its description."""
+        width = max(len(f.name) for f in dataclasses.fields(self))
+        lines = []
+        for f in dataclasses.fields(self):
+            setting = f"{f.name:<{width}} = {_toml(getattr(self, f.name))}"
+            lines.append(f"{setting:<44}  # {f.metadata['doc']}")
+        return "\n".join(lines) + "\n"
+
+    def replace(self, **values: Any) -> Recipe:
+        """A copy with some values changed."""
+        return dataclasses.replace(self, **values)
+
+
+def from_dict(values: dict[str, Any], source: str) -> Recipe:
+    """A recipe from plain values; ``source`` is named in errors."""
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    for key in values:
+        if key not in known:
+            raise InputError(f"{source}: unknown value {key!r}; known are {', '.join(sorted(known))}")
+    try:
+        return Recipe(**values)
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def names() -> list[str]:
+    """Names of the recipes inside the package."""
+    folder = resources.files(__package__) / "recipes"
+    return sorted(item.name[: -len(".toml")] for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load(name_or_file: str) -> Recipe:
+    """A recipe of the package by its name, or one from a TOML file.
+
+    Raises:
+        InputError: no such recipe, not TOML, an unknown key or a value of the wrong type.
+    """
+    path = Path(name_or_file)
+    if name_or_file in names():
+        source = f"recipe {name_or_file}"
+        text = (resources.files(__package__) / "recipes" / f"{name_or_file}.toml").read_text()
+    elif path.is_file():
+        source = str(path)
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+    else:
+        raise InputError(f"{name_or_file}: no such recipe file, nor one of {', '.join(names())}")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{source}: not TOML: {error}") from None
+    return from_dict(values, source)
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """``value`` as ``kind``: int is taken for float and a single number for a list, nothing else changes."""
+    if kind in (list[int], list[float]):
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        if not items and name != "steps":
+            raise ValueError(f"{name}: expected at least one number, got none")
+        return [_convert(name, item, kind.__args__[0]) for item in items]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _check_range(recipe: Recipe) -> None:
+    positive = ("epochs", "batch_size", "fpn_channels", "max_size", "lr", "eval_every", "detections_per_img")
+    for name in positive:
+        if not getattr(recipe, name) > 0:
+            raise ValueError(f"{name}: expected a number above 0, got {getattr(recipe, name)}")
+    for name in ("hflip", "vflip", "score_thresh", "nms_thresh"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            raise ValueError(f"{name}: expected a number from 0 to 1, got {getattr(recipe, name)}")
+    for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "cosine"))):
+        if getattr(recipe, name) not in allowed:
+            raise ValueError(f"{name}: expected {' or '.join(allowed)}, got {getattr(recipe, name)!r}")
+    for name in ("min_size", "anchor_sizes", "aspect_ratios"):
+        if min(getattr(recipe, name)) <= 0:
+            raise ValueError(f"{name}: expected numbers above 0, got {getattr(recipe, name)}")
+    if not 0 <= recipe.trainable_layers <= 5:
+        raise ValueError(f"trainable_layers: expected 0 to 5, got {recipe.trainable_layers}")
+    if len(recipe.anchor_sizes) != 5:
+        raise ValueError(f"anchor_sizes: expected 5 numbers, one a pyramid level, got {recipe.anchor_sizes}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

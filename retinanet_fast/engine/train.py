@@ -1,0 +1,275 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint as checkpoints
+from . import plots
+from .build import build_model
+from .checkpoint import BEST, LAST, Checkpoint
+from .coco import Split
+from .data import BadImage, Batch, CocoDataset, to_model, train_loader
+from .errors import InputError, Problems, TrainingError
+from .evaluate import Evaluation, detect, evaluate
+from .files import write_text
+from .progress import Progress
+from .recipe import Recipe
+
+METRICS = "metrics.jsonl"
+LOSSES = ("classification", "bbox_regression")
+# Points of the loss curve that an epoch's record keeps.
+CURVE_POINTS = 40
+
+
+@dataclass
+class Run:
+    """A training run: what it trains on, where it writes, and how far it is."""
+
+    recipe: Recipe
+    train_split: Split
+    val_split: Split | None
+    out: Path
+    device: torch.device
+    problems: Problems
+    say: Callable[[str], None] = print
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: Evaluation | None = None
+
+
+def learning_rate(recipe: Recipe, iteration: int, per_epoch: int) -> float:
+    """The learning rate of a step: a linear warm-up times steps or a cosine that ends at zero."""
+    warmup = min(1.0, (iteration + 1) / max(1, recipe.warmup_iters))
+    epoch = iteration / per_epoch
+    if recipe.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / recipe.epochs)))
+    else:
+        factor = recipe.step_gamma ** sum(epoch >= step for step in recipe.steps)
+    return recipe.lr * warmup * factor
+
+
+def train(run: Run, resume: bool = False) -> nn.Module:
+    """Train, and leave in ``run.out`` a checkpoint, metrics, plots and the recipe after each epoch.
+
+    Returns:
+        The trained model; the last evaluation is in ``run.evaluation``.
+
+    Raises:
+        InputError: bad data, or a checkpoint of another model.
+        TrainingError: the loss is not finite.
+    """
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)
+    categories = run.train_split.categories
+    dataset = CocoDataset(run.train_split, categories, recipe)
+    if len(dataset) == 0:
+        raise InputError(f"{run.train_split.annotations}: no image with boxes: the data set is empty")
+    if run.val_split is not None:
+        CocoDataset(run.val_split, categories)  # unknown categories are better found before the first epoch
+    model = build_model(recipe, len(categories) + 1)
+    if recipe.init and not resume:
+        taken = checkpoints.start_from(model, Path(recipe.init))
+        run.say(f"start from {recipe.init}: {taken} of {len(model.state_dict())} tensors taken")
+    state = checkpoints.load(run.out) if resume else None
+    if state is not None:
+        checkpoints.load_model(model, state.model, checkpoints.find(run.out))
+        if [c.name for c in state.categories] != [c.name for c in categories]:
+            raise InputError(f"{checkpoints.find(run.out)}: a checkpoint of another model: other categories")
+        run.epoch, run.history = state.epoch, state.history
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model.to(run.device, memory_format=memory_format)  # type: ignore[call-overload]
+    optimizer = make_optimizer(recipe, model)
+    if state is not None:
+        restore_optimizer(optimizer, state.optimizer, checkpoints.find(run.out))
+    write_text(run.out / "recipe.toml", recipe.to_toml())
+    if run.epoch >= recipe.epochs:
+        run.say(f"{run.out} has its {run.epoch} epochs already; --epochs asks for more")
+    while run.epoch < recipe.epochs:
+        record = train_epoch(run, model, optimizer, dataset)
+        run.epoch += 1
+        last = run.epoch == recipe.epochs
+        if run.val_split is not None and (last or run.epoch % recipe.eval_every == 0):
+            record.update(_evaluate(run, model))
+        run.history.append(record)
+        _save(run, model, optimizer)
+        run.say(describe(record, recipe.epochs))
+    return model
+
+
+def train_epoch(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, dataset: CocoDataset
+) -> dict[str, Any]:
+    """One pass over the images; returns the epoch's record."""
+    # Seeded by the epoch, so that a resumed run draws what an uninterrupted one would have drawn.
+    torch.manual_seed(run.recipe.seed + 1000 * (run.epoch + 1))
+    dataset.epoch = run.epoch
+    loader = train_loader(dataset, run.recipe, run.device)
+    total = len(loader)
+    model.train()
+    progress = Progress(f"epoch {run.epoch + 1}/{run.recipe.epochs}", total)
+    losses = torch.zeros(total, len(LOSSES), device=run.device)
+    images, started, rate = 0, time.perf_counter(), 0.0
+    done = 0
+    for batch in loader:
+        rate = learning_rate(run.recipe, run.epoch * total + done, total)
+        images += train_step(run, model, optimizer, batch, rate, losses[done])
+        done += 1
+        if progress.due():
+            loss = losses[max(0, done - 20) : done].sum(1).mean().item()
+            _check_finite(loss, run, done)
+            speed = images / (time.perf_counter() - started)
+            progress.draw(done, f"loss {loss:.4f}  {speed:.1f} images/s  lr {rate:.2g}")
+    progress.close()
+    mean = losses.mean(0).tolist()
+    _check_finite(sum(mean), run, total)
+    if images == 0:
+        raise InputError(f"{run.train_split.annotations}: no readable image: the data set is empty")
+    seconds = time.perf_counter() - started
+    return {
+        "epoch": run.epoch + 1,
+        "iterations": (run.epoch + 1) * total,
+        "loss": sum(mean),
+        **dict(zip(LOSSES, mean)),
+        "lr": rate,
+        "images": images,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "skipped": len(run.problems.messages),
+        "curve": loss_curve(losses.cpu(), run.epoch * total),
+    }
+
+
+def train_step(
+    run: Run,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    rate: float,
+    losses: Tensor,
+) -> int:
+    """One step; writes the losses into ``losses`` [2] on the device and returns the number of images used."""
+    for sample in batch:
+        if isinstance(sample, BadImage):
+            run.problems.report(sample.message)
+    samples = [sample for sample in batch if not isinstance(sample, BadImage)]
+    if not samples:
+        return 0
+    device = run.device
+    images = to_model([sample.image for sample in samples], device)
+    targets = [{"boxes": sample.boxes.to(device), "labels": sample.labels.to(device)} for sample in samples]
+    with torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.amp and device.type == "cuda"):
+        found = model(images, targets)
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack([found[name] for name in LOSSES]).sum().backward()
+    if run.recipe.clip_norm > 0:
+        nn.utils.clip_grad_norm_(model.parameters(), run.recipe.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    losses.copy_(torch.stack([found[name].detach() for name in LOSSES]))
+    return len(samples)
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], source: Path) -> None:
+    """Give the optimizer its state; the recipe's own weight decay and momentum stay in force.
+
+    Raises:
+        InputError: the state is of another optimizer, or absent.
+    """
+    settings = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    try:
+        optimizer.load_state_dict(state)
+    except (KeyError, ValueError):
+        raise InputError(f"{source}: holds no state of this optimizer to resume from") from None
+    for group, values in zip(optimizer.param_groups, settings):
+        group.update(values)
+
+
+def loss_curve(losses: Tensor, first: int) -> list[list[float]]:
+    """At most ``CURVE_POINTS`` points (step, classification, box regression), each a mean over its steps."""
+    parts = losses.tensor_split(min(CURVE_POINTS, len(losses)))
+    points, step = [], first
+    for part in parts:
+        step += len(part)
+        points.append([float(step), *part.mean(0).tolist()])
+    return points
+
+
+def describe(record: dict[str, Any], epochs: int) -> str:
+    """An epoch's record in one line."""
+    line = (
+        f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f} (classification "
+        f"{record['classification']:.4f}, boxes {record['bbox_regression']:.4f})  "
+        f"{record['images_per_second']:.1f} images/s"
+    )
+    if "AP" in record:
+        line += f"  AP {record['AP']:.3f}  AP50 {record['AP50']:.3f}"
+    return line
+
+
+def _check_finite(loss: float, run: Run, done: int) -> None:
+    if not math.isfinite(loss):
+        where = f"epoch {run.epoch + 1}, step {done}"
+        raise TrainingError(f"{where}: the loss is {loss}; a smaller --lr or a --clip-norm may help")
+
+
+def _evaluate(run: Run, model: nn.Module) -> dict[str, Any]:
+    assert run.val_split is not None
+    split = dataclasses.replace(run.val_split, images=run.val_split.images[: run.recipe.eval_images or None])
+    found = detect(model, split, run.train_split.categories, run.recipe, run.device, run.problems)
+    run.evaluation = evaluate(split, found.results, found.image_ids)
+    return {**run.evaluation.numbers, "eval_images_per_second": found.images_per_second}
+
+
+def _save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """The checkpoint first: whatever stops the rest, the epoch is kept."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = Checkpoint(
+        model=weights,
+        recipe=run.recipe,
+        categories=run.train_split.categories,
+        epoch=run.epoch,
+        optimizer=optimizer.state_dict(),
+        history=run.history,
+    )
+    state.save(run.out / LAST)
+    if _is_best(run.history):
+        dataclasses.replace(state, optimizer={}).save(run.out / BEST)
+    write_text(run.out / METRICS, "".join(json.dumps(_finite(record)) + "\n" for record in run.history))
+    plots.loss_plot(run.history, run.out / "loss.png")
+    plots.ap_plot(run.history, run.out / "ap.png")
+
+
+def _is_best(history: list[dict[str, Any]]) -> bool:
+    """Whether the last epoch was evaluated, and better than all before it."""
+    if "AP" not in history[-1]:
+        return False
+    return all(history[-1]["AP"] > record.get("AP", -1.0) for record in history[:-1])
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a number without ground truth is null."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
