@@ -1,0 +1,98 @@
+"""Anchors of a feature pyramid, with torchvision's shapes, rounding, order and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from retinanet_fast.structures import AnchorGrid
+
+__all__ = ["AnchorGenerator", "retinanet_anchor_generator"]
+
+
+class AnchorGenerator(nn.Module):
+    """The anchors of each level: every aspect ratio (height / width) at every size (pixels).
+
+    ``sizes[l]`` and ``aspect_ratios[l]`` belong to level ``l``. Flat sequences are taken as one size a level,
+    and as the same ratios on every level. An anchor of size ``s`` and ratio ``r`` is ``s / sqrt(r)`` wide and
+    ``s * sqrt(r)`` high, its corners rounded to whole pixels; shapes are ordered by ratio, then size.
+
+    Anchors are float32 whatever the model is cast to: bfloat16 would move them by up to 4 pixels at 1024.
+    """
+
+    base_anchors: Tensor  # [L, K, 4] float32
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]] | Sequence[float] = ((128, 256, 512),),
+        aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = (0.5, 1.0, 2.0),
+    ) -> None:
+        super().__init__()
+        self.sizes = [tuple(s) if isinstance(s, Sequence) else (s,) for s in sizes]
+        self.aspect_ratios = _ratios_per_level(aspect_ratios, len(self.sizes))
+        counts = self.num_anchors_per_location()
+        if len(set(counts)) != 1:
+            raise ValueError(
+                f"AnchorGenerator: expected as many anchors a cell on each level, got {counts}; "
+                "give every level the same number of sizes times aspect ratios"
+            )
+        self.register_buffer("base_anchors", self._make_base_anchors(), persistent=False)
+
+    def num_anchors_per_location(self) -> list[int]:
+        """K of each level."""
+        return [
+            len(sizes) * len(ratios) for sizes, ratios in zip(self.sizes, self.aspect_ratios, strict=True)
+        ]
+
+    def forward(self, image_size: Sequence[int], feature_sizes: Sequence[Sequence[int]]) -> AnchorGrid:
+        """The anchors of a padded batch of ``image_size`` (height, width) and levels of ``feature_sizes`` (h,
+        w).
+
+        Anchors lie ``image // feature`` pixels apart, from the upper left corner on.
+        """
+        if len(feature_sizes) != len(self.sizes):
+            raise ValueError(f"AnchorGenerator: expected {len(self.sizes)} levels, got {len(feature_sizes)}")
+        height, width = image_size
+        grid_sizes = tuple((int(h), int(w)) for h, w in feature_sizes)
+        strides = tuple((int(height) // h, int(width) // w) for h, w in grid_sizes)
+        return AnchorGrid(self.base_anchors, strides, grid_sizes)
+
+    def _make_base_anchors(self) -> Tensor:
+        levels = zip(self.sizes, self.aspect_ratios, strict=True)
+        return torch.stack([_centred_boxes(sizes, ratios) for sizes, ratios in levels])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorGenerator:
+        super()._apply(fn, recurse)
+        # Follow the module to its device, but not to its dtype.
+        self.base_anchors = self._make_base_anchors().to(self.base_anchors.device)
+        return self
+
+
+def retinanet_anchor_generator(smallest: int = 32) -> AnchorGenerator:
+    """RetinaNet's anchors on P3 to P7: sizes x, 2^(1/3) x and 2^(2/3) x with x = ``smallest`` * 2^level."""
+    octaves = [smallest * 2**level for level in range(5)]
+    sizes = [(x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in octaves]
+    return AnchorGenerator(sizes, (0.5, 1.0, 2.0))
+
+
+def _ratios_per_level(
+    ratios: Sequence[Sequence[float]] | Sequence[float], num_levels: int
+) -> list[tuple[float, ...]]:
+    nested = [tuple(r) for r in ratios if isinstance(r, Sequence)]
+    if not nested:
+        return [tuple(r for r in ratios if not isinstance(r, Sequence))] * num_levels
+    if len(nested) != num_levels:
+        raise ValueError(
+            f"AnchorGenerator: expected aspect ratios for {num_levels} levels, got {len(nested)}"
+        )
+    return nested
+
+
+def _centred_boxes(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    size = torch.tensor(sizes, dtype=torch.float32, device="cpu")
+    height_scale = torch.tensor(aspect_ratios, dtype=torch.float32, device="cpu").sqrt()
+    width = (1 / height_scale)[:, None] * size
+    height = height_scale[:, None] * size
+    return (torch.stack((-width, -height, width, height), dim=-1).reshape(-1, 4) / 2).round()
