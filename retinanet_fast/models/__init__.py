@@ -1,0 +1,36 @@
+"""RetinaNet with ResNet and ResNeXt FPN backbones, a drop-in for torchvision's detection models."""
+
+from retinanet_fast.models.builders import (
+    retinanet_resnet18_fpn,
+    retinanet_resnet34_fpn,
+    retinanet_resnet50_fpn,
+    retinanet_resnet50_fpn_v2,
+    retinanet_resnet101_fpn,
+    retinanet_resnet152_fpn,
+    retinanet_resnext50_32x4d_fpn,
+    retinanet_resnext101_32x8d_fpn,
+    retinanet_resnext101_64x4d_fpn,
+)
+from retinanet_fast.models.fpn import BackboneWithFPN, FeaturePyramidNetwork, LastLevelP6P7
+from retinanet_fast.models.head import RetinaNetHead
+from retinanet_fast.models.resnet import FrozenBatchNorm2d, ResNet
+from retinanet_fast.models.retinanet import RetinaNet
+
+__all__ = [
+    "BackboneWithFPN",
+    "FeaturePyramidNetwork",
+    "FrozenBatchNorm2d",
+    "LastLevelP6P7",
+    "ResNet",
+    "RetinaNet",
+    "RetinaNetHead",
+    "retinanet_resnet18_fpn",
+    "retinanet_resnet34_fpn",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "retinanet_resnet101_fpn",
+    "retinanet_resnet152_fpn",
+    "retinanet_resnext50_32x4d_fpn",
+    "retinanet_resnext101_32x8d_fpn",
+    "retinanet_resnext101_64x4d_fpn",
+]

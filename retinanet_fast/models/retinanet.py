@@ -1,0 +1,179 @@
+"""The detector: images and targets in, losses or detections out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retinanet_fast import ops
+from retinanet_fast.models.head import RetinaNetHead
+from retinanet_fast.models.state import rename_old_keys
+from retinanet_fast.nn import AnchorGenerator, DetectionTransform, retinanet_anchor_generator
+from retinanet_fast.structures import AnchorGrid, Detections
+
+__all__ = ["RetinaNet"]
+
+Target = dict[str, Tensor]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class RetinaNet(nn.Module):
+    """RetinaNet (https://arxiv.org/abs/1708.02002) with the inputs, outputs and state of torchvision's.
+
+    Called with ``images``, a list of float ``[3, H, W]`` in 0 to 1 of any sizes. In training ``targets`` too,
+    one dict an image of ``boxes`` (float ``[N, 4]``, xyxy in the image's pixels, x2 > x1 and y2 > y1) and
+    ``labels`` (int64 ``[N]`` in ``[0, num_classes)``); returns the losses ``{"classification",
+    "bbox_regression"}``. In evaluation returns one dict an image of ``boxes``, ``scores`` and ``labels``,
+    best first.
+
+    Args:
+        backbone: images to a list, or a dict, of levels, each with ``backbone.out_channels`` channels.
+        num_classes: counting the background, which is class 0 by torchvision's custom. min_size, max_size,
+        image_mean, image_std: see ``DetectionTransform``; so too further keywords. anchor_generator, head:
+        the parts to use in place of RetinaNet's own. proposal_matcher: an object with ``high_threshold``,
+        ``low_threshold`` and ``allow_low_quality_matches``,
+            torchvision's ``Matcher`` for one, to use in place of ``fg_iou_thresh`` and ``bg_iou_thresh``.
+        score_thresh, nms_thresh, detections_per_img, topk_candidates: see ``ops.retinanet_detect``.
+        alpha, gamma, box_loss, smooth_l1_beta: see ``ops.retinanet_loss``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        anchor_generator: AnchorGenerator | None = None,
+        head: nn.Module | None = None,
+        proposal_matcher: Any = None,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        detections_per_img: int = 300,
+        fg_iou_thresh: float = 0.5,
+        bg_iou_thresh: float = 0.4,
+        topk_candidates: int = 1000,
+        *,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        box_loss: str = "l1",
+        smooth_l1_beta: float = 1 / 9,
+        **transform_options: Any,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.anchor_generator = anchor_generator or retinanet_anchor_generator()
+        self.head = head or RetinaNetHead(
+            _out_channels(backbone), self.anchor_generator.num_anchors_per_location()[0], num_classes
+        )
+        self.transform = DetectionTransform(
+            min_size, max_size, image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **transform_options
+        )
+        self.score_thresh = score_thresh
+        self.nms_thresh = nms_thresh
+        self.detections_per_img = detections_per_img
+        self.topk_candidates = topk_candidates
+        self.loss_options = {
+            "alpha": alpha,
+            "gamma": gamma,
+            "box_loss": box_loss,
+            "smooth_l1_beta": smooth_l1_beta,
+            "high_threshold": getattr(proposal_matcher, "high_threshold", fg_iou_thresh),
+            "low_threshold": getattr(proposal_matcher, "low_threshold", bg_iou_thresh),
+            "allow_low_quality_matches": getattr(proposal_matcher, "allow_low_quality_matches", True),
+        }
+        self.register_load_state_dict_pre_hook(rename_old_keys)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        if self.training:
+            _check_targets(targets, len(images))
+        batch, scaled_targets = self.transform(images, targets)
+        features = _levels(self.backbone(batch.tensors))
+        head_outputs = self.head(features)
+        anchors = self.anchor_generator(batch.tensors.shape[-2:], [level.shape[-2:] for level in features])
+        if self.training:
+            return self.compute_loss(scaled_targets, head_outputs, anchors)
+        detections = self.detect(head_outputs, anchors, batch.image_sizes)
+        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        return self.transform.postprocess(detections, batch.image_sizes, original_sizes).unpack()
+
+    def compute_loss(
+        self, targets: Sequence[Target], head_outputs: Mapping[str, Sequence[Tensor]], anchors: AnchorGrid
+    ) -> dict[str, Tensor]:
+        """The two losses of the head's outputs, whose levels are read where they lie."""
+        return ops.retinanet_loss(
+            head_outputs["cls_logits"],
+            head_outputs["bbox_regression"],
+            anchors,
+            [target["boxes"] for target in targets],
+            [target["labels"] for target in targets],
+            **self.loss_options,
+        )
+
+    def detect(
+        self,
+        head_outputs: Mapping[str, Sequence[Tensor]],
+        anchors: AnchorGrid,
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> Detections:
+        """The detections of the head's outputs, in the pixels of the resized images; no host round trip."""
+        return ops.retinanet_detect(
+            head_outputs["cls_logits"],
+            head_outputs["bbox_regression"],
+            anchors,
+            image_sizes,
+            score_thresh=self.score_thresh,
+            topk_candidates=self.topk_candidates,
+            nms_thresh=self.nms_thresh,
+            detections_per_img=self.detections_per_img,
+        )
+
+
+def _out_channels(backbone: nn.Module) -> int:
+    channels = getattr(backbone, "out_channels", None)
+    if not isinstance(channels, int):
+        raise ValueError("RetinaNet: expected backbone.out_channels, the channels of its levels, found none")
+    return channels
+
+
+def _levels(features: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> list[Tensor]:
+    if isinstance(features, Tensor):
+        return [features]
+    return list(features.values()) if isinstance(features, Mapping) else list(features)
+
+
+def _check_targets(targets: Sequence[Target] | None, num_images: int) -> None:
+    if targets is None:
+        raise ValueError("RetinaNet: expected targets in training mode, got None; call .eval() to detect")
+    if len(targets) != num_images:
+        raise ValueError(f"RetinaNet: expected {num_images} targets, one an image, got {len(targets)}")
+    for index, target in enumerate(targets):
+        if not {"boxes", "labels"} <= target.keys():
+            raise ValueError(f"RetinaNet: expected boxes and labels in target {index}, got {sorted(target)}")
+        boxes, labels = target["boxes"], target["labels"]
+        if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
+            found = list(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__
+            raise ValueError(f"RetinaNet: expected boxes [N, 4] in target {index}, got {found}")
+        if labels.shape != boxes.shape[:1]:
+            raise ValueError(
+                f"RetinaNet: expected labels [{len(boxes)}] in target {index}, got {list(labels.shape)}"
+            )
+        if boxes.device.type == "cpu":  # elsewhere this would synchronise, and the loss looks on the device
+            _check_degenerate(boxes, index)
+
+
+def _check_degenerate(boxes: Tensor, image: int) -> None:
+    valid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & torch.isfinite(boxes).all(dim=1)
+    if not valid.all():
+        row = int((~valid).nonzero()[0])
+        raise ValueError(
+            "RetinaNet: expected finite boxes with x2 > x1 and y2 > y1, "
+            f"got {boxes[row].tolist()} in the target of image {image}, row {row}"
+        )
