@@ -47,13 +47,17 @@ class CMakeBuild(build_ext):
     def run_cmake(self, command: list[str]) -> str:
         print("+", shlex.join(command), flush=True)
         lines = []
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)
                 lines.append(line)
         if process.returncode != 0:
-            sys.exit(f"retinanet_fast: {command[0]} failed with exit status {process.returncode}; its output is above")
+            sys.exit(
+                f"retinanet_fast: {command[0]} failed with exit status {process.returncode}; its output is above"
+            )
         return "".join(lines)
 
 

@@ -68,15 +68,23 @@ def test_same_bits_on_any_number_of_threads() -> None:
 @pytest.mark.parametrize(
     ("boxes1", "boxes2", "error", "message"),
     [
-        (torch.zeros(3, 5), torch.zeros(2, 4), ValueError, r"box_iou: expected boxes1 \[N, 4\], got \[3, 5\]"),
+        (
+            torch.zeros(3, 5),
+            torch.zeros(2, 4),
+            ValueError,
+            r"box_iou: expected boxes1 \[N, 4\], got \[3, 5\]",
+        ),
         (torch.zeros(3, 4), torch.zeros(4), ValueError, r"box_iou: expected boxes2 \[N, 4\], got \[4\]"),
         (torch.zeros(3, 4).long(), torch.zeros(2, 4), TypeError, "box_iou: expected boxes1 of float64"),
-        (torch.zeros(3, 4), torch.zeros(2, 4).double(), TypeError, "box_iou: expected boxes2 of dtype Float, got Double"),
+        (
+            torch.zeros(3, 4),
+            torch.zeros(2, 4).double(),
+            TypeError,
+            "box_iou: expected boxes2 of dtype Float, got Double",
+        ),
     ],
 )
-def test_bad_input(
-    boxes1: torch.Tensor, boxes2: torch.Tensor, error: type[Exception], message: str
-) -> None:
+def test_bad_input(boxes1: torch.Tensor, boxes2: torch.Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ops.box_iou(boxes1, boxes2)
 

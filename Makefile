@@ -1,0 +1,66 @@
+# `make demo` and `make test` do all the set-up that they need; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?=
+# A second environment with the newest torch and torchvision (their CUDA builds, about 5.5 GB).
+PEERS_VENV ?= .venv-torchvision
+
+BIN := $(VENV)/bin
+PEERS_BIN := $(PEERS_VENV)/bin
+SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
+
+.PHONY: help install build demo test test-torchvision bench lint format clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 20
+
+install: $(VENV)/.built  ## the set-up alone: .venv, pinned requirements, the built package
+build: install           ## build again what changed
+
+$(VENV)/.requirements: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python 3.10 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.requirements $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@$(BIN)/retinanet-fast info
+	@touch $@
+
+demo: install  ## train on a rendered data set (or DATA=DIR), detect, and leave runs/demo/report.html
+	$(BIN)/retinanet-fast demo --out runs/demo $(if $(DATA),--data $(DATA))
+
+test: install  ## all tests of the default environment
+	$(BIN)/python -m pytest
+
+$(PEERS_VENV)/.requirements: requirements.txt
+	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_BIN)/python -m pip install --quiet torch torchvision
+	grep -v '^torch==' requirements.txt > $(PEERS_VENV)/requirements.txt
+	$(PEERS_BIN)/python -m pip install --quiet -r $(PEERS_VENV)/requirements.txt
+	@touch $@
+
+# `pytest`, not `python -m pytest`: the installed package is tested, not the folder with the other build's module.
+test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest torch, CUDA part linked, torchvision compared
+	PATH="$(abspath $(PEERS_BIN)):$$PATH" $(PEERS_BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	cd / && $(abspath $(PEERS_BIN))/retinanet-fast info
+	$(PEERS_BIN)/pytest -m 'not default_environment'
+
+bench: install  ## all benchmarks, a table and a chart
+	$(BIN)/retinanet-fast bench
+
+lint: $(VENV)/.requirements  ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+format: $(VENV)/.requirements  ## the same tools, writing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+clean:  ## builds and caches; runs/ stays
+	rm -rf build retinanet_fast/_C*.so *.egg-info $(VENV) $(PEERS_VENV) .pytest_cache .mypy_cache .ruff_cache

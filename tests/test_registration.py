@@ -1,0 +1,68 @@
+"""Every op is registered for both devices, has a fake, a door in _C and a twin with the same signature."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from retinanet_fast import _ext, ops, reference
+
+ROOT = Path(__file__).resolve().parent.parent
+BINDINGS = (ROOT / "csrc" / "bindings.cpp").read_text()
+SCHEMAS = re.findall(r'm\.def\(\s*"(\w+)\(', BINDINGS)
+PUBLIC = sorted(name for name in ops.__all__ if name.islower())
+
+
+def test_schemas_are_found() -> None:
+    assert "box_iou" in SCHEMAS
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("key", ["CPU", "CUDA"])
+def test_has_a_kernel_for_each_device(name: str, key: str) -> None:
+    # CUDA too in a CPU build: there the kernel is an error that says how to get the real one.
+    op = getattr(torch.ops.retinanet_fast, name).default
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), key) or op.has_kernel_for_dispatch_key(
+        torch._C.DispatchKey.CompositeImplicitAutograd
+    )
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_has_a_fake(name: str) -> None:
+    from torch._library.simple_registry import singleton
+
+    qualified = f"retinanet_fast::{name}"
+    assert singleton.find(
+        qualified
+    ).fake_impl.kernel is not None or torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "Meta")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_twin_has_the_same_signature(name: str) -> None:
+    def shape(function: object) -> list[tuple[str, object, object]]:
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+        return [(parameter.name, parameter.kind, parameter.default) for parameter in parameters]
+
+    assert shape(getattr(ops, name)) == shape(getattr(reference, name))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_are_documented(name: str) -> None:
+    doc = inspect.getdoc(getattr(ops, name)) or ""
+    for part in ("Args:", "Returns:", "Raises:"):
+        assert part in doc, f"{name}: no {part} in its docstring"
+
+
+def test_stub_lists_every_door() -> None:
+    stub = (ROOT / "retinanet_fast" / "_C.pyi").read_text()
+    stubbed = set(re.findall(r"^def (\w+)\(", stub, flags=re.MULTILINE))
+    doors = {name for name in dir(_ext._C) if not name.startswith("_")}
+    assert stubbed == doors
+
+
+def test_doors_are_documented() -> None:
+    for name in dir(_ext._C):
+        if not name.startswith("_"):
+            assert len((getattr(_ext._C, name).__doc__ or "").splitlines()) > 1, name
