@@ -1,0 +1,117 @@
+"""Runs workloads: each provider's result is checked against the eager twin's, then timed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .harness import Harness, Timing
+from .providers import PROVIDERS, Unavailable, one_line
+from .workload import Call, Case, Setting, Workload, difference
+
+SMALLEST_COPY = (
+    1 << 20
+)  # bytes; below it a copy's time is the cost of the call and its bandwidth means nothing
+AGREES, UNCHECKED = "agrees", "unchecked"
+
+
+@dataclass
+class Row:
+    """One provider on one workload. Times in seconds, sizes in bytes; None where not measured."""
+
+    workload: str
+    provider: str
+    shape: str
+    check: str = UNCHECKED  # AGREES, UNCHECKED, or how it differs from the eager twin
+    error: str | None = None
+    median: float | None = None
+    p20: float | None = None
+    p80: float | None = None
+    rounds: int = 0
+    calls_per_round: int = 0
+    bytes_moved: int = 0
+    gb_per_s: float | None = None
+    copy_seconds: float | None = None  # a copy that moves bytes_moved
+    copy_share: float | None = None  # copy_seconds / median: the share of the copy bandwidth
+    logits_copy_seconds: float | None = None
+    logits_bytes: int = 0
+    peak_bytes: int | None = None
+    extra_bytes: int | None = None  # peak_bytes less the gradients that are asked for
+    resident_bytes: int | None = None
+    quick: bool = False
+    command: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> bool:
+        return self.error is not None or self.check not in (AGREES, UNCHECKED)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def repro(workload: str, provider: str, setting: Setting) -> str:
+    command = ["python", "-m", "benchmarks", "--device", setting.device.type, "--filter", f"^{workload}$"]
+    return shlex.join([*command, *["--quick"] * setting.quick, "--providers", provider])
+
+
+@dataclass
+class Runner:
+    harness: Harness
+    setting: Setting
+    environment: dict[str, Any]
+    providers: Sequence[str]
+
+    def run(self, workload: Workload) -> Iterator[Row]:
+        """A row for every chosen provider that is present here; one that fails has its error in one line."""
+        names = [name for name in workload.providers if name in self.providers]
+        if not names:
+            return
+        case = workload.make(self.setting)
+        expected = self.expected(case)
+        for name in names:
+            row = self.blank_row(workload, name, case)
+            try:
+                call = PROVIDERS[name].bind(case)
+                row.check = self.check(case, name, call, expected)
+                self.fill(row, case, call, self.harness.time(call))
+            except Unavailable:
+                continue
+            except Exception as error:  # a peer's failure is a result, and must not end the run
+                row.error = one_line(error)
+            yield row
+
+    def expected(self, case: Case) -> Any:
+        return PROVIDERS["eager"].bind(case)() if case.checked else None
+
+    def check(self, case: Case, provider: str, call: Call, expected: Any) -> str:
+        if expected is None:
+            return UNCHECKED
+        return difference(case, call(), expected, peer=provider.startswith("torchvision")) or AGREES
+
+    def blank_row(self, workload: Workload, provider: str, case: Case) -> Row:
+        return Row(
+            workload.name,
+            provider,
+            case.shape,
+            bytes_moved=case.bytes_moved,
+            logits_bytes=case.logits_bytes,
+            quick=self.setting.quick,
+            command=repro(workload.name, provider, self.setting),
+            environment=self.environment,
+        )
+
+    def fill(self, row: Row, case: Case, call: Call, timing: Timing) -> None:
+        row.median, row.p20, row.p80 = timing.median, timing.p20, timing.p80
+        row.rounds, row.calls_per_round = timing.plan.rounds, timing.plan.calls
+        row.gb_per_s = case.bytes_moved / timing.median / 1e9
+        if case.bytes_moved >= SMALLEST_COPY:
+            row.copy_seconds = self.harness.copy_seconds(case.bytes_moved)
+            row.copy_share = row.copy_seconds / timing.median
+        if case.logits_bytes:
+            row.logits_copy_seconds = self.harness.copy_seconds(2 * case.logits_bytes)
+        memory = self.harness.memory(call)
+        row.peak_bytes, row.resident_bytes = memory.peak, memory.resident
+        row.extra_bytes = memory.peak - case.gradient_bytes

@@ -1,0 +1,61 @@
+"""The detection path: a batch's level outputs to its detections."""
+
+from __future__ import annotations
+
+import torch
+
+from ..inputs import anchor_grid, level_outputs, nbytes
+from ..workload import NOT_COMPILED, Case, Setting, register
+
+
+def retinanet_detect(
+    setting: Setting,
+    *,
+    images: int,
+    image_size: int,
+    classes: int,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> Case:
+    """Logits N(-4, 1.5): about one in 23 is above the score threshold, as in a model that is half trained."""
+    size, generator = setting.size(image_size, 128), setting.generator()
+    anchors = anchor_grid(size, setting.device)
+    shapes = anchors.base_anchors.shape[1]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def head(channels: int, mean: float, std: float) -> list[torch.Tensor]:
+        levels = level_outputs(images, channels, size, mean, std, generator)
+        return [level.to(setting.device, dtype, memory_format=layout) for level in levels]
+
+    logits, deltas = head(shapes * classes, -4.0, 1.5), head(shapes * 4, 0.0, 0.2)
+    half = dtype != torch.float32
+    return Case(
+        op="retinanet_detect",
+        args=(logits, deltas, anchors, [(size, size)] * images),
+        shape=f"{images} x {size} px, {classes} classes",
+        bytes_moved=nbytes(*logits),
+        logits_bytes=nbytes(*logits),
+        # torch's topk leaves ties undefined. Half-type logits are full of them: only shapes can agree.
+        peer_rows=0.0 if half else 0.98,
+    )
+
+
+register(
+    "retinanet_detect/2x512",
+    retinanet_detect,
+    providers=NOT_COMPILED,
+    images=2,
+    image_size=512,
+    classes=91,
+)
+register(
+    "retinanet_detect/16x800/bf16/channels_last",
+    retinanet_detect,
+    providers=NOT_COMPILED,
+    devices=("cuda",),
+    images=16,
+    image_size=800,
+    classes=80,
+    dtype=torch.bfloat16,
+    channels_last=True,
+)

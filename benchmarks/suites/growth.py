@@ -1,0 +1,22 @@
+"""How time grows: the name's last part is the size, and the chart draws a line through each family."""
+
+from __future__ import annotations
+
+from ..workload import register
+from .suppression import nms
+from .training import match_anchors, retinanet_loss
+
+PEERS = ("ours", "torchvision")
+for images in (1, 2, 4, 8, 16, 32):
+    register(
+        f"growth/retinanet_loss/images/{images}",
+        retinanet_loss,
+        providers=PEERS,
+        images=images,
+        image_size=512,
+    )
+for boxes in (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000):
+    providers = PEERS if boxes <= 20_000 else ("ours",)  # torchvision's time is quadratic: minutes a call
+    register(f"growth/nms/boxes/{boxes}", nms, providers=providers, boxes=boxes)
+for boxes in (1, 10, 100, 1_000):
+    register(f"growth/match_anchors/boxes/{boxes}", match_anchors, providers=PEERS, boxes=boxes)

@@ -1,0 +1,53 @@
+"""Non-maximum suppression, with and without classes."""
+
+from __future__ import annotations
+
+import torch
+
+from ..inputs import clustered_boxes, nbytes, uniform_boxes
+from ..workload import NOT_COMPILED, Case, Setting, register
+
+EXTENT = 1000.0
+LARGEST_CHECKED = 20_000  # the twin visits every kept box in Python
+
+
+def nms(setting: Setting, *, boxes: int, objects: int = 0) -> Case:
+    generator = setting.generator()
+    count = setting.size(boxes, boxes // 100)
+    drawn = (
+        clustered_boxes(count, objects, EXTENT, generator)
+        if objects
+        else uniform_boxes(count, EXTENT, generator)
+    ).to(setting.device)
+    scores = torch.rand(count, generator=generator).to(setting.device)
+    return Case(
+        op="nms",
+        args=(drawn, scores, 0.5),
+        shape=f"{count:,} boxes" + (f" on {objects} objects" if objects else ""),
+        bytes_moved=nbytes(drawn, scores),
+        checked=count <= LARGEST_CHECKED,
+    )
+
+
+def batched_nms(setting: Setting, *, boxes: int, classes: int) -> Case:
+    generator = setting.generator()
+    count = setting.size(boxes, boxes // 100)
+    drawn = uniform_boxes(count, EXTENT, generator).to(setting.device)
+    scores = torch.rand(count, generator=generator).to(setting.device)
+    idxs = torch.randint(classes, (count,), generator=generator).to(setting.device)
+    return Case(
+        op="batched_nms",
+        args=(drawn, scores, idxs, 0.5),
+        shape=f"{count:,} boxes, {classes:,} classes",
+        bytes_moved=nbytes(drawn, scores, idxs),
+    )
+
+
+for boxes in (1_000, 5_000, 20_000):
+    register(f"nms/uniform/{boxes}", nms, providers=NOT_COMPILED, boxes=boxes)
+for boxes in (5_000, 20_000):
+    register(f"nms/clustered/{boxes}", nms, providers=NOT_COMPILED, boxes=boxes, objects=50)
+register("nms/uniform/200000", nms, providers=("ours",), boxes=200_000)
+for boxes in (5_000, 20_000):
+    register(f"batched_nms/80/{boxes}", batched_nms, providers=NOT_COMPILED, boxes=boxes, classes=80)
+register("batched_nms/1203/20000", batched_nms, providers=NOT_COMPILED, boxes=20_000, classes=1_203)
