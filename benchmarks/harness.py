@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -89,6 +90,14 @@ class Harness:
         finally:
             if collecting:
                 gc.enable()
+
+    def once(self, call: Call) -> tuple[Any, Timing]:
+        """The result of one call, and its wall-clock time without any warm-up."""
+        start = time.perf_counter()
+        result = call()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return result, Timing.of([time.perf_counter() - start], Plan(1, 1))
 
     def copy_seconds(self, moved: int) -> float:
         """The time of a copy that reads and writes `moved` bytes in all, between existing buffers."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .bars import Verdict
-from .runner import AGREES, UNCHECKED, Row
+from .runner import Row
 
 COLUMNS = (
     f"{'':22}{'median':>10} {'p20':>10} {'p80':>10}{'GB/s':>8}{'copy':>6}{'peak':>10}{'x ours':>10}  check"
@@ -51,7 +51,7 @@ def _provider_line(row: Row, ours: float | None) -> str:
     rate = "-" if row.gb_per_s is None or row.copy_share is None else f"{row.gb_per_s:.3g}"
     share = "-" if row.copy_share is None else f"{row.copy_share:.0%}"
     speed_up = f"{row.median / ours:.3g}x" if ours and row.median and row.provider != "ours" else ""
-    check = row.check if row.check in (AGREES, UNCHECKED) else f"DIFFERS FROM THE TWIN: {row.check}"
+    check = f"DIFFERS FROM THE TWIN: {row.check}" if row.wrong else row.check
     times = " ".join(f"{seconds_text(value):>10}" for value in (row.median, row.p20, row.p80))
     peak = bytes_text(row.peak_bytes)
     return f"  {row.provider:20}{times}{rate:>8}{share:>6}{peak:>10}{speed_up:>10}  {check}"

@@ -18,7 +18,7 @@ from benchmarks.bars import BARS, copies, extra_memory, faster, judge, reads
 from benchmarks.harness import Harness, Plan, Timing
 from benchmarks.inputs import anchor_grid
 from benchmarks.providers import PROVIDERS, Provider
-from benchmarks.runner import AGREES, Row, Runner
+from benchmarks.runner import AGREES, TWIN, Row, Runner
 from benchmarks.workload import REGISTRY, Case, Setting, Workload, difference
 
 CPU = torch.device("cpu")
@@ -184,7 +184,7 @@ def test_runner_reports_wrong_failing_and_missing_providers(fake_op: Runner) -> 
     assert set(rows) == {"ours", "eager", "torchvision"}  # compile could not be imported
     assert "100.00% of the values differ" in rows["ours"].check
     assert rows["ours"].wrong
-    assert rows["eager"].check == AGREES
+    assert rows["eager"].check == TWIN
     assert rows["eager"].median is not None
     assert rows["torchvision"].error == "RuntimeError: first line"
     assert "DIFFERS FROM THE TWIN" in report.table_block(list(rows.values()), [])
@@ -269,7 +269,7 @@ def test_program_writes_rows_with_their_environment(
     arguments = ["--quick", "--device", "cpu", "--filter", "^tiny/box_iou$", "--providers", "eager"]
     assert cli.main([*arguments, "--json", str(path)]) == 0
     (row,) = json.loads(path.read_text())["rows"]
-    assert (row["workload"], row["provider"], row["check"]) == ("tiny/box_iou", "eager", AGREES)
+    assert (row["workload"], row["provider"], row["check"]) == ("tiny/box_iou", "eager", TWIN)
     assert 0 < row["p20"] <= row["median"] <= row["p80"]
     assert row["environment"]["torch"] == torch.__version__
     assert row["environment"]["threads"] == torch.get_num_threads()

@@ -19,6 +19,7 @@ def retinanet_detect(
 ) -> Case:
     """Logits N(-4, 1.5): about one in 23 is above the score threshold, as in a model that is half trained."""
     size, generator = setting.size(image_size, 128), setting.generator()
+    classes = setting.size(classes, 10)
     anchors = anchor_grid(size, setting.device)
     shapes = anchors.base_anchors.shape[1]
     layout = torch.channels_last if channels_last else torch.contiguous_format
