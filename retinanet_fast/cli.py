@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         part.set_defaults(command=command)
         return part
 
-    _add_demo(add("demo", "render a small data set, train on it, evaluate, time the ops, write a page", _demo))
+    _add_demo(
+        add("demo", "render a small data set, train on it, evaluate, time the ops, write a page", _demo)
+    )
     _add_train(add("train", "train on a COCO-format data set", _train))
     _add_eval(add("eval", "COCO's twelve numbers, by pycocotools", _eval))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json", _predict))
@@ -98,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="use this data set instead of rendering one")
     parser.add_argument("--recipe", metavar="NAME|FILE", help="default: demo; with --data: quick")
     parser.add_argument("--train-count", type=int, metavar="N", help="rendered images to train on")
@@ -122,7 +126,9 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, metavar="RUN|FILE", help="a run's folder or a checkpoint")
     parser.add_argument("--split", default="val", help="train, val (default) or test")
     parser.add_argument("--compare", action="store_true", help="set the result beside the paper's table")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the detections in COCO's results format")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the detections in COCO's results format"
+    )
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="evaluate these detections rather than a checkpoint's"
     )
@@ -134,8 +140,12 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="picture files or folders")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN|FILE")
-    parser.add_argument("--out", type=Path, default=Path("runs/predict"), metavar="DIR", help="default: runs/predict")
-    parser.add_argument("--score", type=float, default=0.5, help="draw boxes from this score on (default 0.5)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/predict"), metavar="DIR", help="default: runs/predict"
+    )
+    parser.add_argument(
+        "--score", type=float, default=0.5, help="draw boxes from this score on (default 0.5)"
+    )
     _add_common(parser)
 
 
@@ -143,11 +153,15 @@ def _add_data(parser: argparse.ArgumentParser, splits: Sequence[str]) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a COCO-format data set, see below")
     for split in splits:
         parser.add_argument(f"--{split}-json", type=Path, metavar="FILE", help=f"{split} annotations")
-        parser.add_argument(f"--{split}-images", type=Path, metavar="DIR", help=f"folder of the {split} images")
+        parser.add_argument(
+            f"--{split}-images", type=Path, metavar="DIR", help=f"folder of the {split} images"
+        )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda, cuda:1"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave bad entries out and count them")
 
 
@@ -219,16 +233,23 @@ def _train(options: argparse.Namespace) -> None:
     else:
         recipe = _recipe(options.recipe, options)
     if not (options.resume or options.overwrite) and (options.out / checkpoints.LAST).exists():
-        raise InputError(f"{options.out}: holds a run already; --resume goes on with it, --overwrite replaces it")
+        raise InputError(
+            f"{options.out}: holds a run already; --resume goes on with it, --overwrite replaces it"
+        )
     train_location = _location(options, "train")
     if train_location is None:
-        raise InputError(f"{options.data}: no annotations/instances_train.json, nor COCO's instances_train2017.json")
+        raise InputError(
+            f"{options.data}: no annotations/instances_train.json, nor COCO's instances_train2017.json"
+        )
     val_location = _location(options, "val")
     train_split = read_split(train_location, problems)
     val_split = read_split(val_location, problems) if val_location else None
     _say_skipped(problems)
     print(f"train: {_amount(train_split)}, {len(train_split.categories)} categories, on {device}")
-    print(f"val:   {_amount(val_split)}" if val_split else "val:   no such split: AP is not measured", flush=True)
+    print(
+        f"val:   {_amount(val_split)}" if val_split else "val:   no such split: AP is not measured",
+        flush=True,
+    )
     run = Run(recipe, train_split, val_split, options.out, device, problems, _say)
     train(run, resume=options.resume)
     if run.evaluation is not None:
@@ -247,7 +268,9 @@ def _eval(options: argparse.Namespace) -> None:
     problems = Problems(options.skip_bad)
     location = _location(options, "val" if options.val_json else options.split)
     if location is None:
-        raise InputError(f"{options.data}: no annotations/instances_{options.split}.json, nor COCO's with 2017")
+        raise InputError(
+            f"{options.data}: no annotations/instances_{options.split}.json, nor COCO's with 2017"
+        )
     if options.results is not None:
         split = read_annotations(location.annotations, problems)
         evaluation = evaluate(split, _check_results(options.results, load_json(options.results), split))
@@ -274,7 +297,9 @@ def _eval_checkpoint(options: argparse.Namespace, split: Any, problems: Problems
 
     device = choose_device(options.device)
     state = checkpoints.load(options.checkpoint)
-    recipe = state.recipe if options.batch_size is None else state.recipe.replace(batch_size=options.batch_size)
+    recipe = (
+        state.recipe if options.batch_size is None else state.recipe.replace(batch_size=options.batch_size)
+    )
     model = restore_model(state, options.checkpoint, device)
     print(f"eval: {_amount(split)} of {split.annotations.name}, on {device}", flush=True)
     found = detect(model, split, state.categories, recipe, device, problems)
@@ -339,7 +364,9 @@ def _demo(options: argparse.Namespace) -> None:
     for split in ("train", "val"):
         location = _find(data, split)
         if location is None:
-            raise InputError(f"{data}: no annotations/instances_{split}.json, nor COCO's instances_{split}2017.json")
+            raise InputError(
+                f"{data}: no annotations/instances_{split}.json, nor COCO's instances_{split}2017.json"
+            )
         splits.append(read_split(location, problems))
         print(f"{split}: {_amount(splits[-1])}", flush=True)
     demo = Demo(recipe, splits[0], splits[1], options.out, device, problems, rendered, started, _say)

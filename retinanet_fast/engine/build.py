@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -25,7 +27,7 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     from retinanet_fast.nn import AnchorGenerator
 
     sizes = [(size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in recipe.anchor_sizes]
-    keywords = {
+    keywords: dict[str, Any] = {
         "min_size": tuple(recipe.min_size),
         "max_size": recipe.max_size,
         "anchor_generator": AnchorGenerator(sizes, tuple(recipe.aspect_ratios)),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from PIL import Image
 
@@ -142,11 +142,11 @@ def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
     return entries
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -186,7 +186,7 @@ def _read_images(path: Path, document: dict[str, Any], problems: Problems) -> It
 
 
 def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> None:
-    images = {image.id: image for image in split.images}
+    images: dict[Any, ImageEntry] = {image.id: image for image in split.images}
     category_ids = {category.id for category in split.categories}
     for index, entry in enumerate(_entries(split.annotations, document, "annotations")):
         where = f"{split.annotations}: annotations[{index}]"
@@ -194,11 +194,12 @@ def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> N
             problems.report(f"{where}: expected an object, got {entry!r}")
             continue
         where = f"{where} (id {entry.get('id')})"
-        image = images.get(entry.get("image_id"))  # type: ignore[arg-type]
+        image_id, category_id = entry.get("image_id"), entry.get("category_id")
+        image = images.get(image_id) if _is_integer(image_id) else None
         if image is None:
-            problems.report(f"{where}: image_id {entry.get('image_id')} is not among the images")
-        elif entry.get("category_id") not in category_ids:
-            problems.report(f"{where}: category_id {entry.get('category_id')} is not among the categories")
+            problems.report(f"{where}: image_id {image_id} is not among the images")
+        elif not _is_integer(category_id) or category_id not in category_ids:
+            problems.report(f"{where}: category_id {category_id} is not among the categories")
         elif (fault := _box_fault(entry.get("bbox"), image)) is not None:
             problems.report(f"{where}: {fault}")
         else:

@@ -79,7 +79,7 @@ def render_image(
         if any(np.count_nonzero(part) < LEAST_VISIBLE * area for part, area in zip(seen, areas)):
             continue
         visible = [*seen, shape]
-        areas.append(np.count_nonzero(shape))
+        areas.append(int(np.count_nonzero(shape)))
         paint(generator, picture, mask, category)
         objects.append({**_box(mask), "category_id": CATEGORIES[category]["id"], "iscrowd": 0})
     small = picture.resize((options.size, options.size), Image.Resampling.LANCZOS)
@@ -153,10 +153,8 @@ def paint(generator: np.random.Generator, picture: Image.Image, mask: Image.Imag
     width, height = shape.size
     y, x = np.mgrid[0:height, 0:width] - margin
     across, down = x / (right - left), y / (bottom - top)
-    if category == 0:
-        light = 1.35 - 1.1 * np.hypot(across - 0.35, down - 0.3)
-    else:
-        light = 1.2 - 0.3 * across - 0.3 * down
+    ball, flat = 1.35 - 1.1 * np.hypot(across - 0.35, down - 0.3), 1.2 - 0.3 * across - 0.3 * down
+    light = ball if category == 0 else flat
     texture = smooth_noise(generator, int(generator.integers(4, 12)), max(width, height))
     light = light + 0.35 * (texture[:height, :width] - 0.5)
     if category == 1:  # a ribbon along the box's middle

@@ -44,7 +44,8 @@ class Evaluation:
         for i, (name, value) in enumerate(self.numbers.items()):
             words, short = what[i]
             scope = f"IoU={iou[i]:<9} | area={area[i]:>6} | maxDets={most[i]:>3}"
-            lines.append(f"{words:<17} ({short}) @[ {scope} ] = {value:.3f}   {name}")
+            shown = -1.0 if math.isnan(value) else value  # as pycocotools prints it
+            lines.append(f"{words:<17} ({short}) @[ {scope} ] = {shown:.3f}   {name}")
         return "\n".join(lines)
 
     def category_table(self) -> str:
@@ -149,7 +150,7 @@ def evaluate(split: Split, results: list[dict[str, Any]], image_ids: list[int] |
 
 def _ground_truth(split: Split) -> dict[str, Any]:
     """The split as pycocotools wants it. Ids count from 1: it takes a match with annotation 0 for no match."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image_id in (image.id for image in split.images):
         for box in split.boxes.get(image_id, []):
             annotations.append(

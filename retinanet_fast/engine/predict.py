@@ -42,7 +42,7 @@ def restore_model(state: Checkpoint, source: Path, device: torch.device) -> nn.M
     model = build_model(state.recipe, len(state.categories) + 1)
     load_model(model, state.model, find(source))
     memory_format = torch.channels_last if state.recipe.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload, no-any-return]
+    return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
 
 
 def list_pictures(inputs: list[Path]) -> list[Path]:
@@ -88,6 +88,7 @@ def predict(
     device = next(model.parameters()).device
     results: list[dict[str, Any]] = []
     names = unique_names(files)
+    _keep_inputs(files, [out / name for name in names])
     pictures = drawn = 0
     progress = Progress("predict", len(files))
     started = time.perf_counter()
@@ -138,6 +139,13 @@ def unique_names(files: list[Path]) -> list[str]:
         used.add(name)
         names.append(name)
     return names
+
+
+def _keep_inputs(files: list[Path], outputs: list[Path]) -> None:
+    inputs = {file.resolve() for file in files}
+    for output in outputs:
+        if output.resolve() in inputs:
+            raise InputError(f"{output}: would be written over: choose another --out")
 
 
 def _read(file: Path, problems: Problems) -> Tensor | None:

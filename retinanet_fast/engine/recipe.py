@@ -17,11 +17,13 @@ else:
     import tomli as tomllib
 
 
+def _doc(doc: str) -> dict[str, str]:
+    """A value's one-line description, which is also the help of its flag."""
+    return {"doc": doc}
+
+
 def _value(default: Any, doc: str) -> Any:
-    """A field with its one-line description, which is also the help of its flag."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"doc": doc})
-    return field(default=default, metadata={"doc": doc})
+    return field(default=default, metadata=_doc(doc))
 
 
 @dataclass
@@ -34,12 +36,22 @@ class Recipe:
     # Model
     arch: str = _value("resnet50", "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ...")
     fpn_channels: int = _value(256, "channels of the feature pyramid and of the head")
-    init: str = _value("", "file of weights to start from, a checkpoint or a torchvision state dict; freezes batch norm")
+    init: str = _value(
+        "", "file of weights to start from, a checkpoint or a torchvision state dict; freezes batch norm"
+    )
     trainable_layers: int = _value(3, "with init, how many of the trunk's 5 last layers are trained")
-    anchor_sizes: list[int] = _value([32, 64, 128, 256, 512], "smallest anchor of each level, in pixels")
-    aspect_ratios: list[float] = _value([0.5, 1.0, 2.0], "anchor heights over widths")
+    anchor_sizes: list[int] = field(
+        default_factory=lambda: [32, 64, 128, 256, 512],
+        metadata=_doc("smallest anchor of each level, in pixels"),
+    )
+    aspect_ratios: list[float] = field(
+        default_factory=lambda: [0.5, 1.0, 2.0], metadata=_doc("anchor heights over widths")
+    )
     # Images
-    min_size: list[int] = _value([800], "shorter side; of several one is drawn an image, the last evaluates")
+    min_size: list[int] = field(
+        default_factory=lambda: [800],
+        metadata=_doc("shorter side; of several one is drawn an image, the last evaluates"),
+    )
     max_size: int = _value(1333, "the longer side is at most this")
     hflip: float = _value(0.5, "probability of a left-right flip")
     vflip: float = _value(0.0, "probability of an up-down flip")
@@ -56,7 +68,10 @@ class Recipe:
     clip_norm: float = _value(0.0, "largest norm of the gradient; 0 does not clip")
     warmup_iters: int = _value(500, "steps over which the learning rate rises linearly")
     schedule: str = _value("steps", "steps or cosine")
-    steps: list[float] = _value([8, 11], "epochs after which the learning rate is multiplied by step_gamma")
+    steps: list[float] = field(
+        default_factory=lambda: [8, 11],
+        metadata=_doc("epochs after which the learning rate is multiplied by step_gamma"),
+    )
     step_gamma: float = _value(0.1, "factor at each step")
     seed: int = _value(0, "seed of weights, order and augmentation")
     # Detection

@@ -137,15 +137,15 @@ def _anchor_grid(cells: list[int]) -> Any:
     return generator((IMAGE, IMAGE), [(n, n) for n in cells])
 
 
-def _median(call: Callable[[], object], device: torch.device, seconds: float = 0.4) -> float:
-    """Median time of a call after two to warm up, over ``seconds`` and at least three repeats."""
+def _median(call: Callable[[], object], device: torch.device, seconds: float = 0.3) -> float:
+    """Median time of a call after one to warm up, over ``seconds`` and at least three repeats."""
     times: list[float] = []
     for repeat in range(200):
         start = time.perf_counter()
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if repeat >= 2:
+        if repeat >= 1:
             times.append(time.perf_counter() - start)
         if len(times) >= 3 and sum(times) > seconds:
             break

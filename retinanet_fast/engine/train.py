@@ -120,11 +120,9 @@ def train_epoch(
     progress = Progress(f"epoch {run.epoch + 1}/{run.recipe.epochs}", total)
     losses = torch.zeros(total, len(LOSSES), device=run.device)
     images, started, rate = 0, time.perf_counter(), 0.0
-    done = 0
-    for batch in loader:
-        rate = learning_rate(run.recipe, run.epoch * total + done, total)
-        images += train_step(run, model, optimizer, batch, rate, losses[done])
-        done += 1
+    for done, batch in enumerate(loader, start=1):
+        rate = learning_rate(run.recipe, run.epoch * total + done - 1, total)
+        images += train_step(run, model, optimizer, batch, rate, losses[done - 1])
         if progress.due():
             loss = losses[max(0, done - 20) : done].sum(1).mean().item()
             _check_finite(loss, run, done)

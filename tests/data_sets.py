@@ -1,0 +1,61 @@
+"""Data sets for the program's tests: real ones where they are, and tiny ones written on the spot."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+DATA = Path(os.environ.get("RETINANET_FAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+CATEGORIES = [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}]
+
+
+def real(name: str) -> Path:
+    """A folder of real data, or a skip with the reason."""
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there (RETINANET_FAST_DATA names the folder of real data)")
+    return folder
+
+
+def document() -> dict[str, Any]:
+    """Two images of 32x24 and 24x32 pixels; the first has two boxes, one of them a crowd."""
+    return copy.deepcopy(
+        {
+            "images": [
+                {"id": 7, "file_name": "a.png", "width": 32, "height": 24},
+                {"id": 9, "file_name": "b.png", "width": 24, "height": 32},
+            ],
+            "annotations": [
+                {"id": 1, "image_id": 7, "category_id": 5, "bbox": [4, 6, 10, 8], "area": 80, "iscrowd": 0},
+                {"id": 2, "image_id": 7, "category_id": 2, "bbox": [0, 0, 32, 24], "area": 700, "iscrowd": 1},
+            ],
+            "categories": CATEGORIES,
+        }
+    )
+
+
+def write(folder: Path, content: Any, split: str = "train", images: str = "images") -> Path:
+    """Write a data set's json, and a picture for each of its images; returns the json's path."""
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    for index, image in enumerate(content["images"] if isinstance(content, dict) else []):
+        file = folder / images / image["file_name"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Left half dark, right half light: a flip shows.
+        picture = Image.new("RGB", (image["width"], image["height"]), (10 + index, 20, 30))
+        picture.paste((200, 210, 220), (image["width"] // 2, 0, image["width"], image["height"]))
+        picture.save(file)
+    return path
+
+
+def truncate(path: Path) -> None:
+    """Keep the first half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
