@@ -86,26 +86,27 @@ def write_chart(path: Path, rows: Sequence[Row]) -> None:
 
     from matplotlib.figure import Figure
 
-    timed = [row for row in rows if row.median and not row.error]
+    timed = [row for row in rows if row.median and not row.wrong]
     families: dict[str, list[Row]] = defaultdict(list)
     for row in timed:
         if row.workload.startswith("growth/"):
             families[row.workload.rpartition("/")[0]].append(row)
     ratios = _speed_ups([row for row in timed if not row.workload.startswith("growth/")])
 
-    panels = bool(ratios) + len(families)
-    if panels == 0:
+    if not ratios and not families:
         raise ValueError(
             "chart: no workload was measured with ours and another provider, nor any growth workload"
         )
-    heights = [max(2.0, 0.24 * sum(len(peers) + 1 for peers in ratios.values()))] if ratios else []
-    heights += [4.0] * len(families)
-    figure = Figure(figsize=(9, sum(heights) + 1), layout="constrained")
-    axes = figure.subplots(panels, 1, squeeze=False, height_ratios=heights)[:, 0]
+    heights = [0.14 * sum(len(peers) + 1 for peers in ratios.values()) + 1] if ratios else []
+    heights += [3.2] if families else []
+    figure = Figure(figsize=(10, sum(heights) + 0.5), layout="constrained")
+    panels = list(figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
     if ratios:
-        _draw_speed_ups(axes[0], ratios)
-    for axis, (family, members) in zip(axes[bool(ratios) :], families.items(), strict=True):
-        _draw_growth(axis, family, members)
+        _draw_speed_ups(panels[0].subplots(), ratios)
+    if families:
+        axes = panels[-1].subplots(1, len(families), squeeze=False)[0]
+        for axis, (family, members) in zip(axes, families.items(), strict=True):
+            _draw_growth(axis, family, members)
     environment = timed[0].environment
     figure.suptitle(
         f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}, "
@@ -145,17 +146,17 @@ def _draw_speed_ups(axis: Any, ratios: dict[str, dict[str, float]]) -> None:
             label = None if provider in seen else f"against {provider}"
             seen.add(provider)
             axis.barh(position, ratio, height=0.9, color=COLORS[provider], label=label)
-            axis.text(ratio, position, f" {ratio:.3g}x", va="center", fontsize=7)
+            axis.text(ratio, position, f" {ratio:.3g}x", va="center", fontsize=6)
             position += 1
         ticks.append(((start + position - 1) / 2, workload))
         position += 0.8
-    axis.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axis.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=7)
     axis.invert_yaxis()
     axis.set_xscale("log")
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_xlabel("times as fast (log scale)")
-    axis.margins(x=0.12)
-    axis.legend(fontsize=8, loc="best")
+    axis.margins(x=0.1, y=0.005)
+    axis.legend(fontsize=7, loc="lower right")
 
 
 def _draw_growth(axis: Any, family: str, rows: Sequence[Row]) -> None:
@@ -169,13 +170,13 @@ def _draw_growth(axis: Any, family: str, rows: Sequence[Row]) -> None:
         axis.plot(
             sizes, linear, linestyle=":", linewidth=1, color=COLORS[provider], label=f"{provider}, if linear"
         )
-    axis.set_xscale("log", base=2)
+    axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_title(family.removeprefix("growth/"), fontsize=9)
     axis.set_xlabel(family.rpartition("/")[2])
     axis.set_ylabel("median, ms")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=7)
 
 
 def _write_whole(path: Path, content: bytes) -> None:
