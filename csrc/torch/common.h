@@ -11,7 +11,7 @@
 #include "kernels/cpu/kernels.h"
 
 // The CUDA launcher of an op, or null in a build without CUDA kernels.
-#ifdef RETINANET_FAST_WITH_CUDA
+#if defined(RETINANET_FAST_WITH_CUDA) || defined(RETINANET_FAST_EMULATE)
 #define RETINANET_FAST_CUDA(launcher) launcher
 #else
 #define RETINANET_FAST_CUDA(launcher) nullptr
@@ -42,13 +42,23 @@ void check_same_dtype(const char* op, const char* argument, const at::Tensor& te
 
 // ---- running a kernel ---------------------------------------------------------------------------------------
 
+// Whether an op on `tensor` runs the CPU kernels, for code that allocates or orders for one or the other. The test
+// build with RETINANET_FAST_EMULATE runs the CUDA kernels on CPU tensors (tests/emulator).
+#ifdef RETINANET_FAST_EMULATE
+bool uses_cpu_kernels(const at::Tensor& tensor);
+#else
+inline bool uses_cpu_kernels(const at::Tensor& tensor) { return tensor.is_cpu(); }
+#endif
+
 // Runs the launcher of the device that `tensor` lies on.
 template <class Params>
 void run(const char* op, const at::Tensor& tensor, const Params& params,
          Status (*CpuKernels::*cpu)(const Params&, const Executor&),
          std::type_identity_t<Status (*)(const Params&, CudaStream)> cuda) {
-  if (tensor.is_cpu()) return raise_unless_ok(op, (cpu_kernels().*cpu)(params, torch_executor()));
+  if (uses_cpu_kernels(tensor)) return raise_unless_ok(op, (cpu_kernels().*cpu)(params, torch_executor()));
+#ifndef RETINANET_FAST_EMULATE
   TORCH_CHECK(tensor.is_cuda(), op, ": expected a CPU or CUDA tensor, got one on ", tensor.device());
+#endif
   TORCH_CHECK(
       cuda != nullptr, op,
       ": this build of retinanet_fast has no CUDA kernels; `retinanet-fast info` says why and how to build them");

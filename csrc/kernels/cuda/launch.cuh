@@ -12,10 +12,26 @@ template <class... KernelArgs, class... Args>
 Status launch(void (*kernel)(KernelArgs...), dim3 grid, dim3 block, size_t shared_bytes, CudaStream stream,
               const Args&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return {};
+#if defined(__CUDACC__)
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+#else
+  static_cast<void>(stream);
+  emulator::launch(kernel, grid, block, shared_bytes, args...);  // tests/emulator
+#endif
   const cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess) return {};
   return {Status::Code::kCuda, -1, static_cast<int64_t>(error)};
+}
+
+// The dynamic shared memory of a block.
+template <class T>
+__device__ T* dynamic_shared() {
+#if defined(__CUDACC__)
+  extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+  return reinterpret_cast<T*>(dynamic_shared_bytes);
+#else
+  return emulator::dynamic_shared<T>();
+#endif
 }
 
 }  // namespace retinanet_fast
