@@ -12,6 +12,14 @@ namespace py = pybind11;
 TORCH_LIBRARY(retinanet_fast, m) {
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("box_iou_backward(Tensor grad_iou, Tensor boxes1, Tensor boxes2) -> (Tensor, Tensor)");
+  m.def("encode_boxes(Tensor boxes, Tensor anchors, float[] weights) -> Tensor");
+  m.def("encode_boxes_backward(Tensor grad_deltas, Tensor boxes, Tensor anchors, float[] weights) -> (Tensor, Tensor)");
+  m.def(
+      "decode_boxes(Tensor deltas, Tensor anchors, float[] weights, float max_log_scale, SymInt[] image_size) "
+      "-> Tensor");
+  m.def(
+      "decode_boxes_backward(Tensor grad_boxes, Tensor deltas, Tensor anchors, float[] weights, float max_log_scale, "
+      "SymInt[] image_size) -> (Tensor, Tensor)");
 }
 
 namespace retinanet_fast {
@@ -43,4 +51,23 @@ PYBIND11_MODULE(_C, m) {
         return op.call(boxes1, boxes2);
       },
       py::arg("boxes1"), py::arg("boxes2"), "Pairwise IoU of xyxy boxes, [N, 4] and [M, 4] -> [N, M].");
+  m.def(
+      "encode_boxes",
+      [](const at::Tensor& boxes, const at::Tensor& anchors, const std::vector<double>& weights) {
+        static const auto op = typed_op<at::Tensor(const at::Tensor&, const at::Tensor&, at::ArrayRef<double>)>(
+            "retinanet_fast::encode_boxes");
+        return op.call(boxes, anchors, weights);
+      },
+      py::arg("boxes"), py::arg("anchors"), py::arg("weights"),
+      "The deltas [N, 4] that turn anchors into boxes, both [N, 4] xyxy.");
+  m.def(
+      "decode_boxes",
+      [](const at::Tensor& deltas, const at::Tensor& anchors, const std::vector<double>& weights, double max_log_scale,
+         const std::vector<int64_t>& image_size) {
+        static const auto op = typed_op<at::Tensor(const at::Tensor&, const at::Tensor&, at::ArrayRef<double>, double,
+                                                   c10::SymIntArrayRef)>("retinanet_fast::decode_boxes");
+        return op.call(deltas, anchors, weights, max_log_scale, c10::fromIntArrayRefSlow(image_size));
+      },
+      py::arg("deltas"), py::arg("anchors"), py::arg("weights"), py::arg("max_log_scale"), py::arg("image_size"),
+      "The boxes [N, 4] that deltas make of anchors, clipped to image_size (height, width) unless that is empty.");
 }

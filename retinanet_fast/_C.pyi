@@ -1,8 +1,13 @@
 """The compiled module: importing it registers the ops; each function is a door to one through the dispatcher."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 def build_info() -> dict[str, Any]: ...
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor: ...
+def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor: ...
+def decode_boxes(
+    deltas: Tensor, anchors: Tensor, weights: Sequence[float], max_log_scale: float, image_size: Sequence[int]
+) -> Tensor: ...

@@ -40,6 +40,8 @@ struct Status {
   bool ok() const { return code == Code::kOk; }
 };
 
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // The CPU's counterpart of a stream: runs task(context, i) for i in [0, tasks), on as many threads as its owner
 // likes. Kernels cut work into tasks by size alone, so that results do not depend on the number of threads.
 struct Executor {
@@ -50,11 +52,18 @@ struct Executor {
     if (tasks == 1) return body(int64_t{0});
     run(tasks, [](void* context, int64_t index) { (*static_cast<const F*>(context))(index); }, const_cast<F*>(&body));
   }
+
+  // Calls body(i) for i in [0, n), `rows` of them a task.
+  template <class F>
+  void parallel_for_rows(int64_t n, int64_t rows, const F& body) const {
+    parallel_for(ceil_div(n, rows), [&](int64_t task) {
+      const int64_t end = n - task * rows < rows ? n : (task + 1) * rows;
+      for (int64_t i = task * rows; i < end; ++i) body(i);
+    });
+  }
 };
 
 // A cudaStream_t, spelled so that headers need no CUDA toolkit.
 using CudaStream = void*;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace retinanet_fast

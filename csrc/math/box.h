@@ -16,6 +16,14 @@ RETINANET_FAST_INLINE Box<ComputeType<S>> load_box(const S* corners) {
   return {load(corners[0]), load(corners[1]), load(corners[2]), load(corners[3])};
 }
 
+template <class S, class T>
+RETINANET_FAST_INLINE void store_box(S* corners, const Box<T>& box) {
+  store(corners[0], box.x1);
+  store(corners[1], box.y1);
+  store(corners[2], box.x2);
+  store(corners[3], box.y2);
+}
+
 template <class T>
 RETINANET_FAST_INLINE T area(const Box<T>& box) {
   return mul_exact(box.x2 - box.x1, box.y2 - box.y1);

@@ -2,6 +2,9 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <atomic>
+
 #ifdef RETINANET_FAST_WITH_CUDA
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
@@ -10,9 +13,11 @@
 namespace retinanet_fast {
 namespace {
 
+// Threads take the next task when they are done with one, since tasks differ in length.
 void run_on_torch_threads(int64_t tasks, void (*task)(void*, int64_t), void* context) {
-  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) task(context, i);
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1, [&](int64_t, int64_t) {
+    for (int64_t i = next++; i < tasks; i = next++) task(context, i);
   });
 }
 

@@ -1,5 +1,11 @@
 """The ops, CPU and CUDA, as functions; ``retinanet_fast.reference`` has the same names in plain PyTorch."""
 
 from retinanet_fast.ops.box_iou import box_iou
+from retinanet_fast.ops.decode_boxes import decode_boxes
+from retinanet_fast.ops.encode_boxes import encode_boxes
 
-__all__ = ["box_iou"]
+__all__ = [
+    "box_iou",
+    "decode_boxes",
+    "encode_boxes",
+]

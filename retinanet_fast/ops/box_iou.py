@@ -18,7 +18,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Returns:
         ``[N, M]`` in the boxes' dtype; ``nan`` for a pair of boxes without area (0 / 0) or with a NaN corner.
-        Differentiable by both; where two corners coincide the gradient is shared evenly, as in ``torch.maximum``.
+        Differentiable by both; where two corners coincide the gradient is shared evenly, as in
+        ``torch.maximum``.
 
     Raises:
         ValueError: a shape that is not ``[N, 4]``, or boxes on different devices.

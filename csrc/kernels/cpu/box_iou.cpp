@@ -37,11 +37,7 @@ Status box_iou_backward(const BoxIouBackwardParams& p, const Executor& executor)
       for (int64_t j = 0; j < p.m; ++j) {
         iou_backward(a, load_box(boxes2 + 4 * j), load(row[j * p.stride_m]), grad);
       }
-      T* out = static_cast<T*>(p.grad_boxes1) + 4 * i;
-      store(out[0], grad.x1);
-      store(out[1], grad.y1);
-      store(out[2], grad.x2);
-      store(out[3], grad.y2);
+      store_box(static_cast<T*>(p.grad_boxes1) + 4 * i, grad);
     });
     return Status{};
   });

@@ -6,11 +6,17 @@
 
 #include "kernels/box_iou.h"
 #include "kernels/common.h"
+#include "kernels/decode_boxes.h"
+#include "kernels/encode_boxes.h"
 
 // name, params
-#define RETINANET_FAST_CPU_KERNELS(X) \
-  X(box_iou, BoxIouParams)            \
-  X(box_iou_backward, BoxIouBackwardParams)
+#define RETINANET_FAST_CPU_KERNELS(X)                 \
+  X(box_iou, BoxIouParams)                            \
+  X(box_iou_backward, BoxIouBackwardParams)           \
+  X(encode_boxes, EncodeBoxesParams)                  \
+  X(encode_boxes_backward, EncodeBoxesBackwardParams) \
+  X(decode_boxes, DecodeBoxesParams)                  \
+  X(decode_boxes_backward, DecodeBoxesBackwardParams)
 
 namespace retinanet_fast {
 

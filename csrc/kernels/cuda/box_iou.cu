@@ -42,12 +42,7 @@ __global__ void box_iou_backward_kernel(BoxIouBackwardParams p) {
     iou_backward(a, load_box(static_cast<const T*>(p.boxes2) + 4 * j), load(row[j * p.stride_m]), grad);
   }
   grad = {warp_sum(grad.x1), warp_sum(grad.y1), warp_sum(grad.x2), warp_sum(grad.y2)};
-  if (lane != 0) return;
-  T* out = static_cast<T*>(p.grad_boxes1) + 4 * i;
-  store(out[0], grad.x1);
-  store(out[1], grad.y1);
-  store(out[2], grad.x2);
-  store(out[3], grad.y2);
+  if (lane == 0) store_box(static_cast<T*>(p.grad_boxes1) + 4 * i, grad);
 }
 
 }  // namespace

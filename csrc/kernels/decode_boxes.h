@@ -1,0 +1,39 @@
+// The boxes that deltas make of anchors, row by row, optionally clipped to an image, and their gradient by both.
+#pragma once
+
+#include "kernels/common.h"
+
+namespace retinanet_fast {
+
+struct DecodeBoxesParams {
+  const void* deltas;   // [N, 4] dx, dy, dw, dh
+  const void* anchors;  // [N, 4] xyxy
+  void* boxes;          // [N, 4] xyxy
+  int64_t n;
+  double weights[4];
+  double max_log_scale;
+  bool clip;  // to [0, width] x [0, height]
+  double height;
+  double width;
+  DType dtype;
+};
+
+struct DecodeBoxesBackwardParams {
+  const void* grad_boxes;  // [N, 4]
+  const void* deltas;      // [N, 4]
+  const void* anchors;     // [N, 4]
+  void* grad_deltas;       // [N, 4]
+  void* grad_anchors;      // [N, 4]
+  int64_t n;
+  double weights[4];
+  double max_log_scale;
+  bool clip;
+  double height;
+  double width;
+  DType dtype;
+};
+
+Status decode_boxes_cuda(const DecodeBoxesParams& params, CudaStream stream);
+Status decode_boxes_backward_cuda(const DecodeBoxesBackwardParams& params, CudaStream stream);
+
+}  // namespace retinanet_fast
