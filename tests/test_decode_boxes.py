@@ -106,7 +106,7 @@ def test_same_bits_on_any_number_of_threads() -> None:
 @pytest.mark.parametrize(
     ("deltas", "anchors", "image_size", "error", "message"),
     [
-        (torch.ones(3, 8), torch.ones(3, 4), None, ValueError, r"decode_boxes: .* deltas \[N, 4\], got \[3, 8\]"),
+        (torch.ones(3, 8), torch.ones(3, 4), None, ValueError, r"decode_boxes: .* \[N, 4\], got \[3, 8\]"),
         (torch.ones(3, 4), torch.ones(2, 4), None, ValueError, r"as many anchors as deltas, got"),
         (torch.ones(3, 4), torch.ones(3, 4).int(), None, TypeError, "expected anchors of float64"),
         (torch.ones(3, 4), torch.ones(3, 4), (1, 2, 3), ValueError, r"expected image_size \(height, width\)"),

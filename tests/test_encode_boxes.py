@@ -89,7 +89,7 @@ def test_same_bits_on_any_number_of_threads() -> None:
 @pytest.mark.parametrize(
     ("boxes", "anchors", "weights", "error", "message"),
     [
-        (torch.ones(3, 5), torch.ones(3, 4), WEIGHTS, ValueError, r"encode_boxes: .* boxes \[N, 4\], got \[3, 5\]"),
+        (torch.ones(3, 5), torch.ones(3, 4), WEIGHTS, ValueError, r"encode_boxes: .* \[N, 4\], got \[3, 5\]"),
         (torch.ones(3, 4), torch.ones(2, 4), WEIGHTS, ValueError, r"as many anchors as boxes, got"),
         (torch.ones(3, 4).long(), torch.ones(3, 4), WEIGHTS, TypeError, "expected boxes of float64"),
         (torch.ones(3, 4), torch.ones(3, 4), (1.0, 1.0), ValueError, "expected 4 weights .* got 2"),
