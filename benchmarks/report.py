@@ -94,9 +94,7 @@ def write_chart(path: Path, rows: Sequence[Row]) -> None:
     ratios = _speed_ups([row for row in timed if not row.workload.startswith("growth/")])
 
     if not ratios and not families:
-        raise ValueError(
-            "chart: no workload was measured with ours and another provider, nor any growth workload"
-        )
+        raise ValueError("nothing was measured with ours and another provider, nor any growth workload")
     heights = [0.14 * sum(len(peers) + 1 for peers in ratios.values()) + 1] if ratios else []
     heights += [3.2] if families else []
     figure = Figure(figsize=(10, sum(heights) + 0.5), layout="constrained")
