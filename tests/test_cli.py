@@ -214,7 +214,7 @@ def test_a_bad_annotation_ends_in_one_line_or_is_skipped(
     line = one_error(capsys)
     assert f"{path}: {expected}" in line
     assert run(*words, "--skip-bad") == 0
-    assert "left out 1 bad entries" in capsys.readouterr().err
+    assert "left out 1 bad entry" in capsys.readouterr().err
 
 
 def test_a_truncated_image_ends_in_one_line_or_is_skipped(data: Path, tmp_path: Path, capsys: Any) -> None:
@@ -224,7 +224,7 @@ def test_a_truncated_image_ends_in_one_line_or_is_skipped(data: Path, tmp_path: 
     assert run(*words) == 2
     assert f"{file}: not a readable image" in one_error(capsys)
     assert run(*words, "--skip-bad", "--workers", 1) == 0
-    assert "left out 1 bad entries" in capsys.readouterr().err
+    assert "left out 1 bad entry" in capsys.readouterr().err
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert (record["images"], record["skipped"]) == (5, 1)
 
@@ -250,7 +250,7 @@ def test_eval_and_predict_leave_bad_images_out_too(
         assert run(*words) == 2
         assert f"{file}: not a readable image" in one_error(capsys)
         assert run(*words, "--skip-bad") == 0
-        assert "left out 1 bad entries" in capsys.readouterr().err
+        assert "left out 1 bad entry" in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from .errors import InputError
 from .recipe import Recipe
 
 V2 = "resnet50_v2"
+# Groups of the head's group norm.
+GROUPS = 32
 
 
 def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
@@ -49,6 +52,10 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     top = models.LastLevelP6P7(channels, channels)
     pyramid = models.FeaturePyramidNetwork(body.out_channels, channels, top)
     backbone = models.BackboneWithFPN(body, pyramid, channels)
+    if recipe.head_norm:
+        anchors = keywords["anchor_generator"].num_anchors_per_location()[0]
+        norm_layer = partial(nn.GroupNorm, GROUPS)
+        keywords["head"] = models.RetinaNetHead(channels, anchors, num_classes, norm_layer=norm_layer)
     return models.RetinaNet(backbone, num_classes, **keywords)
 
 

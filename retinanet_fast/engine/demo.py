@@ -127,8 +127,8 @@ def _report(demo: Demo, run: Run, training: float, pictures: list[Path], timings
         figures=[
             (f"{numbers['AP50']:.3f}", "AP50, held-out images"),
             (f"{numbers['AP']:.3f}", "AP, IoU 0.50 to 0.95"),
-            (_minutes(seconds), "in all"),
-            (_minutes(training), "training and evaluation"),
+            (_minutes(seconds), "minutes in all"),
+            (_minutes(training), "minutes of training and evaluation"),
             (f"{last['images_per_second']:.1f}", "images/s, training"),
             (f"{last['eval_images_per_second']:.1f}", "images/s, evaluating"),
         ],
@@ -156,4 +156,4 @@ def _names(categories: list[Category]) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -23,17 +23,19 @@ class Problems:
         self.messages: list[str] = []
 
     def report(self, message: str) -> None:
-        """Note a bad entry.
+        """Note a bad entry; the same one again, in a later epoch, counts once.
 
         Raises:
             InputError: unless bad entries are to be skipped.
         """
         if not self.skip:
             raise InputError(f"{message} (--skip-bad leaves such entries out)")
-        self.messages.append(message)
+        if message not in self.messages:
+            self.messages.append(message)
 
     def summary(self, shown: int = 3) -> str:
         """One line: how many entries were left out, and the first few of them."""
         first = "; ".join(self.messages[:shown])
+        noun = "entry" if len(self.messages) == 1 else "entries"
         rest = ", ..." if len(self.messages) > shown else ""
-        return f"left out {len(self.messages)} bad entries: {first}{rest}"
+        return f"left out {len(self.messages)} bad {noun}: {first}{rest}"

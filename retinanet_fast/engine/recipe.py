@@ -36,6 +36,7 @@ class Recipe:
     # Model
     arch: str = _value("resnet50", "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ...")
     fpn_channels: int = _value(256, "channels of the feature pyramid and of the head")
+    head_norm: bool = _value(False, "group norm in the head: learns faster from scratch")
     init: str = _value(
         "", "file of weights to start from, a checkpoint or a torchvision state dict; freezes batch norm"
     )
@@ -177,6 +178,8 @@ def _check_range(recipe: Recipe) -> None:
     for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "cosine"))):
         if getattr(recipe, name) not in allowed:
             raise ValueError(f"{name}: expected {' or '.join(allowed)}, got {getattr(recipe, name)!r}")
+    if recipe.head_norm and recipe.fpn_channels % 32:
+        raise ValueError(f"fpn_channels: expected a multiple of 32 with head_norm, got {recipe.fpn_channels}")
     for name in ("min_size", "anchor_sizes", "aspect_ratios"):
         if min(getattr(recipe, name)) <= 0:
             raise ValueError(f"{name}: expected numbers above 0, got {getattr(recipe, name)}")
