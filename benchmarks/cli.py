@@ -20,6 +20,7 @@ from .runner import Row, Runner
 from .workload import REGISTRY, Setting, Workload
 
 FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples a row
+BUSY = 0.7  # load; beside anything else that computes, a timing is of both
 DEFAULT_JSON, DEFAULT_CHART = Path("runs/bench/bench.json"), Path("runs/bench/bench.png")
 
 
@@ -84,6 +85,8 @@ def _run(options: argparse.Namespace) -> int:
     environment = describe(device)
     print(" | ".join(f"{key} {value}" for key, value in environment.items() if value is not None))
     _warn_of_missing(providers)
+    if (environment["load"] or 0.0) > BUSY:
+        print(f"this machine is busy (load {environment['load']}): the times below mean little")
     harness = Harness(device, QUICK_BUDGET if options.quick else FULL_BUDGET)
     runner = Runner(harness, Setting(device, options.quick), environment, providers)
     rows, verdicts = _measure(runner, workloads)

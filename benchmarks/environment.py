@@ -28,7 +28,16 @@ def describe(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "commit": _commit(),
+        "load": load(),
     }
+
+
+def load() -> float | None:
+    """How many processes wanted a core in the last minute; well above 0 before a run, its times mean little."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
 
 
 def _version(package: str) -> str | None:
