@@ -20,6 +20,8 @@ TORCH_LIBRARY(retinanet_fast, m) {
   m.def(
       "decode_boxes_backward(Tensor grad_boxes, Tensor deltas, Tensor anchors, float[] weights, float max_log_scale, "
       "SymInt[] image_size) -> (Tensor, Tensor)");
+  m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
+  m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
 }
 
 namespace retinanet_fast {
@@ -70,4 +72,21 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("deltas"), py::arg("anchors"), py::arg("weights"), py::arg("max_log_scale"), py::arg("image_size"),
       "The boxes [N, 4] that deltas make of anchors, clipped to image_size (height, width) unless that is empty.");
+      "nms",
+      [](const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
+        static const auto op =
+            typed_op<at::Tensor(const at::Tensor&, const at::Tensor&, double)>("retinanet_fast::nms");
+        return op.call(boxes, scores, iou_threshold);
+      },
+      py::arg("boxes"), py::arg("scores"), py::arg("iou_threshold"),
+      "Indices (int64) of the boxes that non-maximum suppression keeps, best first.");
+  m.def(
+      "batched_nms",
+      [](const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& idxs, double iou_threshold) {
+        static const auto op = typed_op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, double)>(
+            "retinanet_fast::batched_nms");
+        return op.call(boxes, scores, idxs, iou_threshold);
+      },
+      py::arg("boxes"), py::arg("scores"), py::arg("idxs"), py::arg("iou_threshold"),
+      "As nms, among the boxes of each class in idxs alone.");
 }

@@ -1,11 +1,15 @@
 """The ops, CPU and CUDA, as functions; ``retinanet_fast.reference`` has the same names in plain PyTorch."""
 
+from retinanet_fast.ops.batched_nms import batched_nms
 from retinanet_fast.ops.box_iou import box_iou
 from retinanet_fast.ops.decode_boxes import decode_boxes
 from retinanet_fast.ops.encode_boxes import encode_boxes
+from retinanet_fast.ops.nms import nms
 
 __all__ = [
+    "batched_nms",
     "box_iou",
     "decode_boxes",
     "encode_boxes",
+    "nms",
 ]

@@ -8,6 +8,7 @@
 #include "kernels/common.h"
 #include "kernels/decode_boxes.h"
 #include "kernels/encode_boxes.h"
+#include "kernels/nms.h"
 
 // name, params
 #define RETINANET_FAST_CPU_KERNELS(X)                 \
@@ -16,7 +17,8 @@
   X(encode_boxes, EncodeBoxesParams)                  \
   X(encode_boxes_backward, EncodeBoxesBackwardParams) \
   X(decode_boxes, DecodeBoxesParams)                  \
-  X(decode_boxes_backward, DecodeBoxesBackwardParams)
+  X(decode_boxes_backward, DecodeBoxesBackwardParams) \
+  X(nms, NmsParams)
 
 namespace retinanet_fast {
 

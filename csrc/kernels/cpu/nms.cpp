@@ -1,0 +1,111 @@
+// Boxes sorted by score, then (stable) by class; classes suppress on their own, as parallel tasks.
+#include "kernels/nms.h"
+
+#include "kernels/cpu/kept_boxes.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/sort.h"
+
+namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+
+using namespace math;
+
+namespace {
+
+template <class T>
+SortItem<Key<ComputeType<T>>>* sort_by_score(const NmsParams& p, const NmsCpuWorkspace<ComputeType<T>>& space) {
+  const T* scores = static_cast<const T*>(p.scores);
+  for (int64_t i = 0; i < p.n; ++i) space.by_score[0][i] = {descending_key(load(scores[i])), uint32_t(i)};
+  return stable_sort(space.by_score, p.n);
+}
+
+// Ranks ordered by class, and within a class by rank.
+template <class C>
+SortItem<uint64_t>* sort_by_class(const NmsParams& p, const NmsCpuWorkspace<C>& space,
+                                  const SortItem<Key<C>>* by_score) {
+  int64_t lowest = p.classes[0];
+  uint64_t used_bits = 0;
+  for (int64_t i = 0; i < p.n; ++i) lowest = min2(lowest, p.classes[i]);
+  for (int64_t rank = 0; rank < p.n; ++rank) {
+    const uint64_t key = uint64_t(p.classes[by_score[rank].index]) - uint64_t(lowest);
+    used_bits |= key;
+    space.by_class[0][rank] = {key, uint32_t(rank)};
+  }
+  int used_bytes = 0;
+  for (; used_bytes < 8 && used_bits >> (8 * used_bytes); ++used_bytes) {
+  }
+  return stable_sort(space.by_class, p.n, used_bytes);
+}
+
+// Whole classes with at least kNmsTaskBoxes boxes together, but for the last task.
+int64_t cut_tasks(const SortItem<uint64_t>* by_class, int64_t n, NmsTask* tasks) {
+  int64_t num_tasks = 0;
+  int64_t begin = 0;
+  for (int64_t i = 1; i <= n; ++i) {
+    const bool class_ends = i == n || by_class[i].key != by_class[i - 1].key;
+    if (i == n || (class_ends && i - begin >= kNmsTaskBoxes)) {
+      tasks[num_tasks++] = {begin, i};
+      begin = i;
+    }
+  }
+  return num_tasks;
+}
+
+// One class: ranks in ascending order, the rank of the i-th given by rank_of(i).
+template <class T, class RankOf>
+void suppress(const NmsParams& p, const NmsCpuWorkspace<ComputeType<T>>& space,
+              const SortItem<Key<ComputeType<T>>>* by_score, int64_t first_block, int64_t begin, int64_t end,
+              const RankOf& rank_of) {
+  using C = ComputeType<T>;
+  const IouThreshold<C> threshold(p.threshold);
+  KeptPool<C> pool{space.blocks + first_block, space.next_block + first_block};
+  KeptChain chain;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t rank = rank_of(i);
+    const Box<C> box = load_box(static_cast<const T*>(p.boxes) + 4 * int64_t(by_score[rank].index));
+    const C box_area = area(box);
+    const bool keep = !pool.suppresses(chain, box, box_area, threshold);
+    if (keep) pool.add(chain, box, box_area);
+    space.is_kept[rank] = keep;
+  }
+}
+
+template <class T>
+void suppress_by_class(const NmsParams& p, const NmsCpuWorkspace<ComputeType<T>>& space,
+                       const SortItem<Key<ComputeType<T>>>* by_score, const Executor& executor) {
+  const SortItem<uint64_t>* by_class = sort_by_class(p, space, by_score);
+  const int64_t num_tasks = cut_tasks(by_class, p.n, space.tasks);
+  executor.parallel_for(num_tasks, [&](int64_t task) {
+    const auto [task_begin, task_end] = space.tasks[task];
+    const int64_t first_block = kept_blocks_before(task_begin, task);
+    for (int64_t begin = task_begin; begin < task_end;) {
+      int64_t end = begin + 1;
+      while (end < task_end && by_class[end].key == by_class[begin].key) ++end;
+      suppress<T>(p, space, by_score, first_block, begin, end, [&](int64_t i) { return int64_t(by_class[i].index); });
+      begin = end;
+    }
+  });
+}
+
+}  // namespace
+
+Status nms(const NmsParams& p, const Executor& executor) {
+  return dispatch_dtype(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const NmsCpuWorkspace<ComputeType<T>> space(p.workspace, p.n, p.classes != nullptr);
+    const auto* by_score = sort_by_score<T>(p, space);
+    if (p.classes != nullptr) {
+      suppress_by_class<T>(p, space, by_score, executor);
+    } else {
+      suppress<T>(p, space, by_score, 0, 0, p.n, [](int64_t i) { return i; });
+    }
+    int64_t count = 0;
+    for (int64_t rank = 0; rank < p.n; ++rank) {
+      p.kept[count] = by_score[rank].index;
+      count += space.is_kept[rank];
+    }
+    *p.count = count;
+    return Status{};
+  });
+}
+
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL

@@ -1,0 +1,174 @@
+import math
+from types import ModuleType
+
+import pytest
+import torch
+from cases import DEVICES, DTYPES, generator, non_contiguous, num_threads, random_boxes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from retinanet_fast import ops, reference
+
+NAN, INF = math.nan, math.inf
+
+
+def crowded(
+    n: int, *, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Boxes on a coarse grid, so that IoUs and corners repeat, with scores of which many are equal."""
+    rng = generator(seed)
+    corner = torch.randint(0, 8, (n, 2), generator=rng)
+    size = torch.randint(0, 5, (n, 2), generator=rng)
+    boxes = torch.cat([corner, corner + size], dim=1)
+    scores = torch.randint(0, max(n // 3, 2), (n,), generator=rng) / 16
+    return boxes.to(device, dtype), scores.to(device, dtype)
+
+
+def random_scores(
+    n: int, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    return torch.rand(n, generator=generator(seed), dtype=torch.float64).to(device, dtype)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.95])
+@pytest.mark.parametrize("n", [0, 1, 2, 17, 49, 300])
+def test_equals_reference(n: int, threshold: float, dtype: torch.dtype, device: str) -> None:
+    for boxes, scores in [
+        (random_boxes(n, seed=n, device=device, dtype=dtype), random_scores(n, device=device, dtype=dtype)),
+        crowded(n, seed=n, device=device, dtype=dtype),
+    ]:
+        kept = ops.nms(boxes, scores, threshold)
+        assert kept.dtype == torch.int64
+        assert kept.device == boxes.device
+        assert torch.equal(kept, reference.nms(boxes, scores, threshold))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("spread", [50.0, 300.0])
+def test_more_boxes_than_one_block_or_round(spread: float, device: str) -> None:
+    boxes = random_boxes(5000, seed=1, size=100.0)
+    boxes += (torch.rand(5000, 1, 2, generator=generator(2)) * spread).expand(-1, 2, -1).reshape(-1, 4)
+    boxes, scores = boxes.to(device), random_scores(5000, device=device)
+    assert torch.equal(ops.nms(boxes, scores, 0.5), reference.nms(boxes, scores, 0.5))
+
+
+def test_equal_scores_keep_their_order_and_nan_is_first() -> None:
+    boxes = torch.tensor([[0.0, 0, 1, 1]] * 2 + [[5.0, 5, 6, 6]] * 3)
+    assert ops.nms(boxes, torch.tensor([0.5, 0.5, 0.1, 0.7, 0.7]), 0.5).tolist() == [3, 0]
+    assert ops.nms(boxes, torch.tensor([0.5, NAN, INF, 0.7, NAN]), 0.5).tolist() == [1, 4]
+    assert ops.nms(boxes, torch.tensor([-0.0, 0.0, -INF, -0.0, 0.0]), 0.5).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_iou_exactly_at_the_threshold_is_kept(dtype: torch.dtype) -> None:
+    scores = torch.tensor([0.9, 0.8], dtype=dtype)
+    half = torch.tensor([[0, 0, 2, 1], [0, 0, 1, 1]], dtype=dtype)  # IoU 1/2, exact in every dtype
+    assert ops.nms(half, scores, 0.5).tolist() == [0, 1]
+    assert ops.nms(half, scores, math.nextafter(0.5, 0)).tolist() == [0]
+    third = torch.tensor([[0, 0, 3, 1], [0, 0, 1, 1]], dtype=dtype)
+    rounded = (torch.tensor(1.0, dtype=torch.promote_types(dtype, torch.float32)) / 3).item()
+    # The IoU rounded to float32 lies above the real 1/3: the comparison is with the rounded one.
+    assert ops.nms(third, scores, rounded).tolist() == [0, 1]
+    assert ops.nms(third, scores, math.nextafter(rounded, 0)).tolist() == [0]
+
+
+@pytest.mark.parametrize("threshold", [-1.0, -0.0, 0.0, 0.5, 1.0, 2.0, NAN, INF, -INF])
+def test_degenerate_boxes_and_thresholds(threshold: float) -> None:
+    boxes = torch.tensor(
+        [
+            [0, 0, 2, 2],
+            [1, 1, 1, 1],  # points: IoU with each other is 0 / 0
+            [1, 1, 1, 1],
+            [2, 2, 0, 0],  # inverted: positive area, no intersection
+            [2, 0, 0, 2],  # inverted in x: negative area
+            [0, 0, 2, 2],
+            [0, NAN, 2, 2],
+            [NAN, NAN, NAN, NAN],
+            [-INF, -INF, INF, INF],
+            [0, 0, INF, 2],
+            [5, 5, 1e30, 1e30],  # area overflows
+            [5, 5, 1e30, 1e30],
+            [0, 0, 1e-30, 1e-30],  # area underflows
+            [0, 0, 1e-30, 1e-30],
+            [0, 0, 1e-20, 1e-20],  # area is subnormal
+            [0, 0, 1e-20, 1e-20],
+            [0, 0, 2, 2],
+        ]
+    )
+    for seed in range(4):
+        scores = torch.randperm(len(boxes), generator=generator(seed)).float()
+        expected = reference.nms(boxes, scores, threshold)
+        assert torch.equal(ops.nms(boxes, scores, threshold), expected)
+    many = boxes.repeat(30, 1), scores.repeat(30)  # enough of them for the grid of large calls
+    assert torch.equal(ops.nms(*many, threshold), reference.nms(*many, threshold))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 120),
+    seed=st.integers(0, 2**20),
+    threshold=st.sampled_from([-0.5, 0.0, 0.1, 1 / 3, 0.5, 0.7, 1.0]),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_any_crowd(n: int, seed: int, threshold: float, dtype: torch.dtype) -> None:
+    boxes, scores = crowded(n, seed=seed, dtype=dtype)
+    assert torch.equal(ops.nms(boxes, scores, threshold), reference.nms(boxes, scores, threshold))
+
+
+@pytest.mark.parametrize("n", [300, 3000])
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_equals_torchvision(n: int, threshold: float) -> None:
+    torchvision: ModuleType = pytest.importorskip("torchvision", reason="torchvision is not importable here")
+    boxes, scores = random_boxes(n, seed=n), random_scores(n)
+    assert torch.equal(ops.nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))
+    boxes, scores = crowded(n, seed=n)
+    scores = random_scores(
+        n
+    )  # torchvision leaves the order of equal scores to its sort, which is stable on the CPU
+    assert torch.equal(ops.nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))
+
+
+def test_non_contiguous() -> None:
+    boxes, scores = crowded(200, seed=3)
+    strided = ops.nms(non_contiguous(boxes), non_contiguous(scores), 0.5)
+    assert torch.equal(strided, ops.nms(boxes, scores, 0.5))
+
+
+def test_same_indices_on_any_number_of_threads() -> None:
+    boxes, scores = random_boxes(5000, seed=1, size=2000.0), random_scores(5000)
+    kept = []
+    for threads in (1, 2, 2):
+        with num_threads(threads):
+            kept.append(ops.nms(boxes, scores, 0.5))
+    assert all(torch.equal(kept[0], other) for other in kept[1:])
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "error", "message"),
+    [
+        (torch.zeros(3, 5), torch.zeros(3), ValueError, r"nms: expected boxes \[N, 4\], got \[3, 5\]"),
+        (torch.zeros(3, 4), torch.zeros(2), ValueError, r"nms: expected scores \[3\], got \[2\]"),
+        (torch.zeros(3, 4), torch.zeros(3, 1), ValueError, r"nms: expected scores \[3\], got \[3, 1\]"),
+        (torch.zeros(3, 4).int(), torch.zeros(3), TypeError, "nms: expected boxes of float64"),
+        (
+            torch.zeros(3, 4),
+            torch.zeros(3).half(),
+            TypeError,
+            "nms: expected scores of dtype Float, got Half",
+        ),
+    ],
+)
+def test_bad_input(boxes: Tensor, scores: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ops.nms(boxes, scores, 0.5)
+
+
+def test_opcheck_and_compile() -> None:
+    boxes, scores = random_boxes(30, seed=1).requires_grad_(), random_scores(30)
+    torch.library.opcheck(torch.ops.retinanet_fast.nms.default, (boxes, scores, 0.5))
+    assert not ops.nms(boxes, scores, 0.5).requires_grad
+    compiled = torch.compile(lambda *args: boxes[ops.nms(*args)] * 2, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(boxes, scores, 0.5), boxes[ops.nms(boxes, scores, 0.5)] * 2)
