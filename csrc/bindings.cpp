@@ -72,6 +72,7 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("deltas"), py::arg("anchors"), py::arg("weights"), py::arg("max_log_scale"), py::arg("image_size"),
       "The boxes [N, 4] that deltas make of anchors, clipped to image_size (height, width) unless that is empty.");
+  m.def(
       "nms",
       [](const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
         static const auto op =
