@@ -5,6 +5,7 @@ from retinanet_fast.ops.box_iou import box_iou
 from retinanet_fast.ops.decode_boxes import decode_boxes
 from retinanet_fast.ops.encode_boxes import encode_boxes
 from retinanet_fast.ops.nms import nms
+from retinanet_fast.ops.retinanet_detect import retinanet_detect
 
 __all__ = [
     "batched_nms",
@@ -12,4 +13,5 @@ __all__ = [
     "decode_boxes",
     "encode_boxes",
     "nms",
+    "retinanet_detect",
 ]
