@@ -102,20 +102,22 @@ def test_ignored_rows_hide_nan_logits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "error", "message"),
     [
-        (lambda x: reference.sigmoid_focal_loss(x, x, alpha=2), "alpha in \\[0, 1\\] or -1, got 2"),
-        (lambda x: reference.sigmoid_focal_loss(x, x, reduction="avg"), "got 'avg'"),
-        (lambda x: reference.sigmoid_focal_loss(x, torch.tensor([3])), "labels in \\[-2, 2\\)"),
-        (lambda x: reference.softmax_focal_loss(x, torch.tensor([-1])), "labels in \\[0, 2\\)"),
         (
-            lambda x: reference.softmax_focal_loss(x, torch.tensor([0]), alpha=[1.0, 2.0, 3.0]),
-            "shape \\[2\\]",
+            lambda x: reference.sigmoid_focal_loss(x, x, alpha=2),
+            ValueError,
+            r"alpha in \[0, 1\] or -1, got 2",
         ),
+        (lambda x: reference.sigmoid_focal_loss(x, x, gamma=-1), ValueError, "gamma finite and not negative"),
+        (lambda x: reference.sigmoid_focal_loss(x, x, reduction="avg"), ValueError, "got 'avg'"),
+        (lambda x: reference.sigmoid_focal_loss(x, torch.tensor([3])), IndexError, r"labels in \[-2, 2\)"),
+        (lambda x: reference.softmax_focal_loss(x, torch.tensor([-1])), IndexError, r"labels in \[0, 2\)"),
+        (lambda x: reference.softmax_focal_loss(x, torch.tensor([0]), [1.0] * 3), ValueError, r"shape \[2\]"),
     ],
 )
-def test_focal_loss_errors(call: Callable[[Tensor], Tensor], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_focal_loss_errors(call: Callable[[Tensor], Tensor], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         call(torch.zeros(1, 2))
 
 

@@ -19,6 +19,8 @@ def sigmoid_focal_loss(
     """
     if not (0 <= alpha <= 1) and alpha != -1:
         raise ValueError(f"sigmoid_focal_loss: expected alpha in [0, 1] or -1, got {alpha}")
+    if not 0 <= gamma < float("inf"):
+        raise ValueError(f"sigmoid_focal_loss: expected gamma finite and not negative, got {gamma}")
     x = inputs.to(compute_dtype(inputs))
     if targets.is_floating_point():
         return reduce(_focal(x, targets.to(x.dtype), alpha, gamma), reduction).to(inputs.dtype)
@@ -38,7 +40,7 @@ def _focal(x: Tensor, t: Tensor, alpha: float, gamma: float) -> Tensor:
 def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
     num_classes = like.shape[-1]
     if labels.numel() and (labels.min() < -2 or labels.max() >= num_classes):
-        raise ValueError(
+        raise IndexError(
             f"sigmoid_focal_loss: expected labels in [-2, {num_classes}), "
             f"got [{int(labels.min())}, {int(labels.max())}]"
         )

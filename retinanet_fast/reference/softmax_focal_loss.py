@@ -20,9 +20,11 @@ def softmax_focal_loss(
     ``inputs`` ``[N, C]``, ``targets`` ``[N]`` class indices in ``[0, C)``, ``alpha`` a number or one weight a
     class. ``mean`` divides by N.
     """
+    if not 0 <= gamma < float("inf"):
+        raise ValueError(f"softmax_focal_loss: expected gamma finite and not negative, got {gamma}")
     num_classes = inputs.shape[1]
     if targets.numel() and (targets.min() < 0 or targets.max() >= num_classes):
-        raise ValueError(
+        raise IndexError(
             f"softmax_focal_loss: expected labels in [0, {num_classes}), "
             f"got [{int(targets.min())}, {int(targets.max())}]"
         )
