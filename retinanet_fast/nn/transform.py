@@ -59,7 +59,8 @@ class DetectionTransform(nn.Module):
     ) -> tuple[ImageBatch, list[Target] | None]:
         """Images ``[C, H, W]``, float in 0 to 1, and their targets; the caller's are left as they are."""
         _check_images(images)
-        resized = [self._resize(self._normalize(image)) for image in images]
+        mean, std = (images[0].new_tensor(x)[:, None, None] for x in (self.image_mean, self.image_std))
+        resized = [self._resize((image - mean) / std) for image in images]
         if targets is not None:
             targets = [
                 {**target, "boxes": _scale_boxes(target["boxes"], image.shape[-2:], new.shape[-2:])}
@@ -78,11 +79,6 @@ class DetectionTransform(nn.Module):
 
     def extra_repr(self) -> str:
         return f"min_size={self.min_size}, max_size={self.max_size}, fixed_size={self.fixed_size}"
-
-    def _normalize(self, image: Tensor) -> Tensor:
-        mean = torch.tensor(self.image_mean, dtype=image.dtype, device=image.device)
-        std = torch.tensor(self.image_std, dtype=image.dtype, device=image.device)
-        return (image - mean[:, None, None]) / std[:, None, None]
 
     def _resize(self, image: Tensor) -> Tensor:
         size = self._resized_size(image.shape[-2], image.shape[-1])
