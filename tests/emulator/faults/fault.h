@@ -1,0 +1,27 @@
+// A planted fault: the kernel is right, unless FAULT is defined; run.py builds and runs both.
+#pragma once
+
+#include <cstdio>
+#include <stdexcept>
+
+#include "kernels/cuda/launch.cuh"
+
+// A buffer that kernels may touch, as a tensor of the tests is.
+template <class T>
+struct Buffer {
+  explicit Buffer(size_t n) : data(static_cast<T*>(emulator::allocate(n * sizeof(T)))) {}
+  ~Buffer() { emulator::release(data); }
+  T* data;
+};
+
+// Exit status 0 when `run` returns true; 1, with what it says, for a fault that the emulator reports; 2 for a result
+// that is silently wrong.
+template <class Run>
+int report(const Run& run) {
+  try {
+    return run() ? 0 : 2;
+  } catch (const std::runtime_error& error) {
+    puts(error.what());
+    return 1;
+  }
+}

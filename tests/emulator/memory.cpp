@@ -1,0 +1,331 @@
+// The memory that kernels may touch, and the check of every access: inside a buffer, aligned, of something that was
+// written, and not racing with another thread.
+//
+// The sanitizer build (see CMakeLists.txt) leaves these checks to the address sanitizer and only needs the buffers.
+#include <dlfcn.h>
+#include <link.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "state.h"
+
+namespace emulator {
+namespace {
+
+// Buffers and shared memory start filled with this byte. As a float it is -1.0e34, as an index far outside.
+constexpr unsigned char kPoison = 0xf7;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;  // it watches each access, and puts red zones around each allocation
+#else
+constexpr bool kSanitized = false;
+#endif
+constexpr size_t kRedZone = kSanitized ? 0 : 256;
+constexpr size_t kAlignment = 256;  // as cudaMalloc and torch's allocator give
+constexpr size_t kNear = 1 << 20;  // how far from a buffer an access is still told apart as past or before it
+
+// ---- races ------------------------------------------------------------------------------------------------------
+
+constexpr uint32_t kSeveral = ~0u;  // more than one thread
+
+// One earlier access to some bytes of a word. Two accesses race when one of them writes, they are by different
+// threads, and no barrier stands between them.
+struct Earlier {
+  uint32_t launch, block, thread, barriers, warp_barriers;
+  uint8_t bytes;
+  bool atomic;
+};
+
+struct Word {
+  Earlier write, read;
+};
+
+bool ordered(const Earlier& earlier, uint8_t bytes, Access kind) {
+  if (earlier.launch != here.launch || !(earlier.bytes & bytes)) return true;
+  if (earlier.atomic && kind == kAtomic) return true;
+  // Blocks are ordered by nothing but atomics, such as the counter that tells a block that it is the last one.
+  if (earlier.block != here.block) return here.block_used_atomics;
+  if (earlier.thread == here.thread || earlier.barriers != here.barriers) return true;
+  return earlier.thread != kSeveral && earlier.thread / 32 == here.thread / 32 &&
+         earlier.warp_barriers < here.last_warp_sync && (here.last_warp_mask >> earlier.thread % 32 & 1);
+}
+
+void fail_race(const char* verb, const char* earlier_verb, const Earlier& earlier) {
+  const std::string who = earlier.thread == kSeveral ? "several threads" : "thread " + std::to_string(earlier.thread);
+  fail(std::string(verb) + " what " + who + " of block " + std::to_string(earlier.block) + " " + earlier_verb +
+       " with no barrier between");
+}
+
+void check_word(Word& word, uint8_t bytes, Access kind) {
+  const char* verb = kind == kRead ? "reads" : "writes";
+  if (!ordered(word.write, bytes, kind)) fail_race(verb, "wrote", word.write);
+  if (kind != kRead && !ordered(word.read, bytes, kind)) fail_race(verb, "read", word.read);
+  Earlier& earlier = kind == kRead ? word.read : word.write;
+  const bool shared_read = kind == kRead && earlier.launch == here.launch && earlier.block == here.block &&
+                           earlier.barriers == here.barriers && earlier.thread != here.thread;
+  earlier = {here.launch,        here.block, shared_read ? kSeveral : here.thread, here.barriers,
+             here.warp_barriers, bytes,      kind == kAtomic};
+}
+
+// `offset` bytes into the memory that `words` shadows.
+void check_race(std::vector<Word>& words, size_t offset, size_t bytes, Access kind) {
+  for (size_t at = offset; at < offset + bytes;) {
+    const size_t end = std::min(offset + bytes, (at / 4 + 1) * 4);
+    check_word(words[at / 4], uint8_t(((1u << (end - at)) - 1) << at % 4), kind);
+    at = end;
+  }
+}
+
+// ---- buffers ----------------------------------------------------------------------------------------------------
+
+struct Buffer {
+  size_t bytes;
+  std::vector<Word> words;  // made at the first access
+};
+
+std::mutex buffers_mutex;  // torch allocates from other threads too
+
+std::map<const char*, Buffer>& buffers() {
+  static auto* map = new std::map<const char*, Buffer>;  // outlives every tensor
+  return *map;
+}
+
+bool poisoned(const char* address, size_t bytes) {
+  for (size_t i = 0; i < bytes; ++i) {
+    if (static_cast<unsigned char>(address[i]) != kPoison) return false;
+  }
+  return true;
+}
+
+std::string describe_access(size_t bytes, Access kind) {
+  return (kind == kRead ? "reads " : kind == kWrite ? "writes " : "updates ") + std::to_string(bytes) + " bytes ";
+}
+
+// What is wrong with an access, or "" and the buffer that it lies in.
+std::string find_buffer(const char* address, size_t bytes, Access kind, Buffer*& buffer, size_t& offset) {
+  const std::lock_guard lock(buffers_mutex);
+  const auto next = buffers().upper_bound(address);
+  const auto found = next == buffers().begin() ? buffers().end() : std::prev(next);
+  if (found != buffers().end()) {
+    buffer = &found->second;
+    offset = size_t(address - found->first);
+    if (offset + bytes <= buffer->bytes) {
+      // A narrow value equals the pattern too easily.
+      if (kind == kWrite || bytes < 4 || !poisoned(address, bytes)) return "";
+      return "that nothing has written, " + std::to_string(offset) + " bytes into a buffer of " +
+             std::to_string(buffer->bytes);
+    }
+    if (offset < buffer->bytes + kNear) {
+      return "outside every buffer, " + std::to_string(int64_t(offset) - int64_t(buffer->bytes)) +
+             " bytes past the end of one of " + std::to_string(buffer->bytes);
+    }
+  }
+  if (next != buffers().end() && size_t(next->first - address) < kNear) {
+    return "outside every buffer, " + std::to_string(next->first - address) + " bytes before one of " +
+           std::to_string(next->second.bytes);
+  }
+  return "outside every buffer";
+}
+
+void check_buffer(const char* address, size_t bytes, Access kind) {
+  Buffer* buffer = nullptr;
+  size_t offset = 0;
+  const std::string fault = find_buffer(address, bytes, kind, buffer, offset);
+  if (!fault.empty()) fail(describe_access(bytes, kind) + fault);
+  if (buffer->words.empty()) buffer->words.resize((buffer->bytes + 3) / 4);
+  check_race(buffer->words, offset, bytes, kind);
+}
+
+// ---- shared memory ----------------------------------------------------------------------------------------------
+
+// Static shared variables are this module's thread-local ones: one block runs at a time, and its fibers are one thread
+// of the system. Dynamic shared memory is an array of ours.
+struct SharedVariable {
+  std::string name;
+  size_t begin, end;
+};
+
+struct SharedMemory {
+  char* data;
+  size_t bytes;
+  std::vector<SharedVariable> variables;
+  std::vector<Word> words;
+  std::vector<bool> written;
+
+  bool contains(const char* address) const { return address >= data && address < data + bytes; }
+  void poison() {
+    std::memset(data, kPoison, bytes);
+    std::fill(written.begin(), written.end(), false);
+    words.resize((bytes + 3) / 4);
+    written.resize(bytes);
+  }
+};
+
+SharedMemory static_shared, dynamic_shared;
+alignas(kAlignment) char dynamic_bytes[256 << 10];
+thread_local char anchor;  // makes sure that this thread has the module's thread-local block
+
+// Names, offsets and sizes of the thread-local variables, from the symbol table of this module's file.
+std::vector<SharedVariable> read_variables() {
+  std::vector<SharedVariable> variables;
+  Dl_info module{};
+  dladdr(reinterpret_cast<const void*>(&begin_block_memory), &module);
+  FILE* symbols = popen(("env -u LD_PRELOAD readelf -sWC '" + std::string(module.dli_fname) + "'").c_str(), "r");
+  char line[4096], name[4000];
+  unsigned long long value, bytes;
+  while (symbols && fgets(line, sizeof line, symbols)) {
+    if (sscanf(line, " %*d: %llx %llu TLS %*s %*s %*s %3999[^\n]", &value, &bytes, name) != 3) continue;
+    variables.push_back({name, value, value + bytes});
+  }
+  if (symbols) pclose(symbols);
+  return variables;
+}
+
+// Where this thread's block of the module's thread-local variables is.
+int find_static_shared(dl_phdr_info* module, size_t, void*) {
+  const auto begin = module->dlpi_addr;
+  for (int i = 0; i < module->dlpi_phnum; ++i) {
+    const auto& segment = module->dlpi_phdr[i];
+    const auto own = reinterpret_cast<uintptr_t>(&kPoison) - begin - segment.p_vaddr;
+    if (segment.p_type == PT_LOAD && own < segment.p_memsz) break;
+    if (i + 1 == module->dlpi_phnum) return 0;
+  }
+  for (int i = 0; i < module->dlpi_phnum; ++i) {
+    if (module->dlpi_phdr[i].p_type != PT_TLS) continue;
+    static_shared.data = static_cast<char*>(module->dlpi_tls_data);
+    static_shared.bytes = module->dlpi_phdr[i].p_memsz;
+  }
+  return 1;
+}
+
+void check_shared(SharedMemory& memory, size_t offset, size_t bytes, Access kind) {
+  const SharedVariable* variable = nullptr;
+  for (const SharedVariable& candidate : memory.variables) {
+    if (offset >= candidate.begin && offset + bytes <= candidate.end) variable = &candidate;
+  }
+  if (!variable) fail(describe_access(bytes, kind) + "outside every variable in shared memory");
+  for (size_t i = offset; i < offset + bytes; ++i) {
+    if (kind != kWrite && !memory.written[i]) {
+      fail(describe_access(bytes, kind) + "that no thread of the block has written, at byte " +
+           std::to_string(i - variable->begin) + " of " + variable->name + " in shared memory");
+    }
+    if (kind != kRead) memory.written[i] = true;
+  }
+  check_race(memory.words, offset, bytes, kind);
+}
+
+// The linker's names for the first and last byte of this module: constants, and threadIdx and its like.
+extern "C" __attribute__((visibility("hidden"))) char __ehdr_start, _end;
+
+}  // namespace
+
+void begin_block_memory(size_t dynamic_size) {
+  static const std::vector<SharedVariable> variables = read_variables();
+  static_shared.variables = variables;
+  anchor = 0;
+  dl_iterate_phdr(find_static_shared, nullptr);
+  static_shared.poison();
+  dynamic_shared = {dynamic_bytes, dynamic_size, {{"dynamic shared memory", 0, dynamic_size}},
+                    std::move(dynamic_shared.words), std::move(dynamic_shared.written)};
+  dynamic_shared.poison();
+}
+
+void* dynamic_shared_bytes() {
+  if (dynamic_shared.bytes == 0) fail("uses dynamic shared memory, but was launched with none");
+  return dynamic_shared.data;
+}
+
+void access(const void* address, size_t bytes, Access kind) {
+  if (kSanitized) return;
+  const char* at = static_cast<const char*>(address);
+  if (!here.launch || (at >= here.stack && at < here.stack + kStackBytes)) return;
+  if (kind == kAtomic) here.block_used_atomics = true;
+  for (SharedMemory* memory : {&static_shared, &dynamic_shared}) {
+    if (memory->contains(at)) return check_shared(*memory, size_t(at - memory->data), bytes, kind);
+  }
+  if (at >= &__ehdr_start && at < &_end) return;
+  check_buffer(at, bytes, kind);
+}
+
+void* allocate(size_t bytes) {
+  void* base = nullptr;
+  if (posix_memalign(&base, kAlignment, bytes + 2 * kRedZone) != 0) throw std::bad_alloc();
+  char* buffer = static_cast<char*>(base) + kRedZone;
+  std::memset(buffer, kPoison, bytes);
+  const std::lock_guard lock(buffers_mutex);
+  buffers()[buffer] = {bytes, {}};
+  return buffer;
+}
+
+void release(void* buffer) {
+  if (!buffer) return;
+  {
+    const std::lock_guard lock(buffers_mutex);
+    buffers().erase(static_cast<const char*>(buffer));
+  }
+  free(static_cast<char*>(buffer) - kRedZone);
+}
+
+}  // namespace emulator
+
+// ---- what the compiler calls ------------------------------------------------------------------------------------
+
+#if !defined(__SANITIZE_ADDRESS__)
+
+// -fsanitize=thread calls one of these before each access.
+#define EMULATOR_HOOK(name, bytes, kind)                                                       \
+  extern "C" void __tsan_##name##bytes(void* address) {                                        \
+    if (emulator::here.launch && reinterpret_cast<uintptr_t>(address) % bytes != 0) {          \
+      emulator::fail("misaligned access of " #bytes " bytes");                                 \
+    }                                                                                          \
+    emulator::access(address, bytes, emulator::kind);                                          \
+  }                                                                                            \
+  extern "C" void __tsan_unaligned_##name##bytes(void* address) {                              \
+    emulator::access(address, bytes, emulator::kind);                                          \
+  }
+#define EMULATOR_HOOKS(bytes) EMULATOR_HOOK(read, bytes, kRead) EMULATOR_HOOK(write, bytes, kWrite)
+EMULATOR_HOOKS(1)
+EMULATOR_HOOKS(2)
+EMULATOR_HOOKS(4)
+EMULATOR_HOOKS(8)
+EMULATOR_HOOKS(16)
+extern "C" void __tsan_read_range(void* address, size_t bytes) { emulator::access(address, bytes, emulator::kRead); }
+extern "C" void __tsan_write_range(void* address, size_t bytes) { emulator::access(address, bytes, emulator::kWrite); }
+extern "C" void __tsan_init() {}
+extern "C" void __tsan_func_entry(void*) {}
+extern "C" void __tsan_func_exit() {}
+extern "C" void __tsan_vptr_update(void**, void*) {}
+
+// What the compiler puts before each of these reports: where in the source.
+struct SourceLocation {
+  const char* file;
+  uint32_t line, column;
+};
+
+[[noreturn]] void fail_at(const SourceLocation& where, const std::string& what) {
+  const std::string text = what + ", " + where.file + ":" + std::to_string(where.line);
+  if (emulator::here.launch) emulator::fail(text);
+  fprintf(stderr, "emulator: %s\n", text.c_str());
+  abort();
+}
+
+// -fsanitize=alignment: the compiler may split a vector load into scalar ones, which the hooks would let pass.
+extern "C" void __ubsan_handle_type_mismatch_v1_abort(const void* where, uintptr_t address) {
+  fail_at(*static_cast<const SourceLocation*>(where),
+          "misaligned access at an address that ends in " + std::to_string(address % 256));
+}
+
+// -fsanitize=bounds: shared arrays lie side by side.
+extern "C" void __ubsan_handle_out_of_bounds_abort(const void* where, uintptr_t index) {
+  fail_at(*static_cast<const SourceLocation*>(where), "index " + std::to_string(intptr_t(index)) + " outside an array");
+}
+
+#endif

@@ -1,0 +1,56 @@
+"""A pytest plugin: `retinanet_fast._C` becomes the build whose ops run the CUDA kernels in the emulator.
+
+`python -m pytest -p tests.emulator.plugin`, with RETINANET_FAST_EMULATOR naming the variant's library; run.py does it.
+"""
+
+import ctypes
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_kernels = Path(os.environ["RETINANET_FAST_EMULATOR"])  # build/.../emulator/{checked,sanitized}/libemulated_kernels.so
+
+# Loaded first, and therefore the one that `_C`, which needs a library of this name, gets.
+kernels = ctypes.CDLL(str(_kernels), mode=ctypes.RTLD_GLOBAL)
+kernels.emulator_launched_kernels.restype = ctypes.c_char_p
+
+
+def _load_extension() -> ctypes.CDLL:
+    path = _kernels.parent.parent / "_C.so"
+    spec = importlib.util.spec_from_file_location("retinanet_fast._C", path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["retinanet_fast._C"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return ctypes.CDLL(str(path))
+
+
+kernels.emulator_seed(int(os.environ.get("RETINANET_FAST_EMULATOR_SEED", "1")))
+torch.set_num_threads(1)
+_extension = _load_extension()
+
+
+@contextmanager
+def cpu_kernels() -> Iterator[None]:
+    """Ops run the CPU kernels inside."""
+    _extension.emulator_use_cpu_kernels(True)
+    try:
+        yield
+    finally:
+        _extension.emulator_use_cpu_kernels(False)
+
+
+def seed(number: int) -> None:
+    """Shuffles the order of blocks and threads in another way from here on."""
+    kernels.emulator_seed(number)
+
+
+def launched_kernels() -> dict[str, int]:
+    """Name, with template arguments, and number of launches of each kernel launched so far."""
+    lines = kernels.emulator_launched_kernels().decode().splitlines()
+    return {name: int(count) for name, count in (line.split("\t") for line in lines)}

@@ -1,0 +1,86 @@
+"""Build the emulated kernels and run the ops' own tests, and tests/test_kernels.py, on them.
+
+usage: python tests/emulator/run.py [--variant checked|sanitized] [--seed N] [pytest arguments]
+
+Without a variant, both run: `checked` instruments every access of a kernel and names kernel, block and thread;
+`sanitized` has the address and undefined-behaviour sanitizers. README.md beside this file says what each finds.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+# torch.compile, opcheck and threads see the same launchers, and take long here.
+LEFT_OUT = "not opcheck and not compile and not threads and not export"
+
+
+def build() -> Path:
+    """Builds beside the extension (setup.py), whose object files it shares; returns the folder of the libraries."""
+    folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    options = [] if (folder / "CMakeCache.txt").exists() else ["-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
+    commands = [
+        ["cmake", "-S", str(ROOT), "-B", str(folder), *options],
+        ["cmake", "--build", str(folder), "--target", "emulator", "--parallel", str(os.cpu_count() or 1)],
+    ]
+    for command in commands:
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if result.returncode != 0:
+            sys.exit(result.stdout + result.stderr)
+    return folder / "emulator"
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """The sanitizers' libraries must be the first that the process loads. Leaks are Python's own, and a fiber's stack
+    is not one that the check for use after return knows."""
+    libraries = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    return {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1:abort_on_error=1",
+    }
+
+
+def op_tests() -> list[str]:
+    ops = sorted(path.stem for path in (ROOT / "retinanet_fast" / "ops").glob("[a-z]*.py"))
+    files = [Path("tests") / f"test_{op}.py" for op in ops]
+    return [str(file) for file in files if (ROOT / file).exists()]
+
+
+def run(variant: str, folder: Path, arguments: list[str]) -> int:
+    environment = os.environ | {
+        "RETINANET_FAST_EMULATOR": str(folder / variant / "libemulated_kernels.so"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    if variant == "sanitized":
+        environment |= sanitizer_environment()
+    tests = [] if any(a.startswith("tests/") for a in arguments) else [*op_tests(), "tests/test_kernels.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.emulator.plugin", "-q", "-r", "fE", "-k", LEFT_OUT]
+    begin = time.monotonic()
+    status = subprocess.run([*command, *tests, *arguments], cwd=ROOT, env=environment).returncode
+    print(f"kernels, {variant}: {'ok' if status == 0 else 'FAILED'} in {time.monotonic() - begin:.0f} s", flush=True)
+    return status
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", choices=["checked", "sanitized"])
+    parser.add_argument("--seed", default="1", help="of the order of blocks and threads")
+    options, arguments = parser.parse_known_args()
+    os.environ["RETINANET_FAST_EMULATOR_SEED"] = options.seed
+    folder = build()
+    variants = [options.variant] if options.variant else ["checked", "sanitized"]
+    return max(run(variant, folder, arguments) for variant in variants)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
