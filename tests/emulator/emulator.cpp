@@ -213,10 +213,10 @@ void resume(unsigned index) {
 // ---- resolving what threads wait for ----------------------------------------------------------------------------
 
 std::string describe(unsigned index) {
-  return "thread " + std::to_string(index) + (threads[index].state == State::kReturned ? " has returned"
-                                              : threads[index].state == State::kRunnable
-                                                  ? " runs"
-                                                  : " waits at " + std::string(threads[index].waits_for));
+  return "thread " + std::to_string(index) +
+         (threads[index].state == State::kReturned   ? " has returned"
+          : threads[index].state == State::kRunnable ? " runs"
+                                                     : " waits at " + std::string(threads[index].waits_for));
 }
 
 // The lanes that thread `first` waits for go on if they are all there.
@@ -268,8 +268,8 @@ void fail_stuck() {
       if (same || (warp && threads[j].state == State::kReturned)) continue;
       char mask[32] = "";
       if (warp) snprintf(mask, sizeof mask, " with mask 0x%08x", threads[i].mask);
-      fail_at(i, std::string("waits at ") + threads[i].waits_for + mask + ", which not all threads reach: " +
-                     describe(j));
+      fail_at(i,
+              std::string("waits at ") + threads[i].waits_for + mask + ", which not all threads reach: " + describe(j));
     }
   }
   fail_at(0, "no thread can go on");
@@ -298,8 +298,10 @@ void run_block(unsigned block, std::vector<unsigned>& order) {
     }
     bool progress = returned == threads.size();
     for (unsigned i = 0; i < threads.size(); ++i) {
-      if (threads[i].state == State::kWarp) progress |= resolve_warp(i);
-      else progress |= threads[i].state == State::kRunnable;
+      if (threads[i].state == State::kWarp)
+        progress |= resolve_warp(i);
+      else
+        progress |= threads[i].state == State::kRunnable;
     }
     if (!progress && !resolve_barrier()) fail_stuck();
   }

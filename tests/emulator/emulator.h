@@ -1,6 +1,6 @@
 // A CUDA execution environment on one host thread. A block's threads are fibers that run until they wait (a barrier,
-// a shuffle, a vote) or return; whenever none can run, what they wait for is resolved. The order of blocks and threads is
-// shuffled by a seed. Kernels are compiled with the host compiler's thread-sanitizer instrumentation, but linked
+// a shuffle, a vote) or return; whenever none can run, what they wait for is resolved. The order of blocks and threads
+// is shuffled by a seed. Kernels are compiled with the host compiler's thread-sanitizer instrumentation, but linked
 // with our own hooks (memory.cpp), which check every access; or with the address and undefined-behaviour sanitizers.
 //
 // A fault ends the launch with a std::runtime_error that names kernel, block and thread.

@@ -30,7 +30,7 @@ constexpr bool kSanitized = false;
 #endif
 constexpr size_t kRedZone = kSanitized ? 0 : 256;
 constexpr size_t kAlignment = 256;  // as cudaMalloc and torch's allocator give
-constexpr size_t kNear = 1 << 20;  // how far from a buffer an access is still told apart as past or before it
+constexpr size_t kNear = 1 << 20;   // how far from a buffer an access is still told apart as past or before it
 
 // ---- races ------------------------------------------------------------------------------------------------------
 
@@ -71,8 +71,8 @@ void check_word(Word& word, uint8_t bytes, Access kind) {
   Earlier& earlier = kind == kRead ? word.read : word.write;
   const bool shared_read = kind == kRead && earlier.launch == here.launch && earlier.block == here.block &&
                            earlier.barriers == here.barriers && earlier.thread != here.thread;
-  earlier = {here.launch,        here.block, shared_read ? kSeveral : here.thread, here.barriers,
-             here.warp_barriers, bytes,      kind == kAtomic};
+  earlier = {here.launch, here.block,     shared_read ? kSeveral : here.thread, here.barriers, here.warp_barriers,
+             bytes,       kind == kAtomic};
 }
 
 // `offset` bytes into the memory that `words` shadows.
@@ -233,8 +233,11 @@ void begin_block_memory(size_t dynamic_size) {
   anchor = 0;
   dl_iterate_phdr(find_static_shared, nullptr);
   static_shared.poison();
-  dynamic_shared = {dynamic_bytes, dynamic_size, {{"dynamic shared memory", 0, dynamic_size}},
-                    std::move(dynamic_shared.words), std::move(dynamic_shared.written)};
+  dynamic_shared = {dynamic_bytes,
+                    dynamic_size,
+                    {{"dynamic shared memory", 0, dynamic_size}},
+                    std::move(dynamic_shared.words),
+                    std::move(dynamic_shared.written)};
   dynamic_shared.poison();
 }
 
@@ -281,16 +284,14 @@ void release(void* buffer) {
 #if !defined(__SANITIZE_ADDRESS__)
 
 // -fsanitize=thread calls one of these before each access.
-#define EMULATOR_HOOK(name, bytes, kind)                                                       \
-  extern "C" void __tsan_##name##bytes(void* address) {                                        \
-    if (emulator::here.launch && reinterpret_cast<uintptr_t>(address) % bytes != 0) {          \
-      emulator::fail("misaligned access of " #bytes " bytes");                                 \
-    }                                                                                          \
-    emulator::access(address, bytes, emulator::kind);                                          \
-  }                                                                                            \
-  extern "C" void __tsan_unaligned_##name##bytes(void* address) {                              \
-    emulator::access(address, bytes, emulator::kind);                                          \
-  }
+#define EMULATOR_HOOK(name, bytes, kind)                                              \
+  extern "C" void __tsan_##name##bytes(void* address) {                               \
+    if (emulator::here.launch && reinterpret_cast<uintptr_t>(address) % bytes != 0) { \
+      emulator::fail("misaligned access of " #bytes " bytes");                        \
+    }                                                                                 \
+    emulator::access(address, bytes, emulator::kind);                                 \
+  }                                                                                   \
+  extern "C" void __tsan_unaligned_##name##bytes(void* address) { emulator::access(address, bytes, emulator::kind); }
 #define EMULATOR_HOOKS(bytes) EMULATOR_HOOK(read, bytes, kRead) EMULATOR_HOOK(write, bytes, kWrite)
 EMULATOR_HOOKS(1)
 EMULATOR_HOOKS(2)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-_kernels = Path(os.environ["RETINANET_FAST_EMULATOR"])  # build/.../emulator/{checked,sanitized}/libemulated_kernels.so
+_kernels = Path(
+    os.environ["RETINANET_FAST_EMULATOR"]
+)  # build/.../emulator/{checked,sanitized}/libemulated_kernels.so
 
 # Loaded first, and therefore the one that `_C`, which needs a library of this name, gets.
 kernels = ctypes.CDLL(str(_kernels), mode=ctypes.RTLD_GLOBAL)

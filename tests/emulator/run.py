@@ -24,7 +24,11 @@ def build() -> Path:
     """Builds beside the extension (setup.py), whose object files it shares; returns the folder of the libraries."""
     folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    options = [] if (folder / "CMakeCache.txt").exists() else ["-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
+    options = (
+        []
+        if (folder / "CMakeCache.txt").exists()
+        else ["-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
+    )
     commands = [
         ["cmake", "-S", str(ROOT), "-B", str(folder), *options],
         ["cmake", "--build", str(folder), "--target", "emulator", "--parallel", str(os.cpu_count() or 1)],
@@ -40,7 +44,9 @@ def sanitizer_environment() -> dict[str, str]:
     """The sanitizers' libraries must be the first that the process loads. Leaks are Python's own, and a fiber's stack
     is not one that the check for use after return knows."""
     libraries = [
-        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     return {
@@ -64,15 +70,31 @@ def run(variant: str, folder: Path, arguments: list[str]) -> int:
     if variant == "sanitized":
         environment |= sanitizer_environment()
     tests = [] if any(a.startswith("tests/") for a in arguments) else [*op_tests(), "tests/test_kernels.py"]
-    command = [sys.executable, "-m", "pytest", "-p", "tests.emulator.plugin", "-q", "-r", "fE", "-k", LEFT_OUT]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.emulator.plugin",
+        "-q",
+        "-r",
+        "fE",
+        "-k",
+        LEFT_OUT,
+    ]
     begin = time.monotonic()
     status = subprocess.run([*command, *tests, *arguments], cwd=ROOT, env=environment).returncode
-    print(f"kernels, {variant}: {'ok' if status == 0 else 'FAILED'} in {time.monotonic() - begin:.0f} s", flush=True)
+    print(
+        f"kernels, {variant}: {'ok' if status == 0 else 'FAILED'} in {time.monotonic() - begin:.0f} s",
+        flush=True,
+    )
     return status
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variant", choices=["checked", "sanitized"])
     parser.add_argument("--seed", default="1", help="of the order of blocks and threads")
     options, arguments = parser.parse_known_args()

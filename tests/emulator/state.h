@@ -14,15 +14,15 @@ constexpr size_t kStackBytes = 64 << 10;
 
 // Where the running thread stands: enough to tell which accesses are ordered by barriers.
 struct Position {
-  uint32_t launch;           // counts launches; 0 while no thread runs
-  uint32_t block;            // linear
-  uint32_t thread;           // linear, in its block
-  uint32_t barriers;         // __syncthreads passed by the block
-  uint32_t warp_barriers;    // __syncwarp passed by the warp
-  uint32_t last_warp_sync;   // value of warp_barriers after the thread's last __syncwarp ...
-  uint32_t last_warp_mask;   // ... and the lanes that took part in it
-  bool block_used_atomics;   // a block that did may have waited for others' results
-  const char* stack;         // the thread's own, kStackBytes
+  uint32_t launch;          // counts launches; 0 while no thread runs
+  uint32_t block;           // linear
+  uint32_t thread;          // linear, in its block
+  uint32_t barriers;        // __syncthreads passed by the block
+  uint32_t warp_barriers;   // __syncwarp passed by the warp
+  uint32_t last_warp_sync;  // value of warp_barriers after the thread's last __syncwarp ...
+  uint32_t last_warp_mask;  // ... and the lanes that took part in it
+  bool block_used_atomics;  // a block that did may have waited for others' results
+  const char* stack;        // the thread's own, kStackBytes
 };
 extern Position here;
 

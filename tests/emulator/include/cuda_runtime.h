@@ -25,12 +25,12 @@
 
 // ---- vector types: the alignment is what makes a misaligned load visible ----------------------------------------
 
-#define EMULATOR_VECTORS(T, name)                                                                    \
-  struct alignas(2 * sizeof(T)) name##2 { T x, y; };                                                 \
-  struct name##3 { T x, y, z; };                                                                     \
-  struct alignas(sizeof(T) < 8 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; };                      \
-  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                                         \
-  inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                                 \
+#define EMULATOR_VECTORS(T, name)                                               \
+  struct alignas(2 * sizeof(T)) name##2 { T x, y; };                            \
+  struct name##3 { T x, y, z; };                                                \
+  struct alignas(sizeof(T) < 8 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; }; \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                    \
+  inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }            \
   inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 EMULATOR_VECTORS(unsigned char, uchar)
 EMULATOR_VECTORS(short, short)
@@ -78,8 +78,11 @@ template <class... Parameters, class... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Args&... args) {
   // The arguments lie on the launcher's stack, which is not memory of the kernel.
   const auto body = [&]() __attribute__((no_sanitize("thread"))) { kernel(args...); };
-  run_grid({reinterpret_cast<const void*>(kernel), {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes},
-           [](const void* context) __attribute__((no_sanitize("thread"))) { (*static_cast<const decltype(body)*>(context))(); }, &body);
+  run_grid(
+      {reinterpret_cast<const void*>(kernel), {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes},
+      [](const void* context)
+          __attribute__((no_sanitize("thread"))) { (*static_cast<const decltype(body)*>(context))(); },
+      &body);
 }
 
 template <class T>
@@ -177,25 +180,25 @@ T reduce(const char* name, unsigned mask, T value, Op op) {
   return result;
 }
 }  // namespace emulator
-#define EMULATOR_REDUCE(name, expression)                                          \
-  template <class T>                                                               \
-  T name(unsigned mask, T value) {                                                 \
+#define EMULATOR_REDUCE(name, expression)                                             \
+  template <class T>                                                                  \
+  T name(unsigned mask, T value) {                                                    \
     return emulator::reduce(#name, mask, value, [](T a, T b) { return expression; }); \
   }
 EMULATOR_REDUCE(__reduce_add_sync, a + b)
 EMULATOR_REDUCE(__reduce_min_sync, std::min(a, b))
 EMULATOR_REDUCE(__reduce_max_sync, std::max(a, b))
 EMULATOR_REDUCE(__reduce_or_sync, a | b)
-EMULATOR_REDUCE(__reduce_and_sync, a & b)
+EMULATOR_REDUCE(__reduce_and_sync, a& b)
 #undef EMULATOR_REDUCE
 
 // ---- atomics: threads are switched only where they wait, so a plain read and write is one step -------------------
 
-#define EMULATOR_ATOMIC(name, expression)                                        \
-  template <class T>                                                             \
-  T name(T* address, std::type_identity_t<T> value) {                            \
-    emulator::access(address, sizeof(T), emulator::kAtomic);                     \
-    return emulator::replace(address, [&](T old) -> T { return expression; });   \
+#define EMULATOR_ATOMIC(name, expression)                                      \
+  template <class T>                                                           \
+  T name(T* address, std::type_identity_t<T> value) {                          \
+    emulator::access(address, sizeof(T), emulator::kAtomic);                   \
+    return emulator::replace(address, [&](T old) -> T { return expression; }); \
   }
 namespace emulator {
 template <class T, class Op>
@@ -210,7 +213,7 @@ EMULATOR_ATOMIC(atomicSub, old - value)
 EMULATOR_ATOMIC(atomicMin, std::min(old, value))
 EMULATOR_ATOMIC(atomicMax, std::max(old, value))
 EMULATOR_ATOMIC(atomicOr, old | value)
-EMULATOR_ATOMIC(atomicAnd, old & value)
+EMULATOR_ATOMIC(atomicAnd, old& value)
 EMULATOR_ATOMIC(atomicXor, old ^ value)
 EMULATOR_ATOMIC(atomicExch, (void(old), value))
 EMULATOR_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
@@ -246,15 +249,20 @@ inline float __log2f(float x) { return std::log2(x); }
 inline float __powf(float x, float y) { return std::pow(x, y); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 // Caching hints: __ldg(p), __ldcs(p), __stcs(p, value), ...
-#define EMULATOR_LOAD(name) \
-  template <class T>        \
-  T name(const T* address) { return *address; }
-EMULATOR_LOAD(__ldg) EMULATOR_LOAD(__ldcs) EMULATOR_LOAD(__ldcg) EMULATOR_LOAD(__ldca) EMULATOR_LOAD(__ldlu)
-#undef EMULATOR_LOAD
-#define EMULATOR_STORE(name) \
+#define EMULATOR_LOAD(name)  \
   template <class T>         \
-  void name(T* address, T value) { *address = value; }
-EMULATOR_STORE(__stcs) EMULATOR_STORE(__stcg) EMULATOR_STORE(__stwb) EMULATOR_STORE(__stwt)
+  T name(const T* address) { \
+    return *address;         \
+  }
+EMULATOR_LOAD(__ldg)
+EMULATOR_LOAD(__ldcs) EMULATOR_LOAD(__ldcg) EMULATOR_LOAD(__ldca) EMULATOR_LOAD(__ldlu)
+#undef EMULATOR_LOAD
+#define EMULATOR_STORE(name)       \
+  template <class T>               \
+  void name(T* address, T value) { \
+    *address = value;              \
+  }
+    EMULATOR_STORE(__stcs) EMULATOR_STORE(__stcg) EMULATOR_STORE(__stwb) EMULATOR_STORE(__stwt)
 #undef EMULATOR_STORE
-using std::max;
+        using std::max;
 using std::min;
