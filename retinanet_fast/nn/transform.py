@@ -88,7 +88,7 @@ class DetectionTransform(nn.Module):
         if self.fixed_size is not None:
             return self.fixed_size[1], self.fixed_size[0]
         min_size = self.min_size[-1]
-        if self.training:
+        if self.training and len(self.min_size) > 1:
             min_size = self.min_size[int(torch.rand(()) * len(self.min_size))]
         scale = min(min_size / min(height, width), self.max_size / max(height, width))
         return math.floor(height * scale), math.floor(width * scale)
