@@ -20,6 +20,11 @@ TORCH_LIBRARY(retinanet_fast, m) {
   m.def(
       "decode_boxes_backward(Tensor grad_boxes, Tensor deltas, Tensor anchors, float[] weights, float max_log_scale, "
       "SymInt[] image_size) -> (Tensor, Tensor)");
+  // Anchors [A, 4] with empty lists, or a grid's base anchors [L, K, 4] with its levels' pairs in `strides`,
+  // `grid_sizes`.
+  m.def(
+      "match_anchors(Tensor anchors, SymInt[] strides, SymInt[] grid_sizes, Tensor[] gt_boxes, float high_threshold, "
+      "float low_threshold, bool allow_low_quality_matches, bool match_zero_iou) -> Tensor");
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
 }
@@ -72,6 +77,21 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("deltas"), py::arg("anchors"), py::arg("weights"), py::arg("max_log_scale"), py::arg("image_size"),
       "The boxes [N, 4] that deltas make of anchors, clipped to image_size (height, width) unless that is empty.");
+  m.def(
+      "match_anchors",
+      [](const at::Tensor& anchors, const std::vector<int64_t>& strides, const std::vector<int64_t>& grid_sizes,
+         const std::vector<at::Tensor>& gt_boxes, double high_threshold, double low_threshold,
+         bool allow_low_quality_matches, bool match_zero_iou) {
+        static const auto op =
+            typed_op<at::Tensor(const at::Tensor&, c10::SymIntArrayRef, c10::SymIntArrayRef, at::TensorList, double,
+                                double, bool, bool)>("retinanet_fast::match_anchors");
+        return op.call(anchors, c10::fromIntArrayRefSlow(strides), c10::fromIntArrayRefSlow(grid_sizes), gt_boxes,
+                       high_threshold, low_threshold, allow_low_quality_matches, match_zero_iou);
+      },
+      py::arg("anchors"), py::arg("strides"), py::arg("grid_sizes"), py::arg("gt_boxes"), py::arg("high_threshold"),
+      py::arg("low_threshold"), py::arg("allow_low_quality_matches"), py::arg("match_zero_iou"),
+      "Per image and anchor its box, -1 for background, -2 between: [A, 4] and a list of [G, 4] -> [B, A]. The lists "
+      "are empty, or anchors are a grid's base anchors [L, K, 4] and they hold its levels' strides and sizes.");
   m.def(
       "nms",
       [](const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {

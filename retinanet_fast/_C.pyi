@@ -11,5 +11,15 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> Te
 def decode_boxes(
     deltas: Tensor, anchors: Tensor, weights: Sequence[float], max_log_scale: float, image_size: Sequence[int]
 ) -> Tensor: ...
+def match_anchors(
+    anchors: Tensor,
+    strides: Sequence[int],
+    grid_sizes: Sequence[int],
+    gt_boxes: Sequence[Tensor],
+    high_threshold: float,
+    low_threshold: float,
+    allow_low_quality_matches: bool,
+    match_zero_iou: bool,
+) -> Tensor: ...
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor: ...
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor: ...

@@ -18,7 +18,7 @@ inline at::ScalarType check_box_coding(const char* op, const char* argument, con
   for (const double weight : weights) {
     TORCH_CHECK_VALUE(weight != 0, op, ": expected weights other than 0, got ", weights);
   }
-  return at::promote_types(rows.scalar_type(), anchors.scalar_type());
+  return c10::promoteTypes(rows.scalar_type(), anchors.scalar_type());
 }
 
 // `grad` has the shape of `like` and lies on its device.

@@ -54,8 +54,8 @@ void raise_unless_ok(const char* op, const Status& status) {
     case Status::Code::kBadLabel:
       TORCH_CHECK_INDEX(false, op, ": label ", status.value, " at row ", status.row, " is not a class index");
     case Status::Code::kBadBox:
-      TORCH_CHECK_VALUE(false, op, ": expected gt_boxes with x2 > x1 and y2 > y1, got box ", status.row, " of image ",
-                        status.value, " without area; remove it or correct its corners");
+      TORCH_CHECK_VALUE(false, op, ": expected finite gt_boxes with x2 > x1 and y2 > y1, got another in image ",
+                        status.value, ", row ", status.row, "; remove it or correct its corners");
     case Status::Code::kCuda:
 #ifdef RETINANET_FAST_WITH_CUDA
       TORCH_CHECK(false, op, ": CUDA: ", cudaGetErrorString(static_cast<cudaError_t>(status.value)));

@@ -4,14 +4,18 @@ from retinanet_fast.ops.batched_nms import batched_nms
 from retinanet_fast.ops.box_iou import box_iou
 from retinanet_fast.ops.decode_boxes import decode_boxes
 from retinanet_fast.ops.encode_boxes import encode_boxes
+from retinanet_fast.ops.match_anchors import match_anchors
 from retinanet_fast.ops.nms import nms
 from retinanet_fast.ops.retinanet_detect import retinanet_detect
+from retinanet_fast.ops.retinanet_loss import retinanet_loss
 
 __all__ = [
     "batched_nms",
     "box_iou",
     "decode_boxes",
     "encode_boxes",
+    "match_anchors",
     "nms",
     "retinanet_detect",
+    "retinanet_loss",
 ]

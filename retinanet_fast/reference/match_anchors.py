@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from retinanet_fast.reference._common import compute_dtype
 from retinanet_fast.reference.box_iou import box_iou
 from retinanet_fast.structures import AnchorGrid
 
@@ -35,7 +36,8 @@ def match_anchors(
         _check_boxes(boxes, image)
         if len(boxes) == 0 or len(anchor_boxes) == 0:
             continue
-        iou = box_iou(boxes, anchor_boxes)
+        dtype = compute_dtype(boxes, anchor_boxes)
+        iou = box_iou(boxes.to(dtype), anchor_boxes.to(dtype))
         best_iou, best_box = iou.max(dim=0)
         foreground = best_iou >= high_threshold
         if allow_low_quality_matches:

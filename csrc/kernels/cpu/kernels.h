@@ -8,6 +8,7 @@
 #include "kernels/common.h"
 #include "kernels/decode_boxes.h"
 #include "kernels/encode_boxes.h"
+#include "kernels/match_anchors.h"
 #include "kernels/nms.h"
 
 // name, params
@@ -18,6 +19,7 @@
   X(encode_boxes_backward, EncodeBoxesBackwardParams) \
   X(decode_boxes, DecodeBoxesParams)                  \
   X(decode_boxes_backward, DecodeBoxesBackwardParams) \
+  X(match_anchors, MatchAnchorsParams)                \
   X(nms, NmsParams)
 
 namespace retinanet_fast {

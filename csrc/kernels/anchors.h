@@ -1,0 +1,64 @@
+// How kernels are told the anchors: as corners, or as the grid that generates them, so that they need not be stored.
+#pragma once
+
+#include "kernels/common.h"
+#include "math/box.h"
+
+namespace retinanet_fast {
+
+constexpr int kMaxLevels = 8;
+
+struct AnchorLevel {
+  int64_t first;  // index of the level's first anchor
+  int32_t height;
+  int32_t width;  // cells
+  int32_t stride_y;
+  int32_t stride_x;  // pixels
+};
+
+// Anchors are ordered by level, y, x, k.
+struct Anchors {
+  const void* boxes;  // [A, 4] of `boxes_dtype`, or null for a grid
+  const float* base;  // [L, K, 4], centred at the origin
+  AnchorLevel level[kMaxLevels];
+  int32_t levels;     // L
+  int32_t per_cell;   // K
+  int64_t count;      // A
+  DType boxes_dtype;  // float64 or float32
+};
+
+// Anchor k of cell (y, x), with the roundings of AnchorGrid.boxes(): shifts are added in float.
+RETINANET_FAST_INLINE math::Box<float> grid_anchor(const float* base, const AnchorLevel& level, int64_t y, int64_t x) {
+  const float shift_x = float(x * level.stride_x);
+  const float shift_y = float(y * level.stride_y);
+  return {base[0] + shift_x, base[1] + shift_y, base[2] + shift_x, base[3] + shift_y};
+}
+
+RETINANET_FAST_INLINE int anchor_level(const Anchors& anchors, int64_t index) {
+  int level = 0;
+  while (level + 1 < anchors.levels && index >= anchors.level[level + 1].first) ++level;
+  return level;
+}
+
+// Anchor `index` of all, in the type that C computes in.
+template <class C>
+RETINANET_FAST_INLINE math::Box<C> anchor_at(const Anchors& anchors, int64_t index) {
+  if (anchors.boxes) {
+    if (anchors.boxes_dtype == DType::kFloat64) {
+      const auto box = math::load_box(static_cast<const double*>(anchors.boxes) + 4 * index);
+      return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
+    }
+    const auto box = math::load_box(static_cast<const float*>(anchors.boxes) + 4 * index);
+    return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
+  }
+  const int l = anchor_level(anchors, index);
+  const AnchorLevel& level = anchors.level[l];
+  const int64_t within = index - level.first;
+  const int64_t cell = within / anchors.per_cell;
+  const int64_t k = within - cell * anchors.per_cell;
+  const int64_t y = cell / level.width;
+  const auto box = grid_anchor(anchors.base + 4 * (l * anchors.per_cell + k), level, y, cell - y * level.width);
+  return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
+}
+
+}  // namespace retinanet_fast

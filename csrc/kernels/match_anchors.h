@@ -1,0 +1,54 @@
+// Each anchor's ground-truth box: the box of its best IoU, thresholds, and the rule that gives every box its best
+// anchors. No matrix of anchors by boxes: the IoU is computed where it is needed, twice with the same bits.
+#pragma once
+
+#include "kernels/anchors.h"
+#include "kernels/common.h"
+
+namespace retinanet_fast {
+
+constexpr int kMatchBackground = -1;
+constexpr int kMatchBetween = -2;
+
+struct MatchRule {
+  double high_threshold;
+  double low_threshold;
+  bool allow_low_quality;  // an anchor that has a box's best IoU belongs to its own best box
+  bool match_zero_iou;     // also where that best IoU is 0
+};
+
+struct MatchAnchorsParams {
+  Anchors anchors;
+  const void* gt_boxes;       // [G, 4] xyxy, the images' boxes one after the other, of `dtype`
+  const int64_t* gt_offsets;  // [B + 1] on the host: image b has boxes [gt_offsets[b], gt_offsets[b + 1])
+  int64_t images;             // B
+  MatchRule rule;
+  void* best_iou;           // [G] workspace of `dtype`
+  void* matches;            // [B, A] int32 rows of gt_boxes; with wide_matches int64 rows of the image's own boxes
+  int32_t* num_foreground;  // [B] anchors with a box, or null
+  int64_t* bad_box;         // CUDA: bad_box_code() of a box without area is written here, memory that the host reads
+  DType dtype;              // float64 or float32
+  bool wide_matches;
+};
+
+// A box without area (or with a NaN corner) of image `image`, as one number other than 0.
+RETINANET_FAST_INLINE int64_t bad_box_code(int64_t image, int64_t row) { return (image << 32 | row) + 1; }
+RETINANET_FAST_INLINE int64_t bad_box_image(int64_t code) { return (code - 1) >> 32; }
+RETINANET_FAST_INLINE int64_t bad_box_row(int64_t code) { return (code - 1) & 0xffffffff; }
+
+template <class C>
+RETINANET_FAST_INLINE bool has_area(const math::Box<C>& box) {
+  const C infinity = std::numeric_limits<C>::infinity();
+  return box.x2 > box.x1 && box.y2 > box.y1 && box.x1 > -infinity && box.y1 > -infinity && box.x2 < infinity &&
+         box.y2 < infinity;
+}
+
+// The final word on an anchor: `restored` says that it has some box's best IoU.
+template <class C>
+RETINANET_FAST_INLINE int32_t match_of(C best, int32_t box, bool restored, C high, C low) {
+  return restored || best >= high ? box : best >= low ? kMatchBetween : kMatchBackground;
+}
+
+Status match_anchors_cuda(const MatchAnchorsParams& params, CudaStream stream);
+
+}  // namespace retinanet_fast

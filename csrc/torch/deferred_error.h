@@ -1,0 +1,13 @@
+// Errors in data that lies on a GPU, without waiting for it: a kernel writes what it found into host memory, and the
+// next call of such an op on that device raises it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace retinanet_fast {
+
+// A word of host memory that the CUDA kernels of an op on `tensor` may write bad_box_code() to; null where CPU kernels
+// run, which report at once. Raises what an earlier call left there.
+int64_t* deferred_error(const char* op, const at::Tensor& tensor);
+
+}  // namespace retinanet_fast

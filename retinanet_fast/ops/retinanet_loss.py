@@ -1,0 +1,109 @@
+"""RetinaNet's two training losses from the head's own outputs."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retinanet_fast.ops.encode_boxes import encode_boxes
+from retinanet_fast.ops.match_anchors import match_anchors
+from retinanet_fast.structures import AnchorGrid
+
+
+def retinanet_loss(
+    cls_logits: Sequence[Tensor],
+    bbox_regression: Sequence[Tensor],
+    anchors: Tensor | AnchorGrid,
+    gt_boxes: Sequence[Tensor],
+    gt_labels: Sequence[Tensor],
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    box_loss: str = "l1",
+    smooth_l1_beta: float = 1 / 9,
+    box_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    high_threshold: float = 0.5,
+    low_threshold: float = 0.4,
+    allow_low_quality_matches: bool = True,
+    match_zero_iou: bool = True,
+) -> dict[str, Tensor]:
+    """RetinaNet's classification and box loss (Lin et al., https://arxiv.org/abs/1708.02002) of a batch.
+
+    With ``F_b`` the foreground anchors of image ``b`` by :func:`match_anchors`::
+
+        classification  = 1/B sum_b 1/max(1, F_b) sum of focal(logit) over all anchors but those in between
+        bbox_regression = 1/B sum_b 1/max(1, F_b) sum of box_loss over the foreground anchors
+
+    ``box_loss`` is ``"l1"`` or ``"smooth_l1"`` of the distance between the deltas and the encoded box
+    (:func:`encode_boxes`), or ``"giou"``, ``1 - GIoU`` of the decoded box and its target
+    (https://arxiv.org/abs/1902.09630).
+
+    The levels are read where they lie: contiguous, channels last, a mixture, or slices of a wider output;
+    nothing is permuted, concatenated or copied, and gradients have the layout of their inputs.
+
+    Args:
+        cls_logits: a level each, ``[B, K * C, H, W]``; channel ``k * C + c`` is class ``c`` of a cell's anchor ``k``.
+        bbox_regression: the same levels' deltas, ``[B, K * 4, H, W]``, of the same dtype.
+        anchors: an :class:`AnchorGrid`, or ``[A, 4]`` in the order level, y, x, k; xyxy in pixels.
+        gt_boxes: an image's boxes each, ``[G_i, 4]``, xyxy in pixels.
+        gt_labels: their classes, ``[G_i]`` int64 in ``[0, C)``.
+        alpha: weight of foreground, ``1 - alpha`` that of background; -1 for none.
+        gamma: the focusing exponent, at least 0.
+        box_loss: ``"l1"``, ``"smooth_l1"`` or ``"giou"``.
+        smooth_l1_beta: where smooth L1 turns from square to linear.
+        box_weights: the box coding's ``(wx, wy, ww, wh)``.
+        high_threshold, low_threshold, allow_low_quality_matches, match_zero_iou: see :func:`match_anchors`.
+
+    Returns:
+        ``{"classification": ..., "bbox_regression": ...}``, scalars in float32 (float64 for float64 outputs);
+        float16 and bfloat16 are computed in float32. Differentiable by logits and deltas, once. The same bits on
+        every run and for any number of threads.
+
+    Raises:
+        ValueError: shapes, devices or options that do not fit, or a box without area (see :func:`match_anchors`).
+        TypeError: dtypes other than these.
+        IndexError: a label outside ``[0, C)``, with its image and row.
+    """
+    matches = match_anchors(
+        anchors,
+        gt_boxes,
+        high_threshold=high_threshold,
+        low_threshold=low_threshold,
+        allow_low_quality_matches=allow_low_quality_matches,
+        match_zero_iou=match_zero_iou,
+    )
+    anchor_boxes = anchors.boxes() if isinstance(anchors, AnchorGrid) else anchors
+    levels = list(zip(cls_logits, bbox_regression, strict=True))
+    logits = torch.cat([_rows(x, x.shape[1] * 4 // d.shape[1]) for x, d in levels], dim=1)
+    deltas = torch.cat([_rows(d, 4) for _, d in levels], dim=1)
+    classification, regression = logits.new_zeros(()), deltas.new_zeros(())
+    for match, x, d, boxes, labels in zip(matches, logits, deltas, gt_boxes, gt_labels, strict=True):
+        foreground = match >= 0
+        divisor = foreground.sum().clamp_min(1)
+        target = torch.zeros_like(x)
+        target[foreground, labels[match[foreground]]] = 1
+        p = x.sigmoid()
+        focal = F.binary_cross_entropy_with_logits(x, target, reduction="none")
+        focal = focal * (p + target - 2 * p * target) ** gamma
+        if alpha >= 0:
+            focal = focal * (alpha * target + (1 - alpha) * (1 - target))
+        classification = classification + focal[match != -2].sum() / divisor
+        encoded = encode_boxes(
+            boxes[match[foreground]].to(d.dtype), anchor_boxes[foreground].to(d.dtype), box_weights
+        )
+        if box_loss == "l1":
+            box = F.l1_loss(d[foreground], encoded, reduction="sum")
+        elif box_loss == "smooth_l1":
+            box = F.smooth_l1_loss(d[foreground], encoded, reduction="sum", beta=smooth_l1_beta)
+        else:
+            raise NotImplementedError(f"retinanet_loss: box_loss {box_loss!r}")
+        regression = regression + box / divisor
+    images = max(1, len(gt_boxes))
+    return {"classification": classification / images, "bbox_regression": regression / images}
+
+
+def _rows(output: Tensor, values: int) -> Tensor:
+    batch, channels, height, width = output.shape
+    rows = output.float().reshape(batch, channels // values, values, height, width)
+    return rows.permute(0, 3, 4, 1, 2).reshape(batch, -1, values)

@@ -1,0 +1,254 @@
+import math
+
+import pytest
+import torch
+from cases import DEVICES, DTYPES, generator, non_contiguous, num_threads, random_boxes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from retinanet_fast import ops, reference
+from retinanet_fast.structures import AnchorGrid
+
+
+def make_grid(
+    levels: int = 3, per_cell: int = 3, size: tuple[int, int] = (13, 17), stride: int = 8, device: str = "cpu"
+) -> AnchorGrid:
+    """A pyramid over about `size` x `stride` pixels; anchors of one to three cells, centred at the cells' corners."""
+    sides = torch.linspace(1.0, 3.0, per_cell)[None] * stride * 2.0 ** torch.arange(levels)[:, None]
+    ratios = torch.linspace(0.6, 1.6, per_cell)
+    half = torch.stack([-sides, -sides * ratios, sides, sides * ratios], dim=-1).round() / 2
+    grid_sizes = tuple(
+        (max(1, math.ceil(size[0] / 2**level)), max(1, math.ceil(size[1] / 2**level)))
+        for level in range(levels)
+    )
+    strides = tuple((stride * 2**level - level, stride * 2**level) for level in range(levels))
+    return AnchorGrid(half.to(device), strides, grid_sizes)
+
+
+def images_of_boxes(grid: AnchorGrid, device: str = "cpu") -> dict[str, Tensor]:
+    """Easy and adversarial images: what each is about, and its boxes."""
+    anchors = grid.boxes().cpu()
+    cases = {
+        "none": torch.zeros(0, 4),
+        "one": random_boxes(1, seed=1),
+        "twenty": random_boxes(20, seed=2),
+        "rounded, with ties": random_boxes(60, seed=3).round() + torch.tensor([0.0, 0, 1, 1]),
+        "identical": random_boxes(2, seed=4)[[0, 1, 0, 0, 1]],
+        "equal to anchors": anchors[[0, 5, -1, 5]],
+        "halves of anchors": (
+            anchors[[3, 40]] * torch.tensor([1.0, 1, 1, 0.5]) + torch.tensor([0.0, 0, 0, 3])
+        ),
+        "outside": random_boxes(2, seed=5) + 1e4,
+        "one outside": torch.cat([random_boxes(3, seed=6), random_boxes(1, seed=5) + 1e4]),
+        "tiny": torch.tensor([[20.0, 20.0, 20.001, 20.001], [33.0, 1.0, 33.5, 90.0]]),
+        "huge": torch.tensor([[-1e5, -1e5, 1e5, 1e5]]),
+        "a thousand": random_boxes(1000, seed=7, size=140.0),
+    }
+    return {name: boxes.to(device) for name, boxes in cases.items()}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("as_grid", [True, False])
+@pytest.mark.parametrize("low_quality", [True, False])
+@pytest.mark.parametrize("match_zero_iou", [True, False])
+def test_every_match_equals_reference(
+    as_grid: bool, low_quality: bool, match_zero_iou: bool, device: str
+) -> None:
+    grid = make_grid(device=device)
+    anchors = grid if as_grid else grid.boxes()
+    cases = images_of_boxes(grid, device)
+    options = {"allow_low_quality_matches": low_quality, "match_zero_iou": match_zero_iou}
+    actual = ops.match_anchors(anchors, list(cases.values()), **options)
+    expected = reference.match_anchors(anchors, list(cases.values()), **options)
+    assert actual.dtype == torch.int64
+    for name, ours, theirs in zip(cases, actual, expected, strict=True):
+        assert torch.equal(ours, theirs), name
+    assert {-2, -1, 0} <= set(actual.unique().tolist())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(dtype: torch.dtype) -> None:
+    anchors = random_boxes(500, seed=1, dtype=dtype)
+    boxes = [random_boxes(n, seed=n, dtype=dtype) for n in (7, 0, 30)]
+    assert torch.equal(ops.match_anchors(anchors, boxes), reference.match_anchors(anchors, boxes))
+    grid = make_grid()
+    assert torch.equal(ops.match_anchors(grid, boxes), reference.match_anchors(grid, boxes))
+    mixed = [boxes[0].double(), boxes[1].float(), boxes[2].bfloat16()]
+    assert torch.equal(
+        ops.match_anchors(grid, mixed), reference.match_anchors(grid, [b.double() for b in mixed])
+    )
+
+
+@given(
+    levels=st.integers(1, 6),
+    per_cell=st.integers(1, 10),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    counts=st.lists(st.integers(0, 12), min_size=1, max_size=4),
+    thresholds=st.tuples(st.sampled_from([0.0, 0.3, 0.4, 0.5]), st.sampled_from([0.5, 0.6, 1.0])),
+    seed=st.integers(0, 2**31 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_grid_equals_reference(
+    levels: int,
+    per_cell: int,
+    height: int,
+    width: int,
+    counts: list[int],
+    thresholds: tuple[float, float],
+    seed: int,
+) -> None:
+    grid = make_grid(levels, per_cell, (height, width), stride=4)
+    # Whole pixels make equal IoUs likely.
+    boxes = [random_boxes(n, seed=seed + i, size=200.0).round() for i, n in enumerate(counts)]
+    low, high = thresholds
+    options = {"low_threshold": low, "high_threshold": high}
+    assert torch.equal(
+        ops.match_anchors(grid, boxes, **options), reference.match_anchors(grid, boxes, **options)
+    )
+
+
+def test_equals_torchvision() -> None:
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is not importable here")
+    from torchvision.models.detection._utils import Matcher
+
+    grid = make_grid()
+    cases = images_of_boxes(grid)
+    for low_quality in (True, False):
+        matcher = Matcher(0.5, 0.4, allow_low_quality_matches=low_quality)
+        actual = ops.match_anchors(grid, list(cases.values()), allow_low_quality_matches=low_quality)
+        for (name, boxes), ours in zip(cases.items(), actual, strict=True):
+            if len(boxes):  # torchvision's matcher refuses images without boxes
+                theirs = matcher(torchvision.ops.box_iou(boxes, grid.boxes()))
+                assert torch.equal(ours, theirs), name
+
+
+def test_first_box_wins_ties_and_restored_anchors_keep_their_own_best_box() -> None:
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4.5], [0, 0, 10, 3], [50, 50, 60, 60]])
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    assert ops.match_anchors(anchors, [torch.cat([box, box]), box[:0]]).tolist() == [
+        [0, -2, -1, -1],
+        [-1] * 4,
+    ]
+    # Anchor 2 has the second box's best IoU, 1/3, and box 1 is its own best.
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 1]])
+    assert ops.match_anchors(anchors, [boxes]).tolist() == [[0, -2, 1, -1]]
+    # Box 1's best anchor is anchor 0, whose own best is box 0.
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 6, 10, 12]])
+    assert ops.match_anchors(anchors, [boxes]).tolist() == [[0, -2, -1, -1]]
+
+
+def test_box_that_no_anchor_overlaps() -> None:
+    anchors = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [100, 100, 110, 110]])
+    assert ops.match_anchors(anchors, [boxes]).tolist() == [[0, 0]]
+    assert ops.match_anchors(anchors, [boxes], match_zero_iou=False).tolist() == [[0, -1]]
+
+
+def test_anchors_with_nan_corners_overlap_nothing() -> None:
+    anchors = random_boxes(300, seed=1)
+    boxes = [random_boxes(9, seed=2)]
+    expected = ops.match_anchors(anchors, boxes)
+    nowhere = torch.full((1, 4), math.nan)
+    actual = ops.match_anchors(torch.cat([nowhere, anchors, nowhere]), boxes)
+    assert torch.equal(actual[:, 1:-1], expected)
+    assert actual[0, 0] == actual[0, -1] == -1
+
+
+def test_no_images_and_no_anchors() -> None:
+    assert ops.match_anchors(random_boxes(3), []).shape == (0, 3)
+    assert ops.match_anchors(torch.zeros(0, 4), [random_boxes(2)]).shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        [5.0, 5.0, 5.0, 9.0],
+        [5.0, 9.0, 8.0, 5.0],
+        [math.nan, 0.0, 4.0, 4.0],
+        [0.0, 0.0, 4.0, math.nan],
+        [0.0, 0.0, math.inf, 4.0],
+    ],
+)
+def test_bad_boxes_name_image_and_row(corners: list[float]) -> None:
+    good = random_boxes(3)
+    bad = torch.cat([good, torch.tensor([corners])])
+    with pytest.raises(ValueError, match=r"match_anchors: expected finite gt_boxes .* image 1, row 3"):
+        ops.match_anchors(make_grid(), [good, bad])
+
+
+def test_non_contiguous() -> None:
+    anchors, boxes = random_boxes(50, seed=1), random_boxes(6, seed=2)
+    strided = ops.match_anchors(non_contiguous(anchors), [non_contiguous(boxes)])
+    assert torch.equal(strided, ops.match_anchors(anchors, [boxes]))
+
+
+def test_same_on_any_number_of_threads() -> None:
+    grid = make_grid(5, 9, (64, 64))
+    boxes = [random_boxes(n, seed=n, size=500.0) for n in (20, 100)]
+    results = []
+    for threads in (1, 2, 2):
+        with num_threads(threads):
+            results.append(ops.match_anchors(grid, boxes))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("anchors", "boxes", "error", "message"),
+    [
+        (torch.zeros(3, 5), torch.ones(1, 4), ValueError, r"expected anchors \[N, 4\], got \[3, 5\]"),
+        (
+            torch.zeros(3),
+            torch.ones(1, 4),
+            ValueError,
+            r"expected anchors \[A, 4\] or an AnchorGrid .*, got \[3\]",
+        ),
+        (torch.zeros(3, 4), torch.ones(4), ValueError, r"expected gt_boxes\[0\] \[G, 4\], got \[4\]"),
+        (torch.zeros(3, 4).long(), torch.ones(1, 4), TypeError, "expected anchors of float64"),
+        (torch.zeros(3, 4), torch.ones(1, 4).long(), TypeError, "expected gt_boxes of float64"),
+        (
+            make_grid()._replace(strides=((8, 8),)),
+            torch.ones(1, 4),
+            ValueError,
+            ".* for each of its 3 levels, got 1",
+        ),
+        (make_grid(levels=9), torch.ones(1, 4), ValueError, ".* at most 8 levels, got 9"),
+    ],
+)
+def test_bad_input(anchors: Tensor, boxes: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="match_anchors: " + message):
+        ops.match_anchors(anchors, [boxes])
+
+
+def test_bad_thresholds() -> None:
+    with pytest.raises(ValueError, match=r"expected low_threshold <= high_threshold, got 0\.6 > 0\.5"):
+        ops.match_anchors(random_boxes(3), [], low_threshold=0.6)
+
+
+def test_opcheck_and_compile() -> None:
+    grid = make_grid()
+    boxes = [random_boxes(n, seed=n) for n in (4, 0)]
+    rule = (0.5, 0.4, True, True)
+    strides, sizes = ([n for pair in pairs for n in pair] for pairs in (grid.strides, grid.grid_sizes))
+    match = torch.ops.retinanet_fast.match_anchors.default
+    torch.library.opcheck(match, (grid.base_anchors, strides, sizes, boxes, *rule))
+    torch.library.opcheck(match, (grid.boxes(), [], [], boxes, *rule))
+    compiled = torch.compile(ops.match_anchors, fullgraph=True, backend="aot_eager")
+    for size in ((13, 17), (14, 18), (9, 30)):  # other sizes make the grid's symbolic
+        grid = make_grid(size=size)
+        assert torch.equal(compiled(grid, boxes), ops.match_anchors(grid, boxes))
+
+
+def test_memory_does_not_grow_with_the_number_of_boxes() -> None:
+    grid = make_grid(4, 9, (64, 64))
+
+    def allocated(count: int) -> int:
+        boxes = [torch.rand(count, 4, generator=generator(1)) + torch.tensor([0.0, 0, 100, 100])]
+        with torch.profiler.profile(profile_memory=True) as profile:
+            ops.match_anchors(grid, boxes)
+        return sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
+
+    # Beyond the boxes themselves (a copy, and a number each) nothing more.
+    assert allocated(1000) - allocated(1) <= 1000 * 32
