@@ -3,6 +3,8 @@
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 
+#include <string>
+
 #include "build_info.h"
 #include "kernels/cpu/kernels.h"
 #include "torch/common.h"
@@ -27,6 +29,12 @@ TORCH_LIBRARY(retinanet_fast, m) {
       "float low_threshold, bool allow_low_quality_matches, bool match_zero_iou) -> Tensor");
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
+  m.def(
+      "sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha=0.25, float gamma=2.0, str reduction=\"none\") "
+      "-> Tensor");
+  m.def(
+      "sigmoid_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float alpha, float gamma, "
+      "str reduction, bool targets_grad) -> (Tensor, Tensor)");
 }
 
 namespace retinanet_fast {
@@ -110,4 +118,15 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("boxes"), py::arg("scores"), py::arg("idxs"), py::arg("iou_threshold"),
       "As nms, among the boxes of each class in idxs alone.");
+  m.def(
+      "sigmoid_focal_loss",
+      [](const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
+         const std::string& reduction) {
+        static const auto op =
+            typed_op<at::Tensor(const at::Tensor&, const at::Tensor&, double, double, c10::string_view)>(
+                "retinanet_fast::sigmoid_focal_loss");
+        return op.call(inputs, targets, alpha, gamma, reduction);
+      },
+      py::arg("inputs"), py::arg("targets"), py::arg("alpha") = 0.25, py::arg("gamma") = 2.0,
+      py::arg("reduction") = "none", "Sigmoid focal loss of logits [..., K] and targets [..., K] or labels [...].");
 }

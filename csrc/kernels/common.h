@@ -29,13 +29,19 @@ RETINANET_FAST_INLINE auto dispatch_dtype(DType dtype, F&& f) {
 struct Status {
   enum class Code : int8_t {
     kOk,
-    kBadLabel,  // labels[row] == value lies outside what the op takes
+    kBadLabel,  // labels[row] == value lies outside [low, high)
     kBadBox,    // box `row` of image `value` has no area
     kCuda,      // `value` is a cudaError_t
   };
   Code code = Code::kOk;
   int64_t row = -1;
   int64_t value = 0;
+  int64_t low = 0;
+  int64_t high = 0;
+
+  static RETINANET_FAST_INLINE Status bad_label(int64_t row, int64_t value, int64_t low, int64_t high) {
+    return {Code::kBadLabel, row, value, low, high};
+  }
 
   bool ok() const { return code == Code::kOk; }
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 
 #ifdef RETINANET_FAST_WITH_CUDA
 #include <c10/cuda/CUDAException.h>
@@ -52,7 +53,8 @@ void raise_unless_ok(const char* op, const Status& status) {
   switch (status.code) {
     case Status::Code::kOk: return;
     case Status::Code::kBadLabel:
-      TORCH_CHECK_INDEX(false, op, ": label ", status.value, " at row ", status.row, " is not a class index");
+      TORCH_CHECK_INDEX(false, op, ": expected class indices in [", status.low, ", ", status.high, "), got ",
+                        status.value, " at row ", status.row);
     case Status::Code::kBadBox:
       TORCH_CHECK_VALUE(false, op, ": expected finite gt_boxes with x2 > x1 and y2 > y1, got another in image ",
                         status.value, ", row ", status.row, "; remove it or correct its corners");
@@ -79,6 +81,17 @@ void check_same_device(const char* op, const char* argument, const at::Tensor& t
 void check_same_dtype(const char* op, const char* argument, const at::Tensor& tensor, const at::Tensor& like) {
   TORCH_CHECK_TYPE(tensor.scalar_type() == like.scalar_type(), op, ": expected ", argument, " of dtype ",
                    like.scalar_type(), ", got ", tensor.scalar_type());
+}
+
+Reduction parse_reduction(const char* op, c10::string_view reduction) {
+  if (reduction == "none") return Reduction::kNone;
+  if (reduction == "mean") return Reduction::kMean;
+  if (reduction == "sum") return Reduction::kSum;
+  TORCH_CHECK_VALUE(false, op, ": expected reduction 'none', 'mean' or 'sum', got '", reduction, "'");
+}
+
+void check_gamma(const char* op, double gamma) {
+  TORCH_CHECK_VALUE(std::isfinite(gamma) && gamma >= 0, op, ": expected a finite gamma >= 0, got ", gamma);
 }
 
 }  // namespace retinanet_fast

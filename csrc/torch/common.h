@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/util/string_view.h>
 
 #include <type_traits>
 
@@ -39,6 +40,24 @@ void check_boxes(const char* op, const char* argument, const at::Tensor& boxes);
 // `tensor` lies on the device of `like` and has its dtype.
 void check_same_device(const char* op, const char* argument, const at::Tensor& tensor, const at::Tensor& like);
 void check_same_dtype(const char* op, const char* argument, const at::Tensor& tensor, const at::Tensor& like);
+
+// ---- losses ---------------------------------------------------------------------------------------------------
+
+enum class Reduction : int8_t { kNone, kMean, kSum };
+
+// "none", "mean" or "sum"; a ValueError for anything else.
+Reduction parse_reduction(const char* op, c10::string_view reduction);
+
+// A ValueError unless gamma is finite and >= 0.
+void check_gamma(const char* op, double gamma);
+
+// An uninitialised tensor like `like`, which is dense. Large ones on the CPU live in memory that is kept for the next
+// step.
+at::Tensor empty_dense_like(const at::Tensor& like);
+
+// gradient * scale, written into `gradient`, which nobody else may hold, and not touched if the scale is 1. Does not
+// synchronise: on CUDA the device looks at the scale.
+at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale);
 
 // ---- running a kernel ---------------------------------------------------------------------------------------
 

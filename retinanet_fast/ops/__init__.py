@@ -8,6 +8,7 @@ from retinanet_fast.ops.match_anchors import match_anchors
 from retinanet_fast.ops.nms import nms
 from retinanet_fast.ops.retinanet_detect import retinanet_detect
 from retinanet_fast.ops.retinanet_loss import retinanet_loss
+from retinanet_fast.ops.sigmoid_focal_loss import sigmoid_focal_loss
 
 __all__ = [
     "batched_nms",
@@ -18,4 +19,5 @@ __all__ = [
     "nms",
     "retinanet_detect",
     "retinanet_loss",
+    "sigmoid_focal_loss",
 ]

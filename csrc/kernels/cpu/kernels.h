@@ -10,6 +10,8 @@
 #include "kernels/encode_boxes.h"
 #include "kernels/match_anchors.h"
 #include "kernels/nms.h"
+#include "kernels/scale_gradient.h"
+#include "kernels/sigmoid_focal_loss.h"
 
 // name, params
 #define RETINANET_FAST_CPU_KERNELS(X)                 \
@@ -20,7 +22,9 @@
   X(decode_boxes, DecodeBoxesParams)                  \
   X(decode_boxes_backward, DecodeBoxesBackwardParams) \
   X(match_anchors, MatchAnchorsParams)                \
-  X(nms, NmsParams)
+  X(nms, NmsParams)                                   \
+  X(scale_gradient, ScaleGradientParams)              \
+  X(sigmoid_focal_loss, SigmoidFocalLossParams)
 
 namespace retinanet_fast {
 

@@ -1,0 +1,49 @@
+// The focal loss of a block of consecutive logits, in vector code: what every fused loss on the CPU is made of.
+#pragma once
+
+#include "kernels/common.h"
+#include "math/focal.h"
+
+namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+
+using namespace math;
+
+// Long enough to hide the loop's ends, short enough that a few arrays of it stay in the first-level cache.
+constexpr int64_t kFocalBlock = 1024;
+
+// Writes n weighted losses and derivatives d loss / d logit, and returns the sum of the losses. weights[i] is the
+// weight of a background element, or the negated one of a foreground element, which is the background of -x. Where
+// an element is to have no loss its weight is 0, and its logit must not be a NaN or infinite.
+template <class C, class Gamma>
+RETINANET_FAST_INLINE C focal_block(const C* __restrict logits, const C* __restrict weights, int64_t n,
+                                    const Gamma& gamma, C* __restrict loss, C* __restrict grad) {
+  C sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const FocalTerm<C> term = focal_background(flip_sign(logits[i], weights[i]), gamma);
+    const C weighted = -negative_abs(weights[i]) * term.loss;
+    loss[i] = weighted;
+    grad[i] = weights[i] * term.grad;
+    sum += weighted;
+  }
+  return sum;
+}
+
+// The same for soft targets. Returns the sum of the losses.
+template <class C, class Gamma>
+RETINANET_FAST_INLINE C focal_soft_block(const C* __restrict logits, const C* __restrict targets, int64_t n,
+                                         const FocalWeights<C>& weights, const Gamma& gamma, C* __restrict loss,
+                                         C* __restrict grad_logits, C* __restrict grad_targets) {
+  C sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const SoftFocalTerm<C> term = focal_soft(logits[i], targets[i], weights, gamma);
+    loss[i] = term.loss;
+    grad_logits[i] = term.grad_logit;
+    grad_targets[i] = term.grad_target;
+    sum += term.loss;
+  }
+  return sum;
+}
+
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL

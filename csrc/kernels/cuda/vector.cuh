@@ -1,0 +1,55 @@
+// 16-byte loads and stores of consecutive elements, widened to the type that is computed in.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/common.h"
+
+namespace retinanet_fast {
+
+// Elements in 16 bytes.
+template <class T>
+constexpr int kVector = 16 / int(sizeof(T));
+
+// Whether elements at multiples of kVector may be accessed 16 bytes at a time.
+__device__ __forceinline__ bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
+
+template <class T>
+struct alignas(16) VectorOf {
+  T values[kVector<T>];
+};
+
+// from[i] ... of n elements in all, `i` a multiple of kVector; 0 behind the end.
+template <class T>
+__device__ __forceinline__ void load_vector(const T* from, int64_t i, int64_t n, bool aligned,
+                                            math::ComputeType<T> (&to)[kVector<T>]) {
+  if (aligned && i + kVector<T> <= n) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(from + i);
+    const auto vector = math::bit_cast<VectorOf<T>>(bits);
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) to[e] = math::load(vector.values[e]);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) to[e] = i + e < n ? math::load(from[i + e]) : math::ComputeType<T>(0);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void store_vector(T* to, int64_t i, int64_t n, bool aligned,
+                                             const math::ComputeType<T> (&from)[kVector<T>]) {
+  if (aligned && i + kVector<T> <= n) {
+    VectorOf<T> vector;
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) math::store(vector.values[e], from[e]);
+    *reinterpret_cast<uint4*>(to + i) = math::bit_cast<uint4>(vector);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) {
+      if (i + e < n) math::store(to[i + e], from[e]);
+    }
+  }
+}
+
+}  // namespace retinanet_fast

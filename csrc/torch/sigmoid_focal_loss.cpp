@@ -1,0 +1,259 @@
+#include "kernels/sigmoid_focal_loss.h"
+
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <string>
+#include <tuple>
+
+#include "torch/common.h"
+
+namespace retinanet_fast {
+namespace {
+
+constexpr const char* kOp = "sigmoid_focal_loss";
+
+using Forward = at::Tensor(const at::Tensor&, const at::Tensor&, double, double, c10::string_view);
+using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
+                                                    double, c10::string_view, bool);
+
+void check(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma) {
+  dtype_of(kOp, "inputs", inputs);
+  TORCH_CHECK_VALUE((alpha >= 0 && alpha <= 1) || alpha == -1, kOp, ": expected alpha in [0, 1], or -1 for none, got ",
+                    alpha);
+  check_gamma(kOp, gamma);
+  check_same_device(kOp, "targets", targets, inputs);
+  if (targets.is_floating_point()) {
+    TORCH_CHECK_VALUE(targets.sizes() == inputs.sizes(), kOp, ": expected float targets of the inputs' shape ",
+                      inputs.sizes(), ", got ", targets.sizes());
+    check_same_dtype(kOp, "targets", targets, inputs);
+    return;
+  }
+  TORCH_CHECK_TYPE(targets.scalar_type() == at::kLong || targets.scalar_type() == at::kInt, kOp,
+                   ": expected targets of a floating point dtype, int64 or int32, got ", targets.scalar_type());
+  TORCH_CHECK_VALUE(inputs.dim() >= 1 && targets.sizes() == inputs.sizes().slice(0, inputs.dim() - 1), kOp,
+                    ": expected integer targets of shape inputs.shape[:-1] with inputs ", inputs.sizes(), ", got ",
+                    targets.sizes());
+}
+
+// `tensor` in the dense layout of `like`: itself where it has that already.
+at::Tensor with_layout_of(const at::Tensor& like, const at::Tensor& tensor) {
+  if (tensor.strides() == like.strides()) return tensor;
+  return at::empty_strided(like.sizes(), like.strides(), tensor.options()).copy_(tensor);
+}
+
+// Inputs and targets as the kernel takes them. Labels belong to contiguous rows; soft targets go with any dense
+// layout, which results then share.
+struct Prepared {
+  at::Tensor inputs;
+  at::Tensor targets;
+
+  Prepared(const at::Tensor& x, const at::Tensor& t) {
+    if (t.is_floating_point()) {
+      inputs = x.is_non_overlapping_and_dense() ? x : with_layout_of(at::empty_like(x), x);
+      targets = with_layout_of(inputs, t);
+    } else {
+      inputs = x.contiguous();
+      targets = t.to(at::kLong).contiguous();
+    }
+  }
+
+  SigmoidFocalLossParams params(double alpha, double gamma, Reduction reduction) const {
+    const bool soft = targets.is_floating_point();
+    return {
+        .inputs = inputs.const_data_ptr(),
+        .labels = soft ? nullptr : targets.const_data_ptr<int64_t>(),
+        .targets = soft ? targets.const_data_ptr() : nullptr,
+        .elements = inputs.numel(),
+        .classes = soft ? 1 : inputs.size(-1),
+        .alpha = alpha,
+        .gamma = gamma,
+        .scale = reduction == Reduction::kMean ? 1.0 / double(inputs.numel()) : 1.0,
+        .dtype = dtype_of(kOp, "inputs", inputs),
+    };
+  }
+
+  void run(const SigmoidFocalLossParams& params) const {
+    retinanet_fast::run(kOp, inputs, params, &CpuKernels::sigmoid_focal_loss,
+                        RETINANET_FAST_CUDA(sigmoid_focal_loss_cuda));
+  }
+};
+
+struct LossAndGradient {
+  at::Tensor loss;
+  at::Tensor gradient;  // of the loss by the inputs, if asked for
+};
+
+LossAndGradient compute(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
+                        Reduction reduction, bool with_gradient) {
+  check(inputs, targets, alpha, gamma);
+  const Prepared prepared(inputs, targets);
+  LossAndGradient result;
+  if (with_gradient) result.gradient = empty_dense_like(prepared.inputs);
+  if (reduction == Reduction::kNone) {
+    result.loss = empty_dense_like(prepared.inputs);
+  } else {
+    result.loss = at::empty({}, inputs.options());
+  }
+  if (inputs.numel() == 0) {
+    // As torch has it: the sum over nothing is 0, its mean NaN.
+    if (reduction != Reduction::kNone) result.loss.fill_(reduction == Reduction::kSum ? 0.0 : NAN);
+    return result;
+  }
+  SigmoidFocalLossParams params = prepared.params(alpha, gamma, reduction);
+  at::Tensor partial_sums;
+  if (reduction == Reduction::kNone) {
+    params.loss = result.loss.mutable_data_ptr();
+  } else {
+    partial_sums = at::empty({sigmoid_focal_loss_tiles(params.elements)}, inputs.options().dtype(at::kDouble));
+    params.sum = result.loss.mutable_data_ptr();
+    params.partial_sums = partial_sums.mutable_data_ptr<double>();
+  }
+  if (with_gradient) params.grad_inputs = result.gradient.mutable_data_ptr();
+  prepared.run(params);
+  return result;
+}
+
+at::Tensor sigmoid_focal_loss(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
+                              c10::string_view reduction) {
+  return compute(inputs, targets, alpha, gamma, parse_reduction(kOp, reduction), false).loss;
+}
+
+bool all_one_element(const at::Tensor& tensor) {
+  return std::all_of(tensor.strides().begin(), tensor.strides().end(), [](int64_t stride) { return stride == 0; });
+}
+
+std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor& grad_output, const at::Tensor& inputs,
+                                                               const at::Tensor& targets, double alpha, double gamma,
+                                                               c10::string_view reduction_name, bool targets_grad) {
+  check(inputs, targets, alpha, gamma);
+  const Reduction reduction = parse_reduction(kOp, reduction_name);
+  check_same_device(kOp, "grad_output", grad_output, inputs);
+  check_same_dtype(kOp, "grad_output", grad_output, inputs);
+  const at::IntArrayRef loss_shape = reduction == Reduction::kNone ? inputs.sizes() : at::IntArrayRef{};
+  TORCH_CHECK_VALUE(grad_output.sizes() == loss_shape, kOp, ": expected grad_output ", loss_shape, ", got ",
+                    grad_output.sizes());
+  const Prepared prepared(inputs, targets);
+  at::Tensor grad_inputs = empty_dense_like(prepared.inputs);
+  at::Tensor grad_targets = targets_grad ? empty_dense_like(prepared.inputs) : at::empty({0}, inputs.options());
+  if (inputs.numel() == 0) return {grad_inputs, grad_targets};
+  SigmoidFocalLossParams params = prepared.params(alpha, gamma, reduction);
+  // The gradient of a sum that was taken outside is one element, expanded.
+  params.grad_output_is_scalar = all_one_element(grad_output);
+  const at::Tensor factors = params.grad_output_is_scalar ? grad_output : with_layout_of(prepared.inputs, grad_output);
+  params.grad_output = factors.const_data_ptr();
+  params.grad_inputs = grad_inputs.mutable_data_ptr();
+  if (targets_grad) params.grad_targets = grad_targets.mutable_data_ptr();
+  prepared.run(params);
+  return {grad_inputs, grad_targets};
+}
+
+// The backward pass as a function of its own: what raises where somebody differentiates it once more.
+class SigmoidFocalLossBackward : public torch::autograd::Function<SigmoidFocalLossBackward> {
+ public:
+  static torch::autograd::tensor_list forward(torch::autograd::AutogradContext*, const at::Tensor& grad_output,
+                                              const at::Tensor& inputs, const at::Tensor& targets, double alpha,
+                                              double gamma, const std::string& reduction, bool targets_grad) {
+    static const auto op = typed_op<Backward>("retinanet_fast::sigmoid_focal_loss_backward");
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    auto [grad_inputs, grad_targets] = op.call(grad_output, inputs, targets, alpha, gamma, reduction, targets_grad);
+    return {grad_inputs, grad_targets};
+  }
+
+  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext*, torch::autograd::tensor_list) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, kOp, ": has no second derivative; retinanet_fast.reference.", kOp, " has one");
+  }
+};
+
+std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward_autograd(const at::Tensor& grad_output,
+                                                                        const at::Tensor& inputs,
+                                                                        const at::Tensor& targets, double alpha,
+                                                                        double gamma, c10::string_view reduction,
+                                                                        bool targets_grad) {
+  auto grads =
+      SigmoidFocalLossBackward::apply(grad_output, inputs, targets, alpha, gamma, std::string(reduction), targets_grad);
+  return {grads[0], grads[1]};
+}
+
+// A reduced loss makes the gradient in the same pass, for a scale of 1, and the backward pass hands it out: the
+// logits are read once instead of twice. Not so where that is not exact or cannot be seen through:
+// - float16, whose small numbers a GradScaler must scale before they are rounded;
+// - soft targets that need a gradient too;
+// - tensors that are traced (torch.compile, export): their graph gets the plain backward op.
+bool makes_gradient_in_forward(const at::Tensor& inputs, const at::Tensor& targets, Reduction reduction) {
+  return reduction != Reduction::kNone && inputs.requires_grad() && !targets.requires_grad() &&
+         inputs.scalar_type() != at::kHalf && !at::isTensorSubclassLike(inputs) && !at::isTensorSubclassLike(targets);
+}
+
+class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& inputs,
+                            const at::Tensor& targets, double alpha, double gamma, const std::string& reduction) {
+    static const auto op = typed_op<Forward>("retinanet_fast::sigmoid_focal_loss");
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    context->save_for_backward({inputs, targets});
+    context->saved_data["alpha"] = alpha;
+    context->saved_data["gamma"] = gamma;
+    context->saved_data["reduction"] = reduction;
+    context->saved_data["targets_grad"] = targets.requires_grad();
+    const Reduction kind = parse_reduction(kOp, reduction);
+    if (!makes_gradient_in_forward(inputs, targets, kind)) return op.call(inputs, targets, alpha, gamma, reduction);
+    LossAndGradient result = compute(inputs, targets, alpha, gamma, kind, true);
+    context->saved_data["gradient"] = std::move(result.gradient);
+    return result.loss;
+  }
+
+  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext* context,
+                                               torch::autograd::tensor_list grads) {
+    static const auto op = typed_op<Backward>("retinanet_fast::sigmoid_focal_loss_backward");
+    const auto saved = context->get_saved_variables();  // raises if they were changed in place
+    const auto gradient = context->saved_data.find("gradient");
+    if (gradient != context->saved_data.end() && !at::GradMode::is_enabled()) {
+      // Given up with the last reference to it, so that scaling in place and accumulating by moving are safe. A
+      // second backward pass computes it anew.
+      at::Tensor taken = std::move(gradient->second).toTensor();
+      context->saved_data.erase(gradient);
+      return {scale_gradient(std::move(taken), grads[0]), {}, {}, {}, {}};
+    }
+    auto& data = context->saved_data;
+    const bool targets_grad = data["targets_grad"].toBool();
+    auto [grad_inputs, grad_targets] = op.call(grads[0], saved[0], saved[1], data["alpha"].toDouble(),
+                                               data["gamma"].toDouble(), data["reduction"].toStringRef(), targets_grad);
+    return {grad_inputs, targets_grad ? grad_targets : at::Tensor(), {}, {}, {}};
+  }
+};
+
+at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
+                                       c10::string_view reduction) {
+  static const auto op = typed_op<Forward>("retinanet_fast::sigmoid_focal_loss");
+  if (targets.is_floating_point() && inputs.is_floating_point() && targets.scalar_type() != inputs.scalar_type()) {
+    // Soft targets are not rounded to the logits' dtype: the wider of the two is computed in.
+    const at::ScalarType wide = at::promote_types(inputs.scalar_type(), targets.scalar_type());
+    return op.call(inputs.to(wide), targets.to(wide), alpha, gamma, reduction).to(inputs.scalar_type());
+  }
+  if (needs_grad(inputs, targets)) {
+    return SigmoidFocalLoss::apply(inputs, targets, alpha, gamma, std::string(reduction));
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.call(inputs, targets, alpha, gamma, reduction);
+}
+
+TORCH_LIBRARY_IMPL(retinanet_fast, CPU, m) {
+  m.impl("sigmoid_focal_loss", sigmoid_focal_loss);
+  m.impl("sigmoid_focal_loss_backward", sigmoid_focal_loss_backward);
+}
+TORCH_LIBRARY_IMPL(retinanet_fast, CUDA, m) {
+  m.impl("sigmoid_focal_loss", sigmoid_focal_loss);
+  m.impl("sigmoid_focal_loss_backward", sigmoid_focal_loss_backward);
+}
+TORCH_LIBRARY_IMPL(retinanet_fast, Autograd, m) {
+  m.impl("sigmoid_focal_loss", sigmoid_focal_loss_autograd);
+  m.impl("sigmoid_focal_loss_backward", sigmoid_focal_loss_backward_autograd);
+}
+
+}  // namespace
+}  // namespace retinanet_fast

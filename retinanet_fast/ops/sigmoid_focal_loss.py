@@ -1,0 +1,79 @@
+"""The focal loss of independent binary classifiers, one for each class."""
+
+import torch
+from torch import Tensor
+
+from retinanet_fast import _ext  # noqa: F401  registers the ops
+
+_sigmoid_focal_loss = torch.ops.retinanet_fast.sigmoid_focal_loss.default
+
+
+def sigmoid_focal_loss(
+    inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none"
+) -> Tensor:
+    """Focal loss of logits ``x`` against targets ``t``, element by element (Lin et al., "Focal Loss for Dense
+    Object Detection", https://arxiv.org/abs/1708.02002).
+
+    ::
+
+        p = sigmoid(x)         ce = -t log(p) - (1 - t) log(1 - p)
+        p_t = p t + (1 - p) (1 - t)            a_t = alpha t + (1 - alpha) (1 - t)
+        loss = a_t (1 - p_t)^gamma ce
+
+    Nothing is computed by subtracting close numbers, so that loss and gradients are finite and right for every
+    finite logit. float16 and bfloat16 are computed in float32; sums are kept in float64 and added in a fixed
+    order: the same bits on every run and for any number of threads.
+
+    Args:
+        inputs: logits, floating point, of any shape.
+        targets: either floating point in the shape of ``inputs``, values in [0, 1]; or int64 or int32 class indices
+            of shape ``inputs.shape[:-1]`` for logits ``[..., K]``: ``k`` in [0, K) says that class ``k`` has t = 1 and
+            the others t = 0, -1 (background) that all have t = 0, -2 (ignored) that the row has neither loss nor
+            gradient. Where a float dtype differs from the logits', the wider one is computed in.
+        alpha: weight of t = 1, in [0, 1]; -1 leaves ``a_t`` out.
+        gamma: exponent, finite and not negative; 2 is the fastest.
+        reduction: ``"none"``, ``"sum"``, or ``"mean"``, which divides by ``inputs.numel()``, ignored rows included.
+
+    Returns:
+        The losses in the shape of ``inputs``, or a scalar; always in the dtype of ``inputs``. Nothing is cast under
+        autocast. No elements have sum 0 and mean NaN. A NaN logit makes its loss and gradient NaN.
+
+        Differentiable once by ``inputs`` and by float ``targets``. A reduced loss is computed together with its
+        gradient by ``inputs`` (unless in float16, or while being traced), which is held until the backward pass; a
+        second one, with ``retain_graph=True``, computes it again.
+
+    Raises:
+        ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
+            outside of the above.
+        TypeError: a dtype outside of the above.
+        IndexError: an integer target outside [-2, K). On CUDA that is a device-side assertion, as
+            ``torch.nn.functional.cross_entropy`` has it.
+        NotImplementedError: a second derivative.
+    """
+    return _sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)
+
+
+def _like(inputs: Tensor, targets: Tensor) -> Tensor:
+    layout = torch.preserve_format if targets.is_floating_point() else torch.contiguous_format
+    return torch.empty_like(inputs, memory_format=layout)
+
+
+@torch.library.register_fake("retinanet_fast::sigmoid_focal_loss")
+def _(
+    inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none"
+) -> Tensor:
+    return _like(inputs, targets) if reduction == "none" else inputs.new_empty(())
+
+
+@torch.library.register_fake("retinanet_fast::sigmoid_focal_loss_backward")
+def _(
+    grad_output: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    alpha: float,
+    gamma: float,
+    reduction: str,
+    targets_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    grad_targets = _like(inputs, targets) if targets_grad else inputs.new_empty(0)
+    return _like(inputs, targets), grad_targets
