@@ -15,7 +15,7 @@ C_STANDARD = re.compile(r"^[a-z_]+(\.h)?$")
 INCLUDES = {
     "math": ("math/",),
     "kernels": ("math/", "kernels/"),
-    "torch": ("math/", "kernels/", "torch/", "ATen/", "c10/"),
+    "torch": ("math/", "kernels/", "torch/", "ATen/", "c10/", "sys/"),
     "bindings.cpp": ("math/", "kernels/", "torch/", "ATen/", "c10/", "pybind11/", "build_info.h"),
 }
 CUDA_HEADERS = ("cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h")
