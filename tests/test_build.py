@@ -1,145 +1,74 @@
-"""The build plan's table, tried with stand-ins for nvcc, and what the compiled objects may contain."""
+"""Models from recipes."""
 
-import os
-import shutil
-import stat
-import subprocess
-import sys
-from pathlib import Path
+from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
-from retinanet_fast import build_info
+from retinanet_fast.engine import recipe as recipes
+from retinanet_fast.engine.build import build_model, choose_device
+from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parent.parent
-LEVELS = ["cpu_x86_64_v2", "cpu_x86_64_v3", "cpu_x86_64_v4"]
-CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-
-
-def fake_nvcc(folder: Path, version: str) -> Path:
-    """A wrapper outside of its toolkit's folder that answers what the build asks."""
-    nvcc = folder / "bin" / "nvcc"
-    nvcc.parent.mkdir()
-    nvcc.write_text(
-        "#!/bin/sh\n"
-        'case "$1" in\n'
-        f'  --version) echo "Cuda compilation tools, release {version}, V{version}.1" ;;\n'
-        f'  --dryrun) echo "#\\$ TOP={folder}/toolkit/bin/.." >&2 ;;\n'
-        "  --list-gpu-arch) echo compute_80; echo compute_90 ;;\n"
-        "esac\n"
-    )
-    nvcc.chmod(nvcc.stat().st_mode | stat.S_IXUSR)
-    (folder / "toolkit" / "bin").mkdir(parents=True)
-    return nvcc
+SMALL = Recipe(arch="resnet18", fpn_channels=32, min_size=[64], max_size=64)
 
 
-def plan(
-    tmp_path: Path, *, torch_cuda: str, nvcc: str | None, option: str = "auto", architectures: str = ""
-) -> subprocess.CompletedProcess[str]:
-    if CMAKE is None:
-        pytest.skip("no cmake on PATH or beside this Python")
-    script = tmp_path / "plan.cmake"
-    script.write_text(
-        f'set(RETINANET_FAST_CUDA "{option}")\n'
-        'set(CUDA_DEFAULT_HOME "/nonexistent")\n'
-        "set(DEFAULT_CUDA_ARCHITECTURES 8.0 9.0+PTX 12.0)\n"
-        f'include("{ROOT}/cmake/cuda.cmake")\n'
-        f'retinanet_fast_cuda_plan("{torch_cuda}" text linked compiled)\n'
-        'message("${text}|linked=${linked}|compiled=${compiled}|${CUDA_ARCHITECTURES}")\n'
-    )
-    # An empty PATH but for the stand-in: whatever nvcc this machine has must not be found.
-    environment = {"PATH": "/nonexistent", "TORCH_CUDA_ARCH_LIST": architectures}
-    if nvcc is not None:
-        environment["CUDACXX"] = str(fake_nvcc(tmp_path, nvcc))
-    return subprocess.run([CMAKE, "-P", script], env=environment, capture_output=True, text=True)
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_cuda_torch_and_nvcc_of_the_same_major_version_link(tmp_path: Path) -> None:
-    result = plan(tmp_path, torch_cuda="13.2", nvcc="13.0")
-    assert "CPU and CUDA ops (torch for CUDA 13.2, nvcc 13.0)|linked=ON|compiled=ON" in result.stderr
-    assert "8.0 9.0+PTX" in result.stderr, "12.0 is unknown to this nvcc and must be left out"
-    assert "12.0" not in result.stderr
+def test_the_model_is_the_builders() -> None:
+    """At its usual width a recipe's model takes the state of torchvision's counterpart."""
+    from retinanet_fast.models import retinanet_resnet18_fpn
+
+    ours = build_model(Recipe(arch="resnet18"), 4).state_dict()
+    expected = retinanet_resnet18_fpn(num_classes=4).state_dict()
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in expected.items()}
 
 
-def test_other_major_version_stops_and_prints_both(tmp_path: Path) -> None:
-    result = plan(tmp_path, torch_cuda="12.8", nvcc="13.0")
-    assert result.returncode != 0
-    assert "CUDA 12.8" in result.stderr
-    assert "CUDA 13.0" in result.stderr
+@pytest.mark.parametrize("name", ["coco", "r101", "x101_32x8d"])
+def test_the_papers_recipes_build(name: str) -> None:
+    with torch.device("meta"):
+        trunks = {"coco": 30e6, "r101": 50e6, "x101_32x8d": 90e6}
+        assert parameters(build_model(recipes.load(name), 81)) > trunks[name]
 
 
-def test_cuda_torch_without_nvcc_is_loud(tmp_path: Path) -> None:
-    result = plan(tmp_path, torch_cuda="13.2", nvcc=None)
-    assert result.returncode == 0
-    assert "CMake Warning" in result.stderr
-    assert "linked=OFF|compiled=OFF" in result.stderr
-    refused = plan(tmp_path, torch_cuda="13.2", nvcc=None, option="on")
-    assert refused.returncode != 0
-    assert "no nvcc" in refused.stderr
+def test_v2_builds() -> None:
+    model = build_model(Recipe(arch="resnet50_v2"), 4)
+    assert any(isinstance(module, nn.GroupNorm) for module in model.modules())
 
 
-def test_cpu_torch_with_nvcc_compiles_but_does_not_link(tmp_path: Path) -> None:
-    result = plan(tmp_path, torch_cuda="", nvcc="12.8")
-    assert "linked=OFF|compiled=ON" in result.stderr
+def test_what_a_recipe_sets_reaches_the_model() -> None:
+    model = build_model(SMALL.replace(min_size=[48, 64], score_thresh=0.2, detections_per_img=7), 4)
+    assert model.transform.min_size == (48, 64)
+    assert model.transform.max_size == 64
+    assert (model.score_thresh, model.detections_per_img) == (0.2, 7)
+    assert model.anchor_generator.sizes[0] == (32, 40, 50)
 
 
-def test_cpu_torch_without_nvcc(tmp_path: Path) -> None:
-    assert (
-        "CPU ops (CPU build of torch, no nvcc)|linked=OFF" in plan(tmp_path, torch_cuda="", nvcc=None).stderr
-    )
+def test_given_weights_freeze_batch_norm_and_the_first_layers() -> None:
+    fresh, pretrained = build_model(SMALL, 4), build_model(SMALL.replace(init="weights.pt"), 4)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in fresh.modules())
+    assert all(parameter.requires_grad for parameter in fresh.parameters())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in pretrained.modules())
+    trunk = pretrained.backbone.body
+    assert not any(parameter.requires_grad for parameter in trunk.layer1.parameters())
+    assert all(parameter.requires_grad for parameter in trunk.layer2.parameters())
 
 
-def test_switched_off(tmp_path: Path) -> None:
-    result = plan(tmp_path, torch_cuda="12.8", nvcc="13.0", option="off")
-    assert "linked=OFF|compiled=OFF" in result.stderr
+def test_an_identity_start_passes_features_through_the_head() -> None:
+    torch.manual_seed(0)
+    features = torch.rand(2, 32, 8, 8)
+    tower = build_model(SMALL.replace(identity_start=True), 4).head.classification_head.conv
+    # Four convolutions of the identity and N(0, 0.01) over 288 inputs: noise of about 0.01 * sqrt(288 / 3) each.
+    assert torch.corrcoef(torch.stack((tower(features).flatten(), features.flatten())))[0, 1] > 0.7
+    tower = build_model(SMALL, 4).head.classification_head.conv
+    assert torch.corrcoef(torch.stack((tower(features).flatten(), features.flatten())))[0, 1].abs() < 0.3
 
 
-def test_architectures_are_taken_from_the_environment(tmp_path: Path) -> None:
-    result = plan(tmp_path, torch_cuda="13.0", nvcc="13.0", architectures="8.6;9.0a+PTX")
-    assert result.stderr.strip().endswith("8.6 9.0a+PTX")
-    (tmp_path / "again").mkdir()
-    refused = plan(tmp_path / "again", torch_cuda="13.0", nvcc="13.0", architectures="Hopper")
-    assert refused.returncode != 0
-    assert "got Hopper" in " ".join(refused.stderr.split())
-
-
-def run_with_level(level: str, code: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"RETINANET_FAST_CPU_LEVEL": level}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-
-
-@pytest.mark.skipif(not build_info()["cpu_level"].startswith("cpu_x86_64"), reason="levels are x86-64's")
-def test_iou_has_the_same_bits_on_every_cpu_level() -> None:
-    code = (
-        "import torch, hashlib; from retinanet_fast import ops, build_info\n"
-        "g = torch.Generator().manual_seed(0)\n"
-        "b = torch.rand(300, 4, generator=g) * 50; b[:, 2:] += b[:, :2]\n"
-        "print(build_info()['cpu_level'], hashlib.sha256(ops.box_iou(b, b).numpy().tobytes()).hexdigest())\n"
-    )
-    digests = {}
-    for level in LEVELS:
-        result = run_with_level(level, code)
-        if "does not support it" in result.stderr:
-            continue
-        used, digests[level] = result.stdout.split()
-        assert used == level
-    assert len(digests) >= 1
-    assert len(set(digests.values())) == 1, digests
-
-
-def test_unknown_cpu_level_is_an_error() -> None:
-    result = run_with_level("cpu_x86_64_v9", "from retinanet_fast import build_info; build_info()")
-    assert result.returncode != 0
-    assert "expected one of" in result.stderr
-
-
-@pytest.mark.default_environment
-def test_levels_share_no_function() -> None:
-    """A weak function compiled for a newer level could be the copy that the linker keeps for all of them."""
-    objects = sorted(ROOT.glob("build/*/CMakeFiles/kernels_cpu_*.dir/**/*.o"))
-    if not objects or shutil.which("nm") is None:
-        pytest.skip("no build folder beside the tests, or no nm")
-    for path in objects:
-        symbols = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True).stdout
-        weak = [line for line in symbols.splitlines() if line[17:18] in "WVu" and "::cpu_" not in line]
-        assert weak == [], path.name
+def test_an_unknown_architecture_and_device() -> None:
+    with pytest.raises(InputError, match=r"arch vgg16: expected one of resnet18, .*resnet50_v2"):
+        build_model(Recipe(arch="vgg16"), 4)
+    with pytest.raises(InputError, match="--device cuda:99: not usable here"):
+        choose_device("cuda:99")

@@ -14,6 +14,8 @@ from .recipe import Recipe
 V2 = "resnet50_v2"
 # Groups of the head's group norm.
 GROUPS = 32
+# Standard deviation of the head's weights, as in the paper.
+HEAD_DEVIATION = 0.01
 
 
 def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
@@ -56,7 +58,29 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
         anchors = keywords["anchor_generator"].num_anchors_per_location()[0]
         norm_layer = partial(nn.GroupNorm, GROUPS)
         keywords["head"] = models.RetinaNetHead(channels, anchors, num_classes, norm_layer=norm_layer)
-    return models.RetinaNet(backbone, num_classes, **keywords)
+    model = models.RetinaNet(backbone, num_classes, **keywords)
+    if recipe.identity_start:
+        start_near_identity(model)
+    return model
+
+
+def start_near_identity(model: nn.Module) -> None:
+    """Let each residual block and each hidden convolution of the head begin by passing on what it is given.
+
+    Behind randomly started layers the colours and edges that tell classes apart are lost at first, and a short
+    training learns where objects are long before it learns which.
+    """
+    for module in model.modules():
+        last_norm = getattr(module, "bn3", getattr(module, "bn2", None))
+        if last_norm is not None:
+            nn.init.zeros_(last_norm.weight)
+    for name, module in model.named_modules():
+        hidden = name.startswith("head.") and ".conv." in name
+        if hidden and isinstance(module, nn.Conv2d):
+            start = torch.randn_like(module.weight) * HEAD_DEVIATION
+            nn.init.dirac_(module.weight)
+            with torch.no_grad():
+                module.weight.add_(start)
 
 
 def choose_device(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import json
 import math
@@ -18,6 +19,8 @@ from .progress import Progress
 
 # Ids with a gap, as COCO's have.
 CATEGORIES = ({"id": 1, "name": "ball"}, {"id": 3, "name": "box"}, {"id": 7, "name": "star"})
+# The hues of each category: red to magenta, green to blue, orange to yellow. Backgrounds have any hue, but paler.
+HUES = ((0.85, 1.03), (0.35, 0.68), (0.07, 0.19))
 # Objects are drawn larger and scaled down, for smooth edges.
 OVERSAMPLE = 2
 # An object is not placed where it would leave less than this share of another to be seen.
@@ -26,14 +29,19 @@ LEAST_VISIBLE = 0.6
 
 @dataclass
 class RenderOptions:
-    """What to render. ``sizes`` are the least and greatest extent of an object as shares of the image."""
+    """What to render.
 
-    train: int = 320
-    val: int = 80
-    size: int = 160
+    Attributes:
+        sizes: the least and greatest extent of an object as shares of the image; small ones are more frequent.
+        objects: the least and greatest number that is tried in an image; one that would hide another is not placed.
+    """
+
+    train: int = 480
+    val: int = 100
+    size: int = 128
     seed: int = 7
-    sizes: tuple[float, float] = (0.09, 0.55)
-    most_objects: int = 7
+    sizes: tuple[float, float] = (0.12, 0.6)
+    objects: tuple[int, int] = (2, 14)
 
 
 def render_data_set(folder: Path, options: RenderOptions) -> None:
@@ -70,7 +78,7 @@ def render_image(
     visible: list[NDArray[np.bool_]] = []
     areas: list[int] = []
     objects = []
-    for _ in range(generator.integers(1, options.most_objects + 1)):
+    for _ in range(generator.integers(options.objects[0], options.objects[1] + 1)):
         extent = size * options.sizes[0] * (options.sizes[1] / options.sizes[0]) ** generator.random()
         category = int(generator.integers(len(CATEGORIES)))
         mask = outline(generator, category, size, extent)
@@ -100,8 +108,16 @@ def background(generator: np.random.Generator, size: int) -> Image.Image:
         y, x = np.mgrid[0:size, 0:size] / size
         stripes = 0.5 + 0.5 * np.sin(2 * math.pi * waves * (x * math.cos(angle) + y * math.sin(angle)))
         field = 0.65 * field + 0.35 * stripes
-    first, second = generator.uniform(20, 235, 3), generator.uniform(20, 235, 3)
+    first, second = (_colour(generator, (0.0, 1.0), (0.0, 0.5)) for _ in range(2))
     return Image.fromarray((first + (second - first) * field[..., None]).astype(np.uint8))
+
+
+def _colour(
+    generator: np.random.Generator, hues: tuple[float, float], saturations: tuple[float, float]
+) -> NDArray[np.float64]:
+    """RGB from 0 to 255, of a hue and a saturation in the given ranges and any brightness but black."""
+    hue, saturation = generator.uniform(*hues) % 1.0, generator.uniform(*saturations)
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, generator.uniform(0.4, 1.0)))
 
 
 def smooth_noise(generator: np.random.Generator, cells: int, size: int) -> NDArray[np.float64]:
@@ -159,8 +175,9 @@ def paint(generator: np.random.Generator, picture: Image.Image, mask: Image.Imag
     light = light + 0.35 * (texture[:height, :width] - 0.5)
     if category == 1:  # a ribbon along the box's middle
         light = np.where(np.abs(across - 0.5) < 0.09, light * 0.55, light)
-    colour = generator.uniform(40, 255, 3)
-    pixels = np.clip(light[..., None] * colour, 0, 255).astype(np.uint8)
+    pixels = np.clip(light[..., None] * _colour(generator, HUES[category], (0.55, 1.0)), 0, 255).astype(
+        np.uint8
+    )
     surface = Image.fromarray(pixels)
     surface.paste((15, 15, 20), mask=ImageChops.subtract(shape, shape.filter(ImageFilter.MinFilter(3))))
     ground.paste(surface, mask=shape)

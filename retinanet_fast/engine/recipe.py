@@ -37,6 +37,9 @@ class Recipe:
     arch: str = _value("resnet50", "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ...")
     fpn_channels: int = _value(256, "channels of the feature pyramid and of the head")
     head_norm: bool = _value(False, "group norm in the head: learns faster from scratch")
+    identity_start: bool = _value(
+        False, "residual blocks and head start near the identity: learns faster from scratch"
+    )
     init: str = _value(
         "", "file of weights to start from, a checkpoint or a torchvision state dict; freezes batch norm"
     )
