@@ -26,7 +26,7 @@ class Provider:
     def load(self) -> Any:
         try:
             return importlib.import_module(self.module)
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:  # an extension older than the sources lacks ops
             raise Unavailable(f"{self.name}: {one_line(error)}") from error
 
     def bind(self, case: Case) -> Call:
