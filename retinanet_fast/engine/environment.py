@@ -14,7 +14,8 @@ def describe() -> list[tuple[str, str]]:
     import retinanet_fast
 
     rows = [("retinanet_fast", retinanet_fast.__version__)]
-    rows += [(name.replace("_", " "), _text(value)) for name, value in retinanet_fast.build_info().items()]
+    build = retinanet_fast.build_info()
+    rows += [(name.replace("_", " "), _text(value)) for name, value in build.items() if name != "version"]
     rows.append(("Python", platform.python_version()))
     rows.append(("processor", f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"))
     rows.append(("system", platform.platform()))
