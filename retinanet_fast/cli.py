@@ -259,8 +259,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from retinanet_fast.engine.coco import load_json, read_annotations, read_split
-    from retinanet_fast.engine.evaluate import evaluate
+    from retinanet_fast.engine.coco import read_annotations, read_split
+    from retinanet_fast.engine.evaluate import evaluate, read_results
     from retinanet_fast.engine.paper import comparison
 
     if (options.checkpoint is None) == (options.results is None):
@@ -273,7 +273,7 @@ def _eval(options: argparse.Namespace) -> None:
         )
     if options.results is not None:
         split = read_annotations(location.annotations, problems)
-        evaluation = evaluate(split, _check_results(options.results, load_json(options.results), split))
+        evaluation = evaluate(split, read_results(options.results, split))
         label = options.results.name
     else:
         split = read_split(location, problems)
@@ -307,20 +307,6 @@ def _eval_checkpoint(options: argparse.Namespace, split: Any, problems: Problems
     if options.out is not None:
         write_text(options.out, json.dumps(found.results))
     return evaluate(split, found.results, found.image_ids)
-
-
-def _check_results(path: Path, results: Any, split: Any) -> list[dict[str, Any]]:
-    """Detections read from a file, checked entry by entry."""
-    if not isinstance(results, list):
-        raise InputError(f"{path}: expected a list of detections, got a {type(results).__name__}")
-    image_ids = {image.id for image in split.images}
-    for index, entry in enumerate(results):
-        keys = {"image_id", "category_id", "bbox", "score"}
-        if not isinstance(entry, dict) or not keys <= set(entry):
-            raise InputError(f"{path}: [{index}]: expected an object with {', '.join(sorted(keys))}")
-        if entry["image_id"] not in image_ids:
-            raise InputError(f"{path}: [{index}]: image_id {entry['image_id']} is not in {split.annotations}")
-    return results
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -121,3 +121,29 @@ def test_the_papers_table(tmp_path: Path) -> None:
     assert rows["RetinaNet ResNet-101-FPN"] == [39.1, 59.1, 42.3, 21.8, 42.7, 50.2]
     assert rows["RetinaNet ResNeXt-101-FPN"] == [40.8, 61.1, 44.1, 24.1, 44.2, 51.2]
     assert len(rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("box", "[1]: expected an object, got 'box'"),
+        ({"image_id": 8}, "[1]: image_id 8 is not in"),
+        ({"image_id": [7]}, "[1]: image_id [7] is not in"),
+        ({"image_id": 7, "category_id": 5, "bbox": [1, 2, 3, 4]}, "[1]: expected a category_id and a score"),
+        (
+            {"image_id": 7, "category_id": 5, "score": 1, "bbox": [1, 2]},
+            "[1]: expected bbox [x, y, width, height]",
+        ),
+    ],
+)
+def test_a_bad_results_file_is_named_in_one_line(
+    tmp_path: Path, capsys: Any, entry: Any, expected: str
+) -> None:
+    truth = data_sets.write(tmp_path, data_sets.document())
+    good = {"image_id": 7, "category_id": 5, "bbox": [4, 6, 10, 8], "score": 0.9}
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps([good, entry]))
+    assert main(["eval", "--results", str(results), "--val-json", str(truth)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert f"{results}: {expected}" in lines[0]

@@ -142,11 +142,13 @@ def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
     return entries
 
 
-def _is_integer(value: Any) -> TypeGuard[int]:
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether a value of a json is a whole number; json's true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a json is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -154,7 +156,7 @@ def _read_categories(path: Path, document: dict[str, Any], problems: Problems) -
     seen: set[int] = set()
     for index, entry in enumerate(_entries(path, document, "categories")):
         where = f"{path}: categories[{index}]"
-        if not isinstance(entry, dict) or not _is_integer(entry.get("id")):
+        if not isinstance(entry, dict) or not is_integer(entry.get("id")):
             problems.report(f"{where}: expected an object with an integer id")
         elif not isinstance(entry.get("name"), str):
             problems.report(f"{where} (id {entry['id']}): expected a name")
@@ -169,14 +171,14 @@ def _read_images(path: Path, document: dict[str, Any], problems: Problems) -> It
     seen: set[int] = set()
     for index, entry in enumerate(_entries(path, document, "images")):
         where = f"{path}: images[{index}]"
-        if not isinstance(entry, dict) or not _is_integer(entry.get("id")):
+        if not isinstance(entry, dict) or not is_integer(entry.get("id")):
             problems.report(f"{where}: expected an object with an integer id")
             continue
         where = f"{where} (id {entry['id']})"
         name, width, height = entry.get("file_name"), entry.get("width"), entry.get("height")
         if not isinstance(name, str) or not name:
             problems.report(f"{where}: expected a file_name")
-        elif not (_is_integer(width) and _is_integer(height) and width > 0 and height > 0):
+        elif not (is_integer(width) and is_integer(height) and width > 0 and height > 0):
             problems.report(f"{where}: expected a width and a height in pixels, got {width} and {height}")
         elif entry["id"] in seen:
             problems.report(f"{where}: the id is used twice")
@@ -195,10 +197,10 @@ def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> N
             continue
         where = f"{where} (id {entry.get('id')})"
         image_id, category_id = entry.get("image_id"), entry.get("category_id")
-        image = images.get(image_id) if _is_integer(image_id) else None
+        image = images.get(image_id) if is_integer(image_id) else None
         if image is None:
             problems.report(f"{where}: image_id {image_id} is not among the images")
-        elif not _is_integer(category_id) or category_id not in category_ids:
+        elif not is_integer(category_id) or category_id not in category_ids:
             problems.report(f"{where}: category_id {category_id} is not among the categories")
         elif (fault := _box_fault(entry.get("bbox"), image)) is not None:
             problems.report(f"{where}: {fault}")
@@ -208,7 +210,7 @@ def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> N
 
 def _box_fault(bbox: Any, image: ImageEntry) -> str | None:
     """What is wrong with a box ``[x, y, width, height]`` of an image, if anything is."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
         return f"expected bbox [x, y, width, height], got {bbox!r}"
     x, y, width, height = bbox
     if width <= 0 or height <= 0:
@@ -227,7 +229,7 @@ def _box(entry: dict[str, Any], image: ImageEntry) -> Box:
     right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
     if (left, top, right, bottom) != (x, y, x + width, y + height):
         x, y, width, height = left, top, right - left, bottom - top
-    area = float(area) if _is_number(area) else width * height
+    area = float(area) if is_number(area) else width * height
     return Box(x, y, width, height, entry["category_id"], area, bool(entry.get("iscrowd", 0)))
 
 

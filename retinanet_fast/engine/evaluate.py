@@ -7,13 +7,14 @@ import io
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .coco import Category, Split
+from .coco import Category, Split, is_integer, is_number, load_json
 from .data import BadImage, CocoDataset, category_ids, eval_loader, to_model
 from .errors import InputError, Problems
 from .progress import Progress
@@ -122,6 +123,30 @@ def coco_results(output: dict[str, Tensor], image_id: int, ids: list[int | None]
         if category_id is not None:
             bbox = [x1, y1, x2 - x1, y2 - y1]
             results.append({"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score})
+    return results
+
+
+def read_results(path: Path, split: Split) -> list[dict[str, Any]]:
+    """Detections from a file in COCO's results format.
+
+    Raises:
+        InputError: naming file and entry, on what is not a detection on an image of the split.
+    """
+    results = load_json(path)
+    if not isinstance(results, list):
+        raise InputError(f"{path}: expected a list of detections, got a {type(results).__name__}")
+    image_ids = {image.id for image in split.images}
+    for index, entry in enumerate(results):
+        where = f"{path}: [{index}]"
+        if not isinstance(entry, dict):
+            raise InputError(f"{where}: expected an object, got {entry!r}")
+        if not is_integer(entry.get("image_id")) or entry["image_id"] not in image_ids:
+            raise InputError(f"{where}: image_id {entry.get('image_id')} is not in {split.annotations}")
+        if not is_integer(entry.get("category_id")) or not is_number(entry.get("score")):
+            raise InputError(f"{where}: expected a category_id and a score")
+        bbox = entry.get("bbox")
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
+            raise InputError(f"{where}: expected bbox [x, y, width, height], got {bbox!r}")
     return results
 
 

@@ -19,7 +19,7 @@ from . import plots
 from .build import build_model
 from .checkpoint import BEST, LAST, Checkpoint
 from .coco import Split
-from .data import BadImage, Batch, CocoDataset, to_model, train_loader
+from .data import BadImage, Batch, CocoDataset, Sample, to_model, train_loader
 from .errors import InputError, Problems, TrainingError
 from .evaluate import Evaluation, detect, evaluate
 from .files import write_text
@@ -71,22 +71,17 @@ def train(run: Run, resume: bool = False) -> nn.Module:
     """
     recipe = run.recipe
     torch.manual_seed(recipe.seed)
-    categories = run.train_split.categories
-    dataset = CocoDataset(run.train_split, categories, recipe)
+    dataset = CocoDataset(run.train_split, run.train_split.categories, recipe)
     if len(dataset) == 0:
         raise InputError(f"{run.train_split.annotations}: no image with boxes: the data set is empty")
     if run.val_split is not None:
-        CocoDataset(run.val_split, categories)  # unknown categories are better found before the first epoch
-    model = build_model(recipe, len(categories) + 1)
-    if recipe.init and not resume:
-        taken = checkpoints.start_from(model, Path(recipe.init))
-        run.say(f"start from {recipe.init}: {taken} of {len(model.state_dict())} tensors taken")
-    state = checkpoints.load(run.out) if resume else None
-    if state is not None:
-        checkpoints.load_model(model, state.model, checkpoints.find(run.out))
-        if [c.name for c in state.categories] != [c.name for c in categories]:
-            raise InputError(f"{checkpoints.find(run.out)}: a checkpoint of another model: other categories")
-        run.epoch, run.history = state.epoch, state.history
+        CocoDataset(
+            run.val_split, run.train_split.categories
+        )  # unknown categories show before the first epoch
+    model = build_model(recipe, len(run.train_split.categories) + 1)
+    state = _load_state(run, model) if resume else None
+    if state is None:
+        _start(run, model)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(run.device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = make_optimizer(recipe, model)
@@ -107,6 +102,26 @@ def train(run: Run, resume: bool = False) -> nn.Module:
     return model
 
 
+def _start(run: Run, model: nn.Module) -> None:
+    """A new run: nothing of an earlier one stays in its folder, and given weights are taken."""
+    for name in (LAST, BEST, METRICS):
+        (run.out / name).unlink(missing_ok=True)
+    if run.recipe.init:
+        taken = checkpoints.start_from(model, Path(run.recipe.init))
+        run.say(f"start from {run.recipe.init}: {taken} of {len(model.state_dict())} tensors taken")
+
+
+def _load_state(run: Run, model: nn.Module) -> Checkpoint:
+    """The state to go on from, its weights in the model and its epochs in the run."""
+    source = checkpoints.find(run.out)
+    state = checkpoints.load(source)
+    checkpoints.load_model(model, state.model, source)
+    if [c.name for c in state.categories] != [c.name for c in run.train_split.categories]:
+        raise InputError(f"{source}: a checkpoint of another model: it was trained on other categories")
+    run.epoch, run.history = state.epoch, state.history
+    return state
+
+
 def train_epoch(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, dataset: CocoDataset
 ) -> dict[str, Any]:
@@ -118,65 +133,65 @@ def train_epoch(
     total = len(loader)
     model.train()
     progress = Progress(f"epoch {run.epoch + 1}/{run.recipe.epochs}", total)
-    losses = torch.zeros(total, len(LOSSES), device=run.device)
+    losses: list[Tensor] = []
     images, started, rate = 0, time.perf_counter(), 0.0
     for done, batch in enumerate(loader, start=1):
         rate = learning_rate(run.recipe, run.epoch * total + done - 1, total)
-        images += train_step(run, model, optimizer, batch, rate, losses[done - 1])
-        if progress.due():
-            loss = losses[max(0, done - 20) : done].sum(1).mean().item()
+        samples = _readable(run, batch)
+        if samples:
+            losses.append(train_step(run, model, optimizer, samples, rate))
+            images += len(samples)
+        if losses and progress.due():
+            loss = torch.stack(losses[-20:]).sum(1).mean().item()
             _check_finite(loss, run, done)
             speed = images / (time.perf_counter() - started)
             progress.draw(done, f"loss {loss:.4f}  {speed:.1f} images/s  lr {rate:.2g}")
     progress.close()
-    mean = losses.mean(0).tolist()
-    _check_finite(sum(mean), run, total)
-    if images == 0:
+    if not losses:
         raise InputError(f"{run.train_split.annotations}: no readable image: the data set is empty")
+    table = torch.stack(losses).cpu()
+    mean = table.mean(0).tolist()
+    _check_finite(sum(mean), run, total)
     seconds = time.perf_counter() - started
     return {
         "epoch": run.epoch + 1,
         "iterations": (run.epoch + 1) * total,
         "loss": sum(mean),
-        **dict(zip(LOSSES, mean)),
+        **dict(zip(LOSSES, mean, strict=True)),
         "lr": rate,
         "images": images,
         "seconds": seconds,
         "images_per_second": images / seconds,
         "skipped": len(run.problems.messages),
-        "curve": loss_curve(losses.cpu(), run.epoch * total),
+        "curve": loss_curve(table, run.epoch * total),
     }
 
 
-def train_step(
-    run: Run,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    rate: float,
-    losses: Tensor,
-) -> int:
-    """One step; writes the losses into ``losses`` [2] on the device and returns the number of images used."""
+def _readable(run: Run, batch: Batch) -> list[Sample]:
     for sample in batch:
         if isinstance(sample, BadImage):
             run.problems.report(sample.message)
-    samples = [sample for sample in batch if not isinstance(sample, BadImage)]
-    if not samples:
-        return 0
+    return [sample for sample in batch if isinstance(sample, Sample)]
+
+
+def train_step(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, samples: list[Sample], rate: float
+) -> Tensor:
+    """One step; the losses ``[2]`` stay on the device, for reading them would wait for it."""
     device = run.device
     images = to_model([sample.image for sample in samples], device)
     targets = [{"boxes": sample.boxes.to(device), "labels": sample.labels.to(device)} for sample in samples]
     with torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.amp and device.type == "cuda"):
         found = model(images, targets)
+    losses = torch.stack([found[name] for name in LOSSES])
     optimizer.zero_grad(set_to_none=True)
-    torch.stack([found[name] for name in LOSSES]).sum().backward()
+    losses.sum().backward()
     if run.recipe.clip_norm > 0:
         nn.utils.clip_grad_norm_(model.parameters(), run.recipe.clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    losses.copy_(torch.stack([found[name].detach() for name in LOSSES]))
-    return len(samples)
+    return losses.detach()
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
