@@ -3,6 +3,7 @@
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 
+#include <optional>
 #include <string>
 
 #include "build_info.h"
@@ -35,6 +36,12 @@ TORCH_LIBRARY(retinanet_fast, m) {
   m.def(
       "sigmoid_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float alpha, float gamma, "
       "str reduction, bool targets_grad) -> (Tensor, Tensor)");
+  m.def(
+      "softmax_focal_loss(Tensor inputs, Tensor targets, Tensor? class_weights=None, float alpha=1.0, "
+      "float gamma=2.0, str reduction=\"mean\") -> Tensor");
+  m.def(
+      "softmax_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, Tensor? class_weights, "
+      "float alpha, float gamma, str reduction) -> Tensor");
 }
 
 namespace retinanet_fast {
@@ -129,4 +136,16 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("inputs"), py::arg("targets"), py::arg("alpha") = 0.25, py::arg("gamma") = 2.0,
       py::arg("reduction") = "none", "Sigmoid focal loss of logits [..., K] and targets [..., K] or labels [...].");
+  m.def(
+      "softmax_focal_loss",
+      [](const at::Tensor& inputs, const at::Tensor& targets, const std::optional<at::Tensor>& class_weights,
+         double alpha, double gamma, const std::string& reduction) {
+        static const auto op =
+            typed_op<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, double, double,
+                                c10::string_view)>("retinanet_fast::softmax_focal_loss");
+        return op.call(inputs, targets, class_weights, alpha, gamma, reduction);
+      },
+      py::arg("inputs"), py::arg("targets"), py::arg("class_weights") = py::none(), py::arg("alpha") = 1.0,
+      py::arg("gamma") = 2.0, py::arg("reduction") = "mean",
+      "Softmax focal loss of logits [N, C] and labels [N], times alpha and the label's weight of class_weights [C].");
 }

@@ -26,3 +26,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none"
 ) -> Tensor: ...
+def softmax_focal_loss(
+    inputs: Tensor,
+    targets: Tensor,
+    class_weights: Tensor | None = None,
+    alpha: float = 1.0,
+    gamma: float = 2.0,
+    reduction: str = "mean",
+) -> Tensor: ...

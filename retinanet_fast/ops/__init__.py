@@ -9,6 +9,7 @@ from retinanet_fast.ops.nms import nms
 from retinanet_fast.ops.retinanet_detect import retinanet_detect
 from retinanet_fast.ops.retinanet_loss import retinanet_loss
 from retinanet_fast.ops.sigmoid_focal_loss import sigmoid_focal_loss
+from retinanet_fast.ops.softmax_focal_loss import softmax_focal_loss
 
 __all__ = [
     "batched_nms",
@@ -20,4 +21,5 @@ __all__ = [
     "retinanet_detect",
     "retinanet_loss",
     "sigmoid_focal_loss",
+    "softmax_focal_loss",
 ]

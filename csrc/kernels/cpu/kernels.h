@@ -12,6 +12,7 @@
 #include "kernels/nms.h"
 #include "kernels/scale_gradient.h"
 #include "kernels/sigmoid_focal_loss.h"
+#include "kernels/softmax_focal_loss.h"
 
 // name, params
 #define RETINANET_FAST_CPU_KERNELS(X)                 \
@@ -24,7 +25,8 @@
   X(match_anchors, MatchAnchorsParams)                \
   X(nms, NmsParams)                                   \
   X(scale_gradient, ScaleGradientParams)              \
-  X(sigmoid_focal_loss, SigmoidFocalLossParams)
+  X(sigmoid_focal_loss, SigmoidFocalLossParams)       \
+  X(softmax_focal_loss, SoftmaxFocalLossParams)
 
 namespace retinanet_fast {
 

@@ -3,6 +3,7 @@
 // and float64 are read and written where they lie. A tile's sum is kept in double, and tiles are added in order.
 #include "kernels/sigmoid_focal_loss.h"
 
+#include "kernels/cpu/bad_row.h"
 #include "kernels/cpu/focal_block.h"
 #include "kernels/cpu/kernels.h"
 
@@ -119,13 +120,6 @@ RETINANET_FAST_INLINE const C* widen(const void* from, int64_t begin, int64_t n,
   if constexpr (std::is_same_v<T, C>) return x;
   for (int64_t i = 0; i < n; ++i) array[i] = load(x[i]);
   return array;
-}
-
-void keep_lowest(int64_t& lowest, int64_t row) {
-  int64_t seen = __atomic_load_n(&lowest, __ATOMIC_RELAXED);
-  while ((seen < 0 || row < seen) &&
-         !__atomic_compare_exchange_n(&lowest, &seen, row, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
 }
 
 template <class T, class Gamma>

@@ -1,0 +1,42 @@
+// The categorical focal loss of one row of logits with the class t, and its derivatives.
+//
+//   p = softmax(x), m = 1 - p_t, n = -log p_t, loss = m^gamma n
+#pragma once
+
+#include "math/elementary.h"
+#include "math/platform.h"
+
+namespace retinanet_fast::math {
+
+RETINANET_FAST_INLINE float log_of(float x) { return logf(x); }
+RETINANET_FAST_INLINE double log_of(double x) { return log(x); }
+RETINANET_FAST_INLINE float log1p_of(float x) { return log1pf(x); }
+RETINANET_FAST_INLINE double log1p_of(double x) { return log1p(x); }
+RETINANET_FAST_INLINE float pow_of(float x, float y) { return powf(x, y); }
+RETINANET_FAST_INLINE double pow_of(double x, double y) { return pow(x, y); }
+
+// What a row comes down to. With `top` the largest logit of the row:
+//   d loss / d x_t = -slope,  d loss / d x_j = slope_others exp(x_j - top) for j != t
+template <class T>
+struct SoftmaxFocalRow {
+  T loss;
+  T slope;
+  T slope_others;
+};
+
+// target = x_t - top <= 0, others = sum of exp(x_j - top) over j != t. m is made of `others`, not of 1 - p_t, and so
+// keeps its precision where p_t is close to 1; no m^(gamma - 1) is left over, which would be infinite at m = 0.
+template <class T>
+RETINANET_FAST_INLINE SoftmaxFocalRow<T> softmax_focal_row(T target, T others, T gamma) {
+  const T exp_target = exp_nonpositive(target);
+  const T total = exp_target + others;
+  const T p = exp_target / total;
+  const T m = others / total;
+  const T n = target == T(0) ? log1p_of(others) : log_of(total) - target;
+  const T power = pow_of(m, gamma);
+  // d n / d x_t = -m,  d m / d x_t = -p m;  d n / d x_j = p_j,  d m / d x_j = p p_j,  p_j / m = exp(x_j - top) / others
+  const T slope = power * (m + (gamma == T(0) ? T(0) : gamma * n * p));
+  return {power * n, slope, slope / max2(std::numeric_limits<T>::min(), others)};
+}
+
+}  // namespace retinanet_fast::math

@@ -1,0 +1,193 @@
+#include "kernels/softmax_focal_loss.h"
+
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+
+#include "torch/common.h"
+
+namespace retinanet_fast {
+namespace {
+
+constexpr const char* kOp = "softmax_focal_loss";
+
+using Weights = std::optional<at::Tensor>;
+using Forward = at::Tensor(const at::Tensor&, const at::Tensor&, const Weights&, double, double, c10::string_view);
+using Backward = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const Weights&, double, double,
+                            c10::string_view);
+
+void check(const at::Tensor& inputs, const at::Tensor& targets, const Weights& class_weights, double alpha,
+           double gamma) {
+  dtype_of(kOp, "inputs", inputs);
+  TORCH_CHECK_VALUE(inputs.dim() == 2, kOp, ": expected inputs [N, C], got ", inputs.sizes());
+  TORCH_CHECK_TYPE(targets.scalar_type() == at::kLong || targets.scalar_type() == at::kInt, kOp,
+                   ": expected targets of dtype int64 or int32, got ", targets.scalar_type());
+  TORCH_CHECK_VALUE(targets.dim() == 1 && targets.size(0) == inputs.size(0), kOp, ": expected targets [",
+                    inputs.size(0), "], got ", targets.sizes());
+  check_same_device(kOp, "targets", targets, inputs);
+  TORCH_CHECK_VALUE(std::isfinite(alpha) && alpha >= 0, kOp, ": expected a finite alpha >= 0, got ", alpha);
+  check_gamma(kOp, gamma);
+  if (!class_weights) return;
+  TORCH_CHECK_VALUE(class_weights->dim() == 1 && class_weights->size(0) == inputs.size(1), kOp,
+                    ": expected alpha to be a number or one weight a class, [", inputs.size(1), "], got ",
+                    class_weights->sizes());
+  check_same_device(kOp, "alpha", *class_weights, inputs);
+  TORCH_CHECK_VALUE(!class_weights->requires_grad(), kOp, ": expected alpha to need no gradient; it has none here");
+}
+
+// What the kernel reads, held while it runs.
+struct Prepared {
+  at::Tensor inputs;
+  at::Tensor targets;
+  at::Tensor class_weights;
+
+  Prepared(const at::Tensor& x, const at::Tensor& t, const Weights& weights)
+      : inputs(x.contiguous()), targets(t.to(at::kLong).contiguous()) {
+    if (weights) class_weights = weights->to(at::kDouble).contiguous();
+  }
+
+  SoftmaxFocalLossParams params(double alpha, double gamma, Reduction reduction) const {
+    return {
+        .inputs = inputs.const_data_ptr(),
+        .labels = targets.const_data_ptr<int64_t>(),
+        .class_weights = class_weights.defined() ? class_weights.const_data_ptr<double>() : nullptr,
+        .rows = inputs.size(0),
+        .classes = inputs.size(1),
+        .gamma = gamma,
+        .scale = reduction == Reduction::kMean ? alpha / double(inputs.size(0)) : alpha,
+        .dtype = dtype_of(kOp, "inputs", inputs),
+    };
+  }
+
+  void run(const SoftmaxFocalLossParams& params) const {
+    retinanet_fast::run(kOp, inputs, params, &CpuKernels::softmax_focal_loss,
+                        RETINANET_FAST_CUDA(softmax_focal_loss_cuda));
+  }
+};
+
+at::Tensor softmax_focal_loss(const at::Tensor& inputs, const at::Tensor& targets, const Weights& class_weights,
+                              double alpha, double gamma, c10::string_view reduction_name) {
+  const Reduction reduction = parse_reduction(kOp, reduction_name);
+  check(inputs, targets, class_weights, alpha, gamma);
+  const Prepared prepared(inputs, targets, class_weights);
+  if (reduction == Reduction::kNone) {
+    at::Tensor loss = at::empty({inputs.size(0)}, inputs.options());
+    if (loss.numel() == 0) return loss;
+    SoftmaxFocalLossParams params = prepared.params(alpha, gamma, reduction);
+    params.loss = loss.mutable_data_ptr();
+    prepared.run(params);
+    return loss;
+  }
+  at::Tensor sum = at::empty({}, inputs.options());
+  // As torch has it: the sum over nothing is 0, its mean NaN.
+  if (inputs.size(0) == 0) return sum.fill_(reduction == Reduction::kSum ? 0.0 : NAN);
+  SoftmaxFocalLossParams params = prepared.params(alpha, gamma, reduction);
+  const at::Tensor partial_sums =
+      at::empty({softmax_focal_loss_tiles(params.rows)}, inputs.options().dtype(at::kDouble));
+  params.sum = sum.mutable_data_ptr();
+  params.partial_sums = partial_sums.mutable_data_ptr<double>();
+  prepared.run(params);
+  return sum;
+}
+
+at::Tensor softmax_focal_loss_backward(const at::Tensor& grad_output, const at::Tensor& inputs,
+                                       const at::Tensor& targets, const Weights& class_weights, double alpha,
+                                       double gamma, c10::string_view reduction_name) {
+  const Reduction reduction = parse_reduction(kOp, reduction_name);
+  check(inputs, targets, class_weights, alpha, gamma);
+  check_same_device(kOp, "grad_output", grad_output, inputs);
+  check_same_dtype(kOp, "grad_output", grad_output, inputs);
+  const bool scalar = reduction != Reduction::kNone;
+  TORCH_CHECK_VALUE(scalar ? grad_output.dim() == 0 : grad_output.sizes() == targets.sizes(), kOp,
+                    ": expected grad_output of the loss's shape, got ", grad_output.sizes());
+  const Prepared prepared(inputs, targets, class_weights);
+  at::Tensor grad_inputs = empty_dense_like(prepared.inputs);
+  if (inputs.size(0) == 0) return grad_inputs;
+  const at::Tensor factors = grad_output.contiguous();
+  SoftmaxFocalLossParams params = prepared.params(alpha, gamma, reduction);
+  params.grad_output = factors.const_data_ptr();
+  params.grad_output_is_scalar = scalar;
+  params.grad_inputs = grad_inputs.mutable_data_ptr();
+  prepared.run(params);
+  return grad_inputs;
+}
+
+// The backward pass as a function of its own: what raises where somebody differentiates it once more.
+class SoftmaxFocalLossBackward : public torch::autograd::Function<SoftmaxFocalLossBackward> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& grad_output, const at::Tensor& inputs,
+                            const at::Tensor& targets, const Weights& class_weights, double alpha, double gamma,
+                            const std::string& reduction) {
+    static const auto op = typed_op<Backward>("retinanet_fast::softmax_focal_loss_backward");
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return op.call(grad_output, inputs, targets, class_weights, alpha, gamma, reduction);
+  }
+
+  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext*, torch::autograd::tensor_list) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, kOp, ": has no second derivative; retinanet_fast.reference.", kOp, " has one");
+  }
+};
+
+at::Tensor softmax_focal_loss_backward_autograd(const at::Tensor& grad_output, const at::Tensor& inputs,
+                                                const at::Tensor& targets, const Weights& class_weights, double alpha,
+                                                double gamma, c10::string_view reduction) {
+  return SoftmaxFocalLossBackward::apply(grad_output, inputs, targets, class_weights, alpha, gamma,
+                                         std::string(reduction));
+}
+
+class SoftmaxFocalLoss : public torch::autograd::Function<SoftmaxFocalLoss> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& inputs,
+                            const at::Tensor& targets, const Weights& class_weights, double alpha, double gamma,
+                            const std::string& reduction) {
+    static const auto op = typed_op<Forward>("retinanet_fast::softmax_focal_loss");
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    context->save_for_backward({inputs, targets, class_weights.value_or(at::Tensor())});
+    context->saved_data["alpha"] = alpha;
+    context->saved_data["gamma"] = gamma;
+    context->saved_data["reduction"] = reduction;
+    return op.call(inputs, targets, class_weights, alpha, gamma, reduction);
+  }
+
+  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext* context,
+                                               torch::autograd::tensor_list grads) {
+    static const auto op = typed_op<Backward>("retinanet_fast::softmax_focal_loss_backward");
+    const auto saved = context->get_saved_variables();
+    auto& data = context->saved_data;
+    const Weights class_weights = saved[2].defined() ? Weights(saved[2]) : std::nullopt;
+    at::Tensor grad_inputs = op.call(grads[0], saved[0], saved[1], class_weights, data["alpha"].toDouble(),
+                                     data["gamma"].toDouble(), data["reduction"].toStringRef());
+    return {grad_inputs, {}, {}, {}, {}, {}};
+  }
+};
+
+at::Tensor softmax_focal_loss_autograd(const at::Tensor& inputs, const at::Tensor& targets,
+                                       const Weights& class_weights, double alpha, double gamma,
+                                       c10::string_view reduction) {
+  if (needs_grad(inputs) || (class_weights && needs_grad(*class_weights))) {
+    return SoftmaxFocalLoss::apply(inputs, targets, class_weights, alpha, gamma, std::string(reduction));
+  }
+  static const auto op = typed_op<Forward>("retinanet_fast::softmax_focal_loss");
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.call(inputs, targets, class_weights, alpha, gamma, reduction);
+}
+
+TORCH_LIBRARY_IMPL(retinanet_fast, CPU, m) {
+  m.impl("softmax_focal_loss", softmax_focal_loss);
+  m.impl("softmax_focal_loss_backward", softmax_focal_loss_backward);
+}
+TORCH_LIBRARY_IMPL(retinanet_fast, CUDA, m) {
+  m.impl("softmax_focal_loss", softmax_focal_loss);
+  m.impl("softmax_focal_loss_backward", softmax_focal_loss_backward);
+}
+TORCH_LIBRARY_IMPL(retinanet_fast, Autograd, m) {
+  m.impl("softmax_focal_loss", softmax_focal_loss_autograd);
+  m.impl("softmax_focal_loss_backward", softmax_focal_loss_backward_autograd);
+}
+
+}  // namespace
+}  // namespace retinanet_fast

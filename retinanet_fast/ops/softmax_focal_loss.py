@@ -1,0 +1,83 @@
+"""The focal loss of one classifier among exclusive classes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from retinanet_fast import _ext  # noqa: F401  registers the ops
+
+_softmax_focal_loss = torch.ops.retinanet_fast.softmax_focal_loss.default
+
+
+def softmax_focal_loss(
+    inputs: Tensor,
+    targets: Tensor,
+    alpha: float | Sequence[float] | Tensor | None = None,
+    gamma: float = 2.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Focal loss of rows of logits ``x`` with the class ``t`` each, the categorical form of the focal loss (Lin et
+    al., "Focal Loss for Dense Object Detection", https://arxiv.org/abs/1708.02002).
+
+    ::
+
+        p = softmax(x)         loss = -alpha_t (1 - p_t)^gamma ln(p_t)
+
+    ``1 - p_t`` is made of the other classes' exponentials, so that the loss keeps its precision where ``p_t`` is
+    close to 1; loss and gradient are finite for logits that differ by hundreds. float16 and bfloat16 are computed
+    in float32; sums are kept in float64 and added in a fixed order: the same bits on every run and for any number of
+    threads.
+
+    Args:
+        inputs: ``[N, C]`` logits, floating point.
+        targets: ``[N]`` class indices in [0, C), int64 or int32.
+        alpha: a number >= 0, or one weight a class (a sequence or a tensor ``[C]`` that needs no gradient); None is 1.
+        gamma: exponent, finite and not negative.
+        reduction: ``"mean"``, which divides by N whatever the weights, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or the losses ``[N]``; always in the dtype of ``inputs``. No rows have sum 0 and mean NaN. A NaN logit
+        makes its row's loss and gradient NaN. Differentiable once by ``inputs``.
+
+    Raises:
+        ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
+            outside of the above.
+        TypeError: a dtype outside of the above.
+        IndexError: a target outside [0, C). On CUDA that is a device-side assertion, as
+            ``torch.nn.functional.cross_entropy`` has it.
+        NotImplementedError: a second derivative.
+    """
+    if alpha is None:
+        return _softmax_focal_loss(inputs, targets, None, 1.0, gamma, reduction)
+    if isinstance(alpha, int | float):
+        return _softmax_focal_loss(inputs, targets, None, float(alpha), gamma, reduction)
+    weights = torch.as_tensor(alpha, dtype=torch.float64, device=inputs.device)
+    if weights.dim() == 0:
+        weights = weights.expand(inputs.shape[1])
+    return _softmax_focal_loss(inputs, targets, weights, 1.0, gamma, reduction)
+
+
+@torch.library.register_fake("retinanet_fast::softmax_focal_loss")
+def _(
+    inputs: Tensor,
+    targets: Tensor,
+    class_weights: Tensor | None = None,
+    alpha: float = 1.0,
+    gamma: float = 2.0,
+    reduction: str = "mean",
+) -> Tensor:
+    return inputs.new_empty(inputs.shape[0] if reduction == "none" else ())
+
+
+@torch.library.register_fake("retinanet_fast::softmax_focal_loss_backward")
+def _(
+    grad_output: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    class_weights: Tensor | None,
+    alpha: float,
+    gamma: float,
+    reduction: str,
+) -> Tensor:
+    return torch.empty_like(inputs, memory_format=torch.contiguous_format)
