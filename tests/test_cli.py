@@ -28,7 +28,7 @@ SMALL = [
     "--image-size",
     "64",
     "--fpn-channels",
-    "16",
+    "32",
     "--batch-size",
     "2",
     "--device",
@@ -256,7 +256,7 @@ def test_eval_and_predict_leave_bad_images_out_too(
 
 def test_a_checkpoint_of_another_model(trained: Path, rendered: Path, tmp_path: Path, capsys: Any) -> None:
     other = checkpoints.load(trained)
-    other.recipe = other.recipe.replace(fpn_channels=32)
+    other.recipe = other.recipe.replace(fpn_channels=64)
     other.save(tmp_path / "other.pt")
     assert run("eval", "--checkpoint", tmp_path / "other.pt", "--data", rendered, "--device", "cpu") == 2
     assert "other.pt: a checkpoint of another model" in one_error(capsys)

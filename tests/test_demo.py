@@ -80,7 +80,7 @@ def test_the_demo_leaves_a_page_that_stands_alone(tmp_path: Path) -> None:
         "--batch-size",
         "3",
     ]
-    words += ["--image-size", "64", "--fpn-channels", "16", "--device", "cpu"]
+    words += ["--image-size", "64", "--fpn-channels", "32", "--device", "cpu"]
     assert main(words) == 0
     page = (out / "report.html").read_text()
     assert "$" not in re.sub(r"base64,[^\"]*", "", page)  # every place was filled

@@ -12,8 +12,8 @@ from .errors import InputError
 from .recipe import Recipe
 
 V2 = "resnet50_v2"
-# Groups of the head's group norm.
-GROUPS = 32
+# Channels of a group in the head's group norm: 32 groups of 256.
+GROUP_CHANNELS = 8
 # Standard deviation of the head's weights, as in the paper.
 HEAD_DEVIATION = 0.01
 
@@ -56,7 +56,7 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     backbone = models.BackboneWithFPN(body, pyramid, channels)
     if recipe.head_norm:
         anchors = keywords["anchor_generator"].num_anchors_per_location()[0]
-        norm_layer = partial(nn.GroupNorm, GROUPS)
+        norm_layer = partial(nn.GroupNorm, channels // GROUP_CHANNELS)
         keywords["head"] = models.RetinaNetHead(channels, anchors, num_classes, norm_layer=norm_layer)
     model = models.RetinaNet(backbone, num_classes, **keywords)
     if recipe.identity_start:

@@ -181,8 +181,8 @@ def _check_range(recipe: Recipe) -> None:
     for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "cosine"))):
         if getattr(recipe, name) not in allowed:
             raise ValueError(f"{name}: expected {' or '.join(allowed)}, got {getattr(recipe, name)!r}")
-    if recipe.head_norm and recipe.fpn_channels % 32:
-        raise ValueError(f"fpn_channels: expected a multiple of 32 with head_norm, got {recipe.fpn_channels}")
+    if recipe.head_norm and recipe.fpn_channels % 8:
+        raise ValueError(f"fpn_channels: expected a multiple of 8 with head_norm, got {recipe.fpn_channels}")
     for name in ("min_size", "anchor_sizes", "aspect_ratios"):
         if min(getattr(recipe, name)) <= 0:
             raise ValueError(f"{name}: expected numbers above 0, got {getattr(recipe, name)}")
