@@ -28,6 +28,17 @@ TORCH_LIBRARY(retinanet_fast, m) {
   m.def(
       "match_anchors(Tensor anchors, SymInt[] strides, SymInt[] grid_sizes, Tensor[] gt_boxes, float high_threshold, "
       "float low_threshold, bool allow_low_quality_matches, bool match_zero_iou) -> Tensor");
+  m.def(
+      "retinanet_loss(Tensor[] cls_logits, Tensor[] bbox_regression, Tensor anchors, SymInt[] strides, "
+      "SymInt[] grid_sizes, Tensor[] gt_boxes, Tensor[] gt_labels, float alpha, float gamma, str box_loss, "
+      "float smooth_l1_beta, float[] box_weights, float high_threshold, float low_threshold, "
+      "bool allow_low_quality_matches, bool match_zero_iou) -> (Tensor, Tensor)");
+  m.def(
+      "retinanet_loss_backward(Tensor grad_classification, Tensor grad_bbox, Tensor[] cls_logits, "
+      "Tensor[] bbox_regression, Tensor anchors, SymInt[] strides, SymInt[] grid_sizes, Tensor[] gt_boxes, "
+      "Tensor[] gt_labels, float alpha, float gamma, str box_loss, float smooth_l1_beta, float[] box_weights, "
+      "float high_threshold, float low_threshold, bool allow_low_quality_matches, bool match_zero_iou) "
+      "-> (Tensor[], Tensor[])");
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
   m.def(
@@ -107,6 +118,28 @@ PYBIND11_MODULE(_C, m) {
       py::arg("low_threshold"), py::arg("allow_low_quality_matches"), py::arg("match_zero_iou"),
       "Per image and anchor its box, -1 for background, -2 between: [A, 4] and a list of [G, 4] -> [B, A]. The lists "
       "are empty, or anchors are a grid's base anchors [L, K, 4] and they hold its levels' strides and sizes.");
+  m.def(
+      "retinanet_loss",
+      [](const std::vector<at::Tensor>& cls_logits, const std::vector<at::Tensor>& bbox_regression,
+         const at::Tensor& anchors, const std::vector<int64_t>& strides, const std::vector<int64_t>& grid_sizes,
+         const std::vector<at::Tensor>& gt_boxes, const std::vector<at::Tensor>& gt_labels, double alpha, double gamma,
+         const std::string& box_loss, double smooth_l1_beta, const std::vector<double>& box_weights,
+         double high_threshold, double low_threshold, bool allow_low_quality_matches, bool match_zero_iou) {
+        static const auto op = typed_op<std::tuple<at::Tensor, at::Tensor>(
+            at::TensorList, at::TensorList, const at::Tensor&, c10::SymIntArrayRef, c10::SymIntArrayRef, at::TensorList,
+            at::TensorList, double, double, c10::string_view, double, at::ArrayRef<double>, double, double, bool,
+            bool)>("retinanet_fast::retinanet_loss");
+        return op.call(cls_logits, bbox_regression, anchors, c10::fromIntArrayRefSlow(strides),
+                       c10::fromIntArrayRefSlow(grid_sizes), gt_boxes, gt_labels, alpha, gamma, box_loss,
+                       smooth_l1_beta, box_weights, high_threshold, low_threshold, allow_low_quality_matches,
+                       match_zero_iou);
+      },
+      py::arg("cls_logits"), py::arg("bbox_regression"), py::arg("anchors"), py::arg("strides"), py::arg("grid_sizes"),
+      py::arg("gt_boxes"), py::arg("gt_labels"), py::arg("alpha"), py::arg("gamma"), py::arg("box_loss"),
+      py::arg("smooth_l1_beta"), py::arg("box_weights"), py::arg("high_threshold"), py::arg("low_threshold"),
+      py::arg("allow_low_quality_matches"), py::arg("match_zero_iou"),
+      "RetinaNet's classification and box loss from the head's levels [B, K * C, H, W] and [B, K * 4, H, W]; anchors "
+      "as match_anchors takes them.");
   m.def(
       "nms",
       [](const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {

@@ -21,6 +21,24 @@ def match_anchors(
     allow_low_quality_matches: bool,
     match_zero_iou: bool,
 ) -> Tensor: ...
+def retinanet_loss(
+    cls_logits: Sequence[Tensor],
+    bbox_regression: Sequence[Tensor],
+    anchors: Tensor,
+    strides: Sequence[int],
+    grid_sizes: Sequence[int],
+    gt_boxes: Sequence[Tensor],
+    gt_labels: Sequence[Tensor],
+    alpha: float,
+    gamma: float,
+    box_loss: str,
+    smooth_l1_beta: float,
+    box_weights: Sequence[float],
+    high_threshold: float,
+    low_threshold: float,
+    allow_low_quality_matches: bool,
+    match_zero_iou: bool,
+) -> tuple[Tensor, Tensor]: ...
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor: ...
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor: ...
 def sigmoid_focal_loss(

@@ -8,7 +8,7 @@ namespace retinanet_fast {
 
 struct ScaleGradientParams {
   void* gradient;     // [n]
-  const void* scale;  // [1], on the same device
+  const void* scale;  // [1] float64 for float64, else float32, on the same device
   int64_t n;
   DType dtype;
 };

@@ -36,6 +36,7 @@ at::Tensor match_anchors(const at::Tensor& anchors, at::IntArrayRef strides, at:
       .wide_matches = true,
   };
   run(op, anchors, params, &CpuKernels::match_anchors, RETINANET_FAST_CUDA(match_anchors_cuda));
+  raise_deferred_error_of_emulator(op, anchors);
   return matches;
 }
 

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from retinanet_fast.ops.encode_boxes import encode_boxes
-from retinanet_fast.ops.match_anchors import match_anchors
+from retinanet_fast.ops.match_anchors import grid_arguments
 from retinanet_fast.structures import AnchorGrid
 
 
@@ -65,45 +63,37 @@ def retinanet_loss(
         TypeError: dtypes other than these.
         IndexError: a label outside ``[0, C)``, with its image and row.
     """
-    matches = match_anchors(
-        anchors,
-        gt_boxes,
-        high_threshold=high_threshold,
-        low_threshold=low_threshold,
-        allow_low_quality_matches=allow_low_quality_matches,
-        match_zero_iou=match_zero_iou,
+    classification, bbox = torch.ops.retinanet_fast.retinanet_loss(
+        list(cls_logits),
+        list(bbox_regression),
+        *grid_arguments(anchors),
+        list(gt_boxes),
+        list(gt_labels),
+        alpha,
+        gamma,
+        box_loss,
+        smooth_l1_beta,
+        box_weights,
+        high_threshold,
+        low_threshold,
+        allow_low_quality_matches,
+        match_zero_iou,
     )
-    anchor_boxes = anchors.boxes() if isinstance(anchors, AnchorGrid) else anchors
-    levels = list(zip(cls_logits, bbox_regression, strict=True))
-    logits = torch.cat([_rows(x, x.shape[1] * 4 // d.shape[1]) for x, d in levels], dim=1)
-    deltas = torch.cat([_rows(d, 4) for _, d in levels], dim=1)
-    classification, regression = logits.new_zeros(()), deltas.new_zeros(())
-    for match, x, d, boxes, labels in zip(matches, logits, deltas, gt_boxes, gt_labels, strict=True):
-        foreground = match >= 0
-        divisor = foreground.sum().clamp_min(1)
-        target = torch.zeros_like(x)
-        target[foreground, labels[match[foreground]]] = 1
-        p = x.sigmoid()
-        focal = F.binary_cross_entropy_with_logits(x, target, reduction="none")
-        focal = focal * (p + target - 2 * p * target) ** gamma
-        if alpha >= 0:
-            focal = focal * (alpha * target + (1 - alpha) * (1 - target))
-        classification = classification + focal[match != -2].sum() / divisor
-        encoded = encode_boxes(
-            boxes[match[foreground]].to(d.dtype), anchor_boxes[foreground].to(d.dtype), box_weights
-        )
-        if box_loss == "l1":
-            box = F.l1_loss(d[foreground], encoded, reduction="sum")
-        elif box_loss == "smooth_l1":
-            box = F.smooth_l1_loss(d[foreground], encoded, reduction="sum", beta=smooth_l1_beta)
-        else:
-            raise NotImplementedError(f"retinanet_loss: box_loss {box_loss!r}")
-        regression = regression + box / divisor
-    images = max(1, len(gt_boxes))
-    return {"classification": classification / images, "bbox_regression": regression / images}
+    return {"classification": classification, "bbox_regression": bbox}
 
 
-def _rows(output: Tensor, values: int) -> Tensor:
-    batch, channels, height, width = output.shape
-    rows = output.float().reshape(batch, channels // values, values, height, width)
-    return rows.permute(0, 3, 4, 1, 2).reshape(batch, -1, values)
+@torch.library.register_fake("retinanet_fast::retinanet_loss")
+def _(cls_logits: Sequence[Tensor], *_: object) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(cls_logits[0].dtype, torch.float32)
+    return cls_logits[0].new_empty((), dtype=dtype), cls_logits[0].new_empty((), dtype=dtype)
+
+
+@torch.library.register_fake("retinanet_fast::retinanet_loss_backward")
+def _(
+    grad_classification: Tensor,
+    grad_bbox: Tensor,
+    cls_logits: Sequence[Tensor],
+    bbox_regression: Sequence[Tensor],
+    *_: object,
+) -> tuple[list[Tensor], list[Tensor]]:
+    return [torch.empty_like(x) for x in cls_logits], [torch.empty_like(x) for x in bbox_regression]

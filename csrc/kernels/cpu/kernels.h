@@ -10,6 +10,7 @@
 #include "kernels/encode_boxes.h"
 #include "kernels/match_anchors.h"
 #include "kernels/nms.h"
+#include "kernels/retinanet_loss.h"
 #include "kernels/scale_gradient.h"
 #include "kernels/sigmoid_focal_loss.h"
 #include "kernels/softmax_focal_loss.h"
@@ -23,6 +24,7 @@
   X(decode_boxes, DecodeBoxesParams)                  \
   X(decode_boxes_backward, DecodeBoxesBackwardParams) \
   X(match_anchors, MatchAnchorsParams)                \
+  X(retinanet_loss, RetinanetLossParams)              \
   X(nms, NmsParams)                                   \
   X(scale_gradient, ScaleGradientParams)              \
   X(sigmoid_focal_loss, SigmoidFocalLossParams)       \

@@ -10,7 +10,7 @@ Status scale_gradient(const ScaleGradientParams& p, const Executor& executor) {
   return dispatch_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     constexpr int64_t kTask = 16384;
-    const auto scale = load(*static_cast<const T*>(p.scale));
+    const auto scale = *static_cast<const ComputeType<T>*>(p.scale);
     if (scale == 1) return Status{};
     executor.parallel_for(ceil_div(p.n, kTask), [&](int64_t task) {
       const int64_t end = min2(p.n, (task + 1) * kTask);

@@ -15,7 +15,7 @@ constexpr int kThreads = 256;
 template <class T>
 __global__ void __launch_bounds__(kThreads) scale_gradient_kernel(ScaleGradientParams p) {
   using C = ComputeType<T>;
-  const C scale = load(*static_cast<const T*>(p.scale));
+  const C scale = *static_cast<const C*>(p.scale);
   if (scale == C(1)) return;
   T* gradient = static_cast<T*>(p.gradient);
   const bool aligned = is_aligned(gradient);

@@ -36,6 +36,16 @@ __device__ __forceinline__ void load_vector(const T* from, int64_t i, int64_t n,
   }
 }
 
+// One instruction, which nvcc does not always make of a plain assignment; past the first-level cache, where what is
+// stored is not read again.
+__device__ __forceinline__ void store_16_bytes(void* to, const uint4& bits) {
+#if defined(__CUDA_ARCH__)
+  __stcg(static_cast<uint4*>(to), bits);
+#else
+  *static_cast<uint4*>(to) = bits;
+#endif
+}
+
 template <class T>
 __device__ __forceinline__ void store_vector(T* to, int64_t i, int64_t n, bool aligned,
                                              const math::ComputeType<T> (&from)[kVector<T>]) {
@@ -43,7 +53,7 @@ __device__ __forceinline__ void store_vector(T* to, int64_t i, int64_t n, bool a
     VectorOf<T> vector;
 #pragma unroll
     for (int e = 0; e < kVector<T>; ++e) math::store(vector.values[e], from[e]);
-    *reinterpret_cast<uint4*>(to + i) = math::bit_cast<uint4>(vector);
+    store_16_bytes(to + i, math::bit_cast<uint4>(vector));
   } else {
 #pragma unroll
     for (int e = 0; e < kVector<T>; ++e) {

@@ -1,0 +1,332 @@
+// Every logit is read once, where it lies, in blocks of focal_block; loss and gradient are made together.
+//
+// A task is a piece of one level of one image. Where the positions of a channel lie side by side (NCHW) it is a run of
+// positions of one anchor shape k: their matches become one array of weights, shared by the C channels, in which the
+// few foreground elements of a channel are marked and unmarked again. Where the channels of a position lie side by
+// side (channels last) it is a run of cells. The box loss of a foreground anchor is added by the task that meets it.
+// Each task leaves two sums, which are added in order: the same bits for any number of threads.
+#include "kernels/retinanet_loss.h"
+
+#include <type_traits>
+
+#include "kernels/cpu/focal_block.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/retinanet_loss_box.h"
+
+namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+
+using namespace math;
+
+namespace {
+
+static_assert(kLossPlanePositions <= kFocalBlock);
+
+// n values of T at from[0], from[stride], ... of rows `row_stride` apart and `width` long, starting at position
+// `first` of all rows.
+struct Run {
+  int64_t first;
+  int64_t n;
+  int64_t width;
+  int64_t row_stride;
+  int64_t stride;
+
+  bool dense() const { return stride == 1 && (row_stride == width || first % width + n <= width); }
+  int64_t begin() const { return first / width * row_stride + first % width * stride; }
+
+  // f(i, offset): value i lies at `offset`.
+  template <class F>
+  RETINANET_FAST_INLINE void for_each(const F& f) const {
+    int64_t x = first % width;
+    int64_t row = first / width * row_stride;
+    for (int64_t i = 0; i < n; row += row_stride, x = 0) {
+      const int64_t end = min2(n, i + width - x);
+      for (; i < end; ++i, ++x) f(i, row + x * stride);
+    }
+  }
+};
+
+// The values of a run in the computing type: where they lie, if they lie so, or copied to `array`.
+template <class T, class C>
+RETINANET_FAST_INLINE const C* read(const T* from, const Run& run, C* array) {
+  if (!run.dense()) {
+    run.for_each([&](int64_t i, int64_t offset) { array[i] = load(from[offset]); });
+    return array;
+  }
+  from += run.begin();
+  if constexpr (std::is_same_v<T, C>) return from;
+  for (int64_t i = 0; i < run.n; ++i) array[i] = load(from[i]);
+  return array;
+}
+
+// Where a run of T may be written by a loop over C: in place, or in `array`.
+template <class T, class C>
+RETINANET_FAST_INLINE C* write_target(T* to, const Run& run, C* array) {
+  if constexpr (std::is_same_v<T, C>) {
+    if (to && run.dense()) return to + run.begin();
+  }
+  return array;
+}
+
+// Moves `values` to their run, unless they were written in place.
+template <class T, class C>
+RETINANET_FAST_INLINE void write(T* to, const Run& run, const C* values) {
+  if (!to) return;
+  if (!run.dense()) {
+    run.for_each([&](int64_t i, int64_t offset) { store(to[offset], values[i]); });
+  } else if constexpr (!std::is_same_v<T, C>) {
+    to += run.begin();
+    for (int64_t i = 0; i < run.n; ++i) store(to[i], values[i]);
+  }
+}
+
+// Foreground positions of a run, found by class.
+class ForegroundList {
+ public:
+  void clear() {
+    count_ = 0;
+    for (int16_t& head : heads_) head = -1;
+  }
+
+  void add(int64_t position, int64_t label) {
+    entries_[count_] = {label, int16_t(position), heads_[label % kBuckets]};
+    heads_[label % kBuckets] = int16_t(count_++);
+  }
+
+  template <class F>
+  RETINANET_FAST_INLINE void for_each_of_class(int64_t label, const F& f) const {
+    for (int16_t i = heads_[label % kBuckets]; i >= 0; i = entries_[i].next) {
+      if (entries_[i].label == label) f(entries_[i].position);
+    }
+  }
+
+ private:
+  static constexpr int64_t kBuckets = 64;
+  struct Entry {
+    int64_t label;
+    int16_t position;
+    int16_t next;  // in its bucket, or -1
+  };
+  Entry entries_[kLossPlanePositions];
+  int16_t heads_[kBuckets];
+  int count_;
+};
+
+template <class T, class Gamma>
+class LossPass {
+  using C = ComputeType<T>;
+
+ public:
+  LossPass(const RetinanetLossParams& params, const Gamma& gamma)
+      : p_(params), gamma_(gamma), channels_(params.per_cell * params.classes) {
+    grad_classification_ = upstream(params.grad_classification);
+    grad_bbox_ = upstream(params.grad_bbox);
+  }
+
+  void run(const Executor& executor) const {
+    const int64_t tasks = retinanet_loss_tasks(p_);
+    executor.parallel_for(tasks, [&](int64_t task) {
+      const Sums sums = run_task(task);
+      p_.partial_sums[2 * task] = sums.classification;
+      p_.partial_sums[2 * task + 1] = sums.bbox;
+    });
+    Sums total;
+    for (int64_t task = 0; task < tasks; ++task) {
+      total.classification += p_.partial_sums[2 * task];
+      total.bbox += p_.partial_sums[2 * task + 1];
+    }
+    *static_cast<C*>(p_.classification) = C(total.classification);
+    *static_cast<C*>(p_.bbox) = C(total.bbox);
+  }
+
+ private:
+  struct Sums {
+    double classification = 0;
+    double bbox = 0;
+  };
+
+  // What a task needs to know about its level and image.
+  struct Piece {
+    const LossLevel& level;
+    int64_t image;
+    const int32_t* matches;  // of the level's anchors in this image
+    const T* logits;
+    T* grad_logits;
+    FocalWeights<C> weights;  // with the image's normalisation and the size of the incoming gradient
+    double box_scale;         // the image's normalisation
+  };
+
+  static double upstream(const void* gradient) { return gradient ? double(*static_cast<const C*>(gradient)) : 1.0; }
+
+  Sums run_task(int64_t task) const {
+    int l = 0;
+    int64_t per_image = loss_tasks_per_image(p_, p_.level[0]);
+    while (task >= per_image * p_.images) {
+      task -= per_image * p_.images;
+      per_image = loss_tasks_per_image(p_, p_.level[++l]);
+    }
+    const LossLevel& level = p_.level[l];
+    const int64_t image = task / per_image;
+    const double scale =
+        1.0 / (double(p_.num_foreground[image] > 1 ? p_.num_foreground[image] : 1) * double(p_.images));
+    T* grad_logits = static_cast<T*>(level.grad_logits);
+    const Piece piece{
+        .level = level,
+        .image = image,
+        .matches = p_.matches + image * p_.anchors.count + level.first_anchor,
+        .logits = static_cast<const T*>(level.logits) + image * level.logits_at.image,
+        .grad_logits = grad_logits ? grad_logits + image * level.grad_logits_at.image : nullptr,
+        .weights = focal_weights<C>(p_.alpha, scale * std::abs(grad_classification_)),
+        .box_scale = scale,
+    };
+    return has_channel_rows(level, channels_) ? channel_rows(piece, task % per_image) : planes(piece, task % per_image);
+  }
+
+  // ---- one block of logits --------------------------------------------------------------------------------------
+
+  // Its loss; writes its gradient. `hides` says that some weights are 0, whose logits may be anything.
+  double block(const T* logits, const Run& from, T* grad, const Run& to, const C* weights, bool hides) const {
+    C array[kFocalBlock], grad_array[kFocalBlock], loss[kFocalBlock];
+    const C* x = read<T>(logits, from, array);
+    if (hides) {
+      for (int64_t i = 0; i < from.n; ++i) array[i] = weights[i] == 0 ? C(0) : x[i];
+      x = array;
+    }
+    C* out = write_target(grad, to, grad_array);
+    const C sum = focal_block(x, weights, from.n, gamma_, loss, out);
+    if (grad_classification_ < 0) {  // the sign of a weight says foreground, so that of the gradient goes on here
+      for (int64_t i = 0; i < from.n; ++i) out[i] = -out[i];
+    }
+    write(grad, to, out);
+    return double(sum);
+  }
+
+  // ---- positions side by side -----------------------------------------------------------------------------------
+
+  Sums planes(const Piece& piece, int64_t task) const {
+    const LossLevel& level = piece.level;
+    const int64_t pieces = ceil_div(level.height * level.width, kLossPlanePositions);
+    const int64_t k = task / pieces;
+    const int64_t first = task % pieces * kLossPlanePositions;
+    const int64_t n = min2(kLossPlanePositions, level.height * level.width - first);
+    const Run from{first, n, level.width, level.logits_at.y, level.logits_at.x};
+    const Run to{first, n, level.width, level.grad_logits_at.y, level.grad_logits_at.x};
+
+    Sums sums;
+    C weights[kLossPlanePositions];
+    ForegroundList foreground;
+    foreground.clear();
+    bool hides = false;
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t match = piece.matches[(first + i) * p_.per_cell + k];
+      weights[i] = match == kMatchBetween ? C(0) : piece.weights.background;
+      hides |= match == kMatchBetween;
+      if (match >= 0) {
+        foreground.add(i, p_.gt_labels[match]);
+        sums.bbox += box_loss(piece, first + i, k, match);
+      }
+    }
+    for (int64_t c = 0; c < p_.classes; ++c) {
+      const int64_t channel = k * p_.classes + c;
+      foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = -piece.weights.foreground; });
+      T* grad = piece.grad_logits ? piece.grad_logits + channel * level.grad_logits_at.channel : nullptr;
+      sums.classification += block(piece.logits + channel * level.logits_at.channel, from, grad, to, weights, hides);
+      foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = piece.weights.background; });
+    }
+    return sums;
+  }
+
+  // ---- channels side by side ------------------------------------------------------------------------------------
+
+  Sums channel_rows(const Piece& piece, int64_t task) const {
+    const LossLevel& level = piece.level;
+    const int64_t cells = level.height * level.width;
+    const int64_t begin = task * loss_cells_per_task(channels_);
+    const int64_t end = min2(cells, begin + loss_cells_per_task(channels_));
+    RowWeights weights(p_, piece);
+    Sums sums;
+    for (int64_t cell = begin; cell < end; ++cell) {
+      const int64_t y = cell / level.width;
+      const int64_t x = cell - y * level.width;
+      const T* logits = piece.logits + y * level.logits_at.y + x * level.logits_at.x;
+      T* grad =
+          piece.grad_logits ? piece.grad_logits + y * level.grad_logits_at.y + x * level.grad_logits_at.x : nullptr;
+      const int32_t* matches = piece.matches + cell * p_.per_cell;
+      for (int64_t first = 0; first < channels_; first += kFocalBlock) {
+        const Run run{first, min2(kFocalBlock, channels_ - first), channels_, channels_, 1};
+        weights.set(matches, first, run.n);
+        sums.classification += block(logits, run, grad, run, weights.values(), weights.hides());
+      }
+      for (int64_t k = 0; k < p_.per_cell; ++k) {
+        if (matches[k] >= 0) sums.bbox += box_loss(piece, cell, k, matches[k]);
+      }
+    }
+    return sums;
+  }
+
+  // The weights of a block of one cell's channels, kept all background between the few blocks that are not.
+  class RowWeights {
+   public:
+    RowWeights(const RetinanetLossParams& params, const Piece& piece) : p_(params), piece_(piece) {
+      for (C& value : values_) value = piece.weights.background;
+    }
+
+    const C* values() const { return values_; }
+    bool hides() const { return hides_; }
+
+    // Channels [first, first + n) of the cell whose anchors match `matches`.
+    void set(const int32_t* matches, int64_t first, int64_t n) {
+      if (dirty_) {
+        for (C& value : values_) value = piece_.weights.background;
+      }
+      dirty_ = hides_ = false;
+      for (int64_t k = first / p_.classes; k * p_.classes < first + n; ++k) {
+        if (matches[k] == kMatchBackground) continue;
+        dirty_ = true;
+        const int64_t begin = k * p_.classes - first;
+        if (matches[k] == kMatchBetween) {
+          hides_ = true;
+          for (int64_t i = max2(begin, int64_t(0)); i < min2(begin + p_.classes, n); ++i) values_[i] = 0;
+        } else {
+          const int64_t i = begin + p_.gt_labels[matches[k]];
+          if (i >= 0 && i < n) values_[i] = -piece_.weights.foreground;
+        }
+      }
+    }
+
+   private:
+    const RetinanetLossParams& p_;
+    const Piece& piece_;
+    C values_[kFocalBlock];
+    bool dirty_ = false;
+    bool hides_ = false;
+  };
+
+  // ---- foreground anchors ---------------------------------------------------------------------------------------
+
+  // The normalised box loss of anchor k of a cell; writes its gradient.
+  double box_loss(const Piece& piece, int64_t cell, int64_t k, int32_t match) const {
+    const double loss =
+        foreground_box_loss<T>(p_, piece.level, piece.image, cell, k, match, piece.box_scale * grad_bbox_);
+    return loss * piece.box_scale;
+  }
+
+  const RetinanetLossParams& p_;
+  const Gamma& gamma_;
+  int64_t channels_;
+  double grad_classification_;
+  double grad_bbox_;
+};
+
+}  // namespace
+
+Status retinanet_loss(const RetinanetLossParams& p, const Executor& executor) {
+  return dispatch_dtype(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    return dispatch_gamma<ComputeType<T>>(p.gamma, [&](auto gamma) {
+      LossPass<T, decltype(gamma)>(p, gamma).run(executor);
+      return Status{};
+    });
+  });
+}
+
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL

@@ -1,0 +1,289 @@
+// focal_kernel: all levels and images in one launch; a block is a piece of one level of one image.
+//   NCHW: 32 lanes x 8 warps; a lane holds the labels of a 16-byte vector of positions of one anchor shape, and the
+//     warps take turns at the C channels, so that the matches are read once for all of them.
+//   channels last: a thread takes 16-byte vectors of (anchor, class) pairs, which are consecutive in memory.
+//   Where vectors are not aligned, the same elements are read one by one.
+// box_loss_kernel: a thread per anchor and image, of which the few foreground ones have work.
+// sum_kernel: a block for each of the two losses adds up their blocks' sums.
+// Moves the logits in and their gradient out once, the matches about twice, and the deltas of foreground anchors.
+// Sums are added per thread, in a fixed tree per block and in a fixed order over blocks: the same bits on every run.
+#include "kernels/retinanet_loss.h"
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/sum.cuh"
+#include "kernels/cuda/vector.cuh"
+#include "kernels/retinanet_loss_box.h"
+#include "math/focal.h"
+
+namespace retinanet_fast {
+namespace {
+
+using namespace math;
+
+constexpr int kWarps = kLossThreads / 32;
+
+// The blocks of the levels, one level's after the other's.
+struct LossGrid {
+  struct Level {
+    int64_t first;      // block; beyond the last level larger than any
+    int64_t per_image;  // blocks
+    bool aligned;       // vectors lie on 16 bytes
+  };
+  Level level[kMaxLevels];
+};
+
+// An image's normalisation.
+__device__ double image_scale(const RetinanetLossParams& p, int64_t image) {
+  const int32_t foreground = p.num_foreground[image];
+  return 1.0 / (double(foreground > 1 ? foreground : 1) * double(p.images));
+}
+
+// What all elements of a block share.
+template <class T, class Gamma>
+struct Piece {
+  using C = ComputeType<T>;
+  Gamma gamma;
+  FocalWeights<C> weights;  // with the image's normalisation
+  C grad_factor;            // the incoming gradient
+
+  __device__ Piece(const RetinanetLossParams& p, const Gamma& gamma_policy, int64_t image)
+      : gamma(gamma_policy),
+        weights(focal_weights<C>(p.alpha, image_scale(p, image))),
+        grad_factor(p.grad_classification ? *static_cast<const C*>(p.grad_classification) : C(1)) {}
+
+  // The loss of one logit; `grad` gets its gradient. An ignored one may be anything, NaN included.
+  __device__ C element(C logit, bool ignored, bool foreground, C& grad) const {
+    const C x = ignored ? C(0) : logit;
+    const C weight = ignored ? C(0) : foreground ? weights.foreground : weights.background;
+    const FocalTerm<C> term = focal_background(foreground ? -x : x, gamma);
+    grad = (foreground ? -weight : weight) * term.grad * grad_factor;
+    return weight * term.loss;
+  }
+};
+
+__device__ int32_t label_of(const RetinanetLossParams& p, int32_t match) {
+  return match >= 0 ? int32_t(p.gt_labels[match]) : match;
+}
+
+template <class T, class Gamma>
+__device__ double planes(const RetinanetLossParams& p, const LossLevel& level, const Piece<T, Gamma>& piece,
+                         int64_t image, int64_t block, bool aligned) {
+  using C = ComputeType<T>;
+  constexpr int kSize = kVector<T>;
+  const int64_t cells = level.height * level.width;
+  const int64_t pieces = ceil_div(cells, 32 * kSize);
+  const int64_t k = block / pieces;
+  const int64_t first = (block - k * pieces) * 32 * kSize;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const auto position = [&](int j) { return first + (aligned ? lane * kSize + j : lane + 32 * j); };
+
+  const int32_t* matches = p.matches + image * p.anchors.count + level.first_anchor + k;
+  int32_t label[kSize];
+#pragma unroll
+  for (int j = 0; j < kSize; ++j) {
+    const int64_t cell = position(j);
+    label[j] = cell < cells ? label_of(p, matches[cell * p.per_cell]) : kMatchBetween;
+  }
+  const T* logits = static_cast<const T*>(level.logits) + image * level.logits_at.image;
+  T* grads = static_cast<T*>(level.grad_logits);
+  if (grads) grads += image * level.grad_logits_at.image;
+  double total = 0;
+  for (int32_t c = warp; c < p.classes; c += kWarps) {
+    const int64_t channel = k * p.classes + c;
+    const T* from = logits + channel * level.logits_at.channel;
+    T* to = grads ? grads + channel * level.grad_logits_at.channel : nullptr;
+    C sum = 0;
+    if (aligned) {  // then the number of cells is a multiple of kSize
+      if (position(0) >= cells) continue;
+      C x[kSize], grad[kSize];
+      load_vector(from, position(0), cells, true, x);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        sum += piece.element(x[j], label[j] == kMatchBetween, label[j] == c, grad[j]);
+      }
+      if (to) store_vector(to, position(0), cells, true, grad);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        const int64_t cell = position(j);
+        if (cell >= cells) continue;
+        const int64_t y = cell / level.width;
+        const int64_t x = cell - y * level.width;
+        C grad;
+        sum += piece.element(load(from[y * level.logits_at.y + x * level.logits_at.x]), label[j] == kMatchBetween,
+                             label[j] == c, grad);
+        if (to) store(to[y * level.grad_logits_at.y + x * level.grad_logits_at.x], grad);
+      }
+    }
+    total += double(sum);
+  }
+  return total;
+}
+
+template <class T, class Gamma>
+__device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& level, const Piece<T, Gamma>& piece,
+                               int64_t image, int64_t block, bool aligned) {
+  using C = ComputeType<T>;
+  constexpr int kSize = kVector<T>;
+  const int64_t channels = p.per_cell * p.classes;
+  const int64_t elements = level.height * level.width * channels;
+  const T* logits = static_cast<const T*>(level.logits) + image * level.logits_at.image;
+  T* grads = static_cast<T*>(level.grad_logits);
+  if (grads) grads += image * level.grad_logits_at.image;
+  const int32_t* matches = p.matches + image * p.anchors.count + level.first_anchor;
+  const auto offset = [&](const LevelStrides& at, int64_t element) {
+    const int64_t cell = element / channels;
+    const int64_t y = cell / level.width;
+    return y * at.y + (cell - y * level.width) * at.x + (element - cell * channels);
+  };
+
+  double total = 0;
+  for (int i = 0; i < kLossRowVectors; ++i) {
+    const int64_t first = ((block * kLossRowVectors + i) * kLossThreads + threadIdx.x) * kSize;
+    if (first >= elements) break;
+    const int64_t left = elements - first;
+    C x[kSize], grad[kSize];
+    if (aligned) {
+      load_vector(logits, first, elements, true, x);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) x[j] = j < left ? load(logits[offset(level.logits_at, first + j)]) : C(0);
+    }
+    int64_t anchor = first / p.classes;
+    int32_t c = int32_t(first - anchor * p.classes);
+    int32_t label = label_of(p, matches[anchor]);
+    C sum = 0;
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) {
+      if (c == p.classes) {
+        c = 0;
+        ++anchor;
+        label = j < left ? label_of(p, matches[anchor]) : kMatchBetween;
+      }
+      sum += piece.element(x[j], label == kMatchBetween || j >= left, label == c, grad[j]);
+      ++c;
+    }
+    total += double(sum);
+    if (!grads) continue;
+    if (aligned) {
+      store_vector(grads, first, elements, true, grad);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        if (j < left) store(grads[offset(level.grad_logits_at, first + j)], grad[j]);
+      }
+    }
+  }
+  return total;
+}
+
+template <class T, class Gamma>
+__global__ void __launch_bounds__(kLossThreads, 2) focal_kernel(RetinanetLossParams p, LossGrid grid, Gamma gamma) {
+  int l = 0;
+  LossGrid::Level blocks = grid.level[0];
+#pragma unroll
+  for (int i = 1; i < kMaxLevels; ++i) {  // constant indices: arguments stay where they are
+    if (int64_t(blockIdx.x) >= grid.level[i].first) {
+      l = i;
+      blocks = grid.level[i];
+    }
+  }
+  const LossLevel& level = p.level[l];
+  const int64_t image = (blockIdx.x - blocks.first) / blocks.per_image;
+  const int64_t block = blockIdx.x - blocks.first - image * blocks.per_image;
+  const Piece<T, Gamma> piece(p, gamma, image);
+  const double sum = block_sum<kLossThreads>(has_channel_rows(level, p.per_cell * p.classes)
+                                                 ? channel_rows(p, level, piece, image, block, blocks.aligned)
+                                                 : planes(p, level, piece, image, block, blocks.aligned));
+  if (threadIdx.x == 0) p.partial_sums[blockIdx.x] = sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kLossThreads) box_loss_kernel(RetinanetLossParams p, double* partial_sums) {
+  const int64_t image = blockIdx.y;
+  const int64_t anchor = int64_t(blockIdx.x) * kLossThreads + threadIdx.x;
+  const int32_t match = anchor < p.anchors.count ? p.matches[image * p.anchors.count + anchor] : kMatchBackground;
+  double loss = 0;
+  if (match >= 0) {
+    int l = 0;
+    while (l + 1 < p.levels && anchor >= p.level[l + 1].first_anchor) ++l;
+    const LossLevel& level = p.level[l];
+    const int64_t cell = (anchor - level.first_anchor) / p.per_cell;
+    const int64_t k = anchor - level.first_anchor - cell * p.per_cell;
+    const double scale = image_scale(p, image);
+    const double upstream = p.grad_bbox ? double(*static_cast<const ComputeType<T>*>(p.grad_bbox)) : 1.0;
+    loss = foreground_box_loss<T>(p, level, image, cell, k, match, scale * upstream) * scale;
+    const int64_t label = p.gt_labels[match];
+    if ((label < 0 || label >= p.classes) && p.bad_label) *p.bad_label = bad_label_code(match, label);
+  }
+  const double sum = block_sum<kLossThreads>(loss);
+  if (threadIdx.x == 0) partial_sums[image * gridDim.x + blockIdx.x] = sum;
+}
+
+// Block 0 adds up the focal sums, block 1 the box sums.
+template <class C>
+__global__ void __launch_bounds__(kLossThreads)
+    sum_kernel(const double* focal_sums, int64_t focal_blocks, const double* box_sums, int64_t box_blocks,
+               void* classification, void* bbox) {
+  const bool focal = blockIdx.x == 0;
+  const double* sums = focal ? focal_sums : box_sums;
+  const int64_t n = focal ? focal_blocks : box_blocks;
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kLossThreads) sum += sums[i];
+  const double total = block_sum<kLossThreads>(sum);
+  if (threadIdx.x == 0) *static_cast<C*>(focal ? classification : bbox) = C(total);
+}
+
+// Whether every vector that a thread takes lies on 16 bytes and ends with its plane (NCHW), or image (channels last).
+bool vectors_are_aligned(const RetinanetLossParams& p, const LossLevel& level) {
+  const int64_t size = int64_t(16 / size_of(p.dtype));
+  const int64_t channels = p.per_cell * p.classes;
+  const bool rows = has_channel_rows(level, channels);
+  const auto aligned = [&](const void* pointer, const LevelStrides& at) {
+    if (!pointer) return true;
+    const int64_t step = rows ? channels : 1;  // from a cell to the next
+    const bool dense = (at.x == step || level.width == 1) && (at.y == step * level.width || level.height == 1);
+    const bool planes_end = rows || (at.channel % size == 0 && level.height * level.width % size == 0);
+    return dense && planes_end && at.image % size == 0 && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+  };
+  return aligned(level.logits, level.logits_at) && aligned(level.grad_logits, level.grad_logits_at);
+}
+
+template <class T, class Gamma>
+Status run(const RetinanetLossParams& p, const Gamma& gamma, CudaStream stream) {
+  LossGrid grid;
+  int64_t focal_blocks = 0;
+  for (int l = 0; l < kMaxLevels; ++l) {
+    grid.level[l] = {std::numeric_limits<int64_t>::max(), 1, false};
+    if (l >= p.levels) continue;
+    const int64_t per_image = loss_blocks_per_image(p, p.level[l]);
+    grid.level[l] = {focal_blocks, per_image, vectors_are_aligned(p, p.level[l])};
+    focal_blocks += p.images * per_image;
+  }
+  const int64_t box_blocks = box_loss_blocks_per_image(p);
+  double* box_sums = p.partial_sums + focal_blocks;
+  const dim3 threads(kLossThreads);
+  Status status = launch(focal_kernel<T, Gamma>, dim3(unsigned(focal_blocks)), threads, 0, stream, p, grid, gamma);
+  if (status.ok()) {
+    const dim3 blocks(unsigned(box_blocks), unsigned(p.images));
+    status = launch(box_loss_kernel<T>, blocks, threads, 0, stream, p, box_sums);
+  }
+  if (status.ok()) {
+    status =
+        launch(sum_kernel<ComputeType<T>>, dim3(2), threads, 0, stream, static_cast<const double*>(p.partial_sums),
+               focal_blocks, static_cast<const double*>(box_sums), box_blocks * p.images, p.classification, p.bbox);
+  }
+  return status;
+}
+
+}  // namespace
+
+Status retinanet_loss_cuda(const RetinanetLossParams& p, CudaStream stream) {
+  return dispatch_dtype(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    return dispatch_gamma<ComputeType<T>>(p.gamma, [&](auto gamma) { return run<T>(p, gamma, stream); });
+  });
+}
+
+}  // namespace retinanet_fast
