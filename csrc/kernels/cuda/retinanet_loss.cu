@@ -22,6 +22,12 @@ using namespace math;
 
 constexpr int kWarps = kLossThreads / 32;
 
+// Blocks on a multiprocessor: as many as the registers of the exponent's policy allow without spills.
+template <class Gamma>
+constexpr int kFocalBlocks = 2;
+template <class T>
+constexpr int kFocalBlocks<GammaTwo<T>> = 3;
+
 // The blocks of the levels, one level's after the other's.
 struct LossGrid {
   struct Level {
@@ -179,7 +185,8 @@ __device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& le
 }
 
 template <class T, class Gamma>
-__global__ void __launch_bounds__(kLossThreads, 2) focal_kernel(RetinanetLossParams p, LossGrid grid, Gamma gamma) {
+__global__ void __launch_bounds__(kLossThreads, kFocalBlocks<Gamma>)
+    focal_kernel(RetinanetLossParams p, LossGrid grid, Gamma gamma) {
   int l = 0;
   LossGrid::Level blocks = grid.level[0];
 #pragma unroll
