@@ -236,11 +236,7 @@ def _train(options: argparse.Namespace) -> None:
         raise InputError(
             f"{options.out}: holds a run already; --resume goes on with it, --overwrite replaces it"
         )
-    train_location = _location(options, "train")
-    if train_location is None:
-        raise InputError(
-            f"{options.data}: no annotations/instances_train.json, nor COCO's instances_train2017.json"
-        )
+    train_location = _required(_location(options, "train"), options.data, "train")
     val_location = _location(options, "val")
     train_split = read_split(train_location, problems)
     val_split = read_split(val_location, problems) if val_location else None
@@ -266,11 +262,8 @@ def _eval(options: argparse.Namespace) -> None:
     if (options.checkpoint is None) == (options.results is None):
         raise InputError("eval: expected --checkpoint RUN, or --results FILE")
     problems = Problems(options.skip_bad)
-    location = _location(options, "val" if options.val_json else options.split)
-    if location is None:
-        raise InputError(
-            f"{options.data}: no annotations/instances_{options.split}.json, nor COCO's with 2017"
-        )
+    split_name = "val" if options.val_json else options.split
+    location = _required(_location(options, split_name), options.data, split_name)
     if options.results is not None:
         split = read_annotations(location.annotations, problems)
         evaluation = evaluate(split, read_results(options.results, split))
@@ -297,9 +290,8 @@ def _eval_checkpoint(options: argparse.Namespace, split: Any, problems: Problems
 
     device = choose_device(options.device)
     state = checkpoints.load(options.checkpoint)
-    recipe = (
-        state.recipe if options.batch_size is None else state.recipe.replace(batch_size=options.batch_size)
-    )
+    changed = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    recipe = recipes.from_dict({**state.recipe.to_dict(), **changed}, "command line")
     model = restore_model(state, options.checkpoint, device)
     print(f"eval: {_amount(split)} of {split.annotations.name}, on {device}", flush=True)
     found = detect(model, split, state.categories, recipe, device, problems)
@@ -329,7 +321,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     from retinanet_fast.engine.build import choose_device
-    from retinanet_fast.engine.coco import read_split
+    from retinanet_fast.engine.coco import locate, read_split
     from retinanet_fast.engine.demo import Demo, render, run_demo
     from retinanet_fast.engine.demo_data import RenderOptions
 
@@ -348,11 +340,7 @@ def _demo(options: argparse.Namespace) -> None:
     recipe = _recipe(options.recipe or ("demo" if rendered else "quick"), options)
     splits = []
     for split in ("train", "val"):
-        location = _find(data, split)
-        if location is None:
-            raise InputError(
-                f"{data}: no annotations/instances_{split}.json, nor COCO's instances_{split}2017.json"
-            )
+        location = _required(locate(data, split), data, split)
         splits.append(read_split(location, problems))
         print(f"{split}: {_amount(splits[-1])}", flush=True)
     demo = Demo(recipe, splits[0], splits[1], options.out, device, problems, rendered, started, _say)
@@ -386,15 +374,16 @@ def _bench(words: list[str]) -> int:
 # Data
 
 
-def _find(data: Path, split: str) -> Location | None:
-    from retinanet_fast.engine.coco import locate
-
-    return locate(data, split)
+def _required(location: Location | None, data: Path, split: str) -> Location:
+    if location is None:
+        names = f"annotations/instances_{split}.json, nor COCO's instances_{split}2017.json"
+        raise InputError(f"{data}: no {names}")
+    return location
 
 
 def _location(options: argparse.Namespace, split: str) -> Location | None:
     """A split by its own flags, or below ``--data``."""
-    from retinanet_fast.engine.coco import Location
+    from retinanet_fast.engine.coco import Location, locate
 
     annotations = getattr(options, f"{split}_json", None)
     images = getattr(options, f"{split}_images", None)
@@ -406,7 +395,7 @@ def _location(options: argparse.Namespace, split: str) -> Location | None:
         if split == "val" and getattr(options, "train_json", None) is not None:
             return None
         raise InputError(f"expected --data DIR, or --{split}-json with --{split}-images")
-    found = _find(options.data, split)
+    found = locate(options.data, split)
     if found is not None and images is not None:
         found = found._replace(image_folders=(images,))
     return found

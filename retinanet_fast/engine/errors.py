@@ -21,6 +21,7 @@ class Problems:
     def __init__(self, skip: bool) -> None:
         self.skip = skip
         self.messages: list[str] = []
+        self._seen: set[str] = set()
 
     def report(self, message: str) -> None:
         """Note a bad entry; the same one again, in a later epoch, counts once.
@@ -30,7 +31,8 @@ class Problems:
         """
         if not self.skip:
             raise InputError(f"{message} (--skip-bad leaves such entries out)")
-        if message not in self.messages:
+        if message not in self._seen:
+            self._seen.add(message)
             self.messages.append(message)
 
     def summary(self, shown: int = 3) -> str:
