@@ -26,7 +26,7 @@ class Provider:
     def load(self) -> Any:
         try:
             return importlib.import_module(self.module)
-        except (ImportError, AttributeError) as error:  # an extension older than the sources lacks ops
+        except (ImportError, AttributeError, RuntimeError) as error:  # the last two: built before an op came
             raise Unavailable(f"{self.name}: {one_line(error)}") from error
 
     def bind(self, case: Case) -> Call:

@@ -16,7 +16,7 @@ from .bars import Verdict
 from .runner import Row
 
 COLUMNS = (
-    f"{'':22}{'median':>10} {'p20':>10} {'p80':>10}{'GB/s':>8}{'copy':>6}{'peak':>10}{'x ours':>10}  check"
+    f"{'':22}{'median':>10} {'p20':>10} {'p80':>10} {'GB/s':>8} {'copy':>6} {'peak':>10} {'x ours':>9}  check"
 )
 
 
@@ -54,7 +54,7 @@ def _provider_line(row: Row, ours: float | None) -> str:
     check = f"DIFFERS FROM THE TWIN: {row.check}" if row.wrong else row.check
     times = " ".join(f"{seconds_text(value):>10}" for value in (row.median, row.p20, row.p80))
     peak = bytes_text(row.peak_bytes)
-    return f"  {row.provider:20}{times}{rate:>8}{share:>6}{peak:>10}{speed_up:>10}  {check}"
+    return f"  {row.provider:20}{times} {rate:>8} {share:>6} {peak:>10} {speed_up:>9}  {check}"
 
 
 def verdict_text(verdict: Verdict) -> str:
