@@ -53,6 +53,11 @@ TORCH_LIBRARY(retinanet_fast, m) {
   m.def(
       "softmax_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, Tensor? class_weights, "
       "float alpha, float gamma, str reduction) -> Tensor");
+  m.def(
+      "retinanet_detect(Tensor[] cls_logits, Tensor[] bbox_regression, Tensor anchors, int[] strides, "
+      "Tensor image_sizes, float score_thresh, Tensor? class_thresh, int topk_candidates, float nms_thresh, "
+      "int detections_per_img, float[] box_weights, str soft_nms, float soft_nms_sigma) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 namespace retinanet_fast {
@@ -181,4 +186,22 @@ PYBIND11_MODULE(_C, m) {
       py::arg("inputs"), py::arg("targets"), py::arg("class_weights") = py::none(), py::arg("alpha") = 1.0,
       py::arg("gamma") = 2.0, py::arg("reduction") = "mean",
       "Softmax focal loss of logits [N, C] and labels [N], times alpha and the label's weight of class_weights [C].");
+  m.def(
+      "retinanet_detect",
+      [](const std::vector<at::Tensor>& cls_logits, const std::vector<at::Tensor>& bbox_regression,
+         const at::Tensor& anchors, const std::vector<int64_t>& strides, const at::Tensor& image_sizes,
+         double score_thresh, const std::optional<at::Tensor>& class_thresh, int64_t topk_candidates, double nms_thresh,
+         int64_t detections_per_img, const std::vector<double>& box_weights, const std::string& soft_nms,
+         double soft_nms_sigma) {
+        static const auto op = typed_op<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
+            at::TensorList, at::TensorList, const at::Tensor&, at::IntArrayRef, const at::Tensor&, double,
+            const std::optional<at::Tensor>&, int64_t, double, int64_t, at::ArrayRef<double>, c10::string_view,
+            double)>("retinanet_fast::retinanet_detect");
+        return op.call(cls_logits, bbox_regression, anchors, strides, image_sizes, score_thresh, class_thresh,
+                       topk_candidates, nms_thresh, detections_per_img, box_weights, soft_nms, soft_nms_sigma);
+      },
+      py::arg("cls_logits"), py::arg("bbox_regression"), py::arg("anchors"), py::arg("strides"), py::arg("image_sizes"),
+      py::arg("score_thresh"), py::arg("class_thresh"), py::arg("topk_candidates"), py::arg("nms_thresh"),
+      py::arg("detections_per_img"), py::arg("box_weights"), py::arg("soft_nms"), py::arg("soft_nms_sigma"),
+      "Boxes, scores, labels and counts of each image's detections, from the head's level outputs.");
 }

@@ -52,3 +52,18 @@ def softmax_focal_loss(
     gamma: float = 2.0,
     reduction: str = "mean",
 ) -> Tensor: ...
+def retinanet_detect(
+    cls_logits: Sequence[Tensor],
+    bbox_regression: Sequence[Tensor],
+    anchors: Tensor,
+    strides: Sequence[int],
+    image_sizes: Tensor,
+    score_thresh: float,
+    class_thresh: Tensor | None,
+    topk_candidates: int,
+    nms_thresh: float,
+    detections_per_img: int,
+    box_weights: Sequence[float],
+    soft_nms: str,
+    soft_nms_sigma: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...

@@ -31,6 +31,12 @@ struct alignas(64) KeptBlock {
   C x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes], area[kLanes];
 };
 
+// A chain of blocks, newest first; only the newest has empty lanes.
+struct KeptChain {
+  int32_t newest = -1;
+  int32_t lanes_used = KeptBlock<float>::kLanes;
+};
+
 // What is sorted: an index by its key.
 template <class K>
 struct SortItem {
@@ -46,9 +52,14 @@ struct NmsTask {
   int64_t end;  // positions among the boxes ordered by class
 };
 
-// The blocks that a task over [begin, end) may need start at kept_blocks_before(begin, task).
+// What a task over [begin, end) may need starts at these places: chains of kept boxes, one for each cell of a grid,
+// and their blocks, of which each chain's newest may be almost empty.
+constexpr int kKeptGridLevels = 16;
+constexpr int64_t kept_cells_before(int64_t position, int64_t task) {
+  return position / 8 + kKeptGridLevels * task;
+}
 constexpr int64_t kept_blocks_before(int64_t position, int64_t task) {
-  return ceil_div(position, KeptBlock<float>::kLanes) + 2 * task;
+  return position / KeptBlock<float>::kLanes + task + kept_cells_before(position, task) + task;
 }
 
 template <class C>
@@ -56,6 +67,7 @@ struct NmsCpuWorkspace {
   SortItem<math::Key<C>>* by_score[2];  // [N] and a spare for the sort
   SortItem<uint64_t>* by_class[2];      // [N], only with classes; index = rank by score
   NmsTask* tasks;                       // [N / kNmsTaskBoxes + 1]
+  KeptChain* cells;
   KeptBlock<C>* blocks;
   int32_t* next_block;  // of each block, the one before it in its chain
   uint8_t* is_kept;     // [N], by rank
@@ -68,6 +80,7 @@ struct NmsCpuWorkspace {
     for (auto& items : by_score) items = space.take<SortItem<math::Key<C>>>(n);
     for (auto& items : by_class) items = space.take<SortItem<uint64_t>>(classes ? n : 0);
     tasks = space.take<NmsTask>(num_tasks);
+    cells = space.take<KeptChain>(kept_cells_before(n, num_tasks));
     blocks = space.take<KeptBlock<C>>(num_blocks);
     next_block = space.take<int32_t>(num_blocks);
     is_kept = space.take<uint8_t>(n);

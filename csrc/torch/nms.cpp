@@ -21,7 +21,7 @@ void check_nms(const char* op, const at::Tensor& boxes, const at::Tensor& scores
 
 size_t workspace_bytes(const at::Tensor& boxes, bool classes, DType dtype) {
   const int64_t n = boxes.size(0);
-  return boxes.is_cpu() ? nms_cpu_workspace_bytes(n, classes, dtype) : nms_cuda_workspace_bytes(n, classes, dtype);
+  return uses_cpu_kernels(boxes) ? nms_cpu_workspace_bytes(n, classes, dtype) : nms_cuda_workspace_bytes(n, classes, dtype);
 }
 
 at::Tensor nms(const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
@@ -42,7 +42,7 @@ at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& sc
   const at::Tensor corners = boxes.contiguous();
   const at::Tensor values = scores.contiguous();
   const at::Tensor order =
-      boxes.is_cpu() ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
+      uses_cpu_kernels(boxes) ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
   const at::Tensor workspace =
       at::empty({int64_t(workspace_bytes(boxes, classes != nullptr, dtype))}, boxes.options().dtype(at::kByte));
   const at::Tensor kept_and_count = at::empty({n + 1}, indices);

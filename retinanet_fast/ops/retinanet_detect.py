@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retinanet_fast.ops.batched_nms import batched_nms
-from retinanet_fast.ops.decode_boxes import decode_boxes
+from retinanet_fast import _ext  # noqa: F401  registers the ops
 from retinanet_fast.structures import AnchorGrid, Detections
 
 
@@ -18,48 +17,110 @@ def retinanet_detect(
     anchors: Tensor | AnchorGrid,
     image_sizes: Sequence[tuple[int, int]] | Tensor,
     *,
-    score_thresh: float = 0.05,
+    score_thresh: float | Tensor = 0.05,
     topk_candidates: int = 1000,
     nms_thresh: float = 0.5,
     detections_per_img: int = 300,
     box_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    soft_nms: str | None = None,
+    soft_nms_sigma: float = 0.5,
 ) -> Detections:
-    """The detections of a batch from the head's level outputs, at fixed size.
+    """The detections of a batch from the head's level outputs, at fixed size and without a host synchronisation.
 
-    Per image and level the ``topk_candidates`` best (anchor, class) pairs with sigmoid score >
-    ``score_thresh`` (equal scores: lower index first) are decoded and clipped to the image; class-wise NMS
-    over all levels keeps the best ``detections_per_img``. ``image_sizes`` are (height, width) pairs.
+    Per image and level the ``topk_candidates`` best (anchor, class) pairs with ``sigmoid(logit) > score_thresh``
+    are decoded and clipped to the image (RetinaNet, https://arxiv.org/abs/1708.02002, section 4.1); of all levels
+    together, class-wise :func:`batched_nms` keeps the best ``detections_per_img``.
+
+    Logits and deltas are read as float32 where they lie: NCHW, channels_last and strided slices without a copy. The
+    score and the box are computed in float64 and rounded once to float32, so that the CPU, CUDA and the eager twin
+    agree to the bit. Candidates are ordered by score; equal scores by level, then by the lower flattened index
+    ``((y * W + x) * K + k) * C + class``. A NaN logit is no candidate.
+
+    With ``soft_nms`` (https://arxiv.org/abs/1704.04503) boxes are not removed: each detection, best first, multiplies
+    the scores of its class's other candidates by ``1 - IoU`` where ``IoU > nms_thresh`` ("linear") or by
+    ``exp(-IoU^2 / soft_nms_sigma)`` ("gaussian"), and those no longer above ``score_thresh`` are dropped.
+
+    Args:
+        cls_logits: per level ``[B, K * C, H, W]``, channel ``k * C + class``; one floating dtype.
+        bbox_regression: per level ``[B, K * 4, H, W]``, channel ``k * 4 + j`` of ``(dx, dy, dw, dh)``.
+        anchors: an ``AnchorGrid`` or ``[A, 4]`` boxes, ordered by level, y, x, k; xyxy in pixels.
+        image_sizes: (height, width) pairs, or an integer tensor ``[B, 2]`` on any device. In a CUDA graph a
+            tensor on the device takes new values at each replay.
+        score_thresh: a number, rounded to float32, or one for each class, ``[C]``.
+        topk_candidates: at least 1.
+        nms_thresh: as in :func:`nms`.
+        detections_per_img: D, at least 1.
+        box_weights: the weights of the box coding, see :func:`decode_boxes`.
+        soft_nms: ``None``, ``"linear"`` or ``"gaussian"``.
+        soft_nms_sigma: of the Gaussian, greater than 0.
+
+    Returns:
+        ``Detections`` of float32 boxes ``[B, D, 4]`` and scores ``[B, D]``, int64 labels ``[B, D]`` in ``[0, C)`` and
+        counts ``[B]``; beyond an image's count boxes and scores are 0 and labels -1. Not differentiable.
+
+    Raises:
+        ValueError: shapes, devices or settings that do not go together.
+        TypeError: outputs that are not floating point or of mixed dtypes, or image sizes that are not integers.
     """
-    anchor_boxes = anchors.boxes() if isinstance(anchors, AnchorGrid) else anchors
-    sizes = image_sizes.tolist() if isinstance(image_sizes, Tensor) else image_sizes
-    batch, device = cls_logits[0].shape[0], cls_logits[0].device
-    detections = Detections(
-        boxes=torch.zeros(batch, detections_per_img, 4, device=device),
-        scores=torch.zeros(batch, detections_per_img, device=device),
-        labels=torch.full((batch, detections_per_img), -1, device=device),
-        counts=torch.zeros(batch, dtype=torch.int64, device=device),
+    sizes = image_sizes if isinstance(image_sizes, Tensor) else _size_tensor(image_sizes)
+    strides: list[int] = []
+    if isinstance(anchors, AnchorGrid):
+        _check_grid(anchors, cls_logits)
+        strides = [step for stride in anchors.strides for step in stride]
+    per_class = isinstance(score_thresh, Tensor)
+    return Detections(
+        *torch.ops.retinanet_fast.retinanet_detect(
+            cls_logits,
+            bbox_regression,
+            anchors.base_anchors if isinstance(anchors, AnchorGrid) else anchors,
+            strides,
+            sizes,
+            0.0 if per_class else score_thresh,
+            score_thresh if per_class else None,
+            topk_candidates,
+            nms_thresh,
+            detections_per_img,
+            box_weights,
+            soft_nms or "",
+            soft_nms_sigma,
+        )
     )
-    for image in range(batch):
-        parts, first_anchor = [], 0
-        height, width = (int(side) for side in sizes[image])
-        for logits, deltas in zip(cls_logits, bbox_regression, strict=True):
-            shapes = deltas.shape[1] // 4
-            rows = deltas[image].reshape(shapes, 4, -1).permute(2, 0, 1).reshape(-1, 4).float()
-            classes = logits.shape[1] // shapes
-            scores = logits[image].reshape(shapes, classes, -1).permute(2, 0, 1).flatten().float().sigmoid()
-            above = (scores > score_thresh).nonzero()[:, 0]
-            best = above[scores[above].sort(descending=True, stable=True).indices[:topk_candidates]]
-            anchor = best // classes
-            boxes = decode_boxes(
-                rows[anchor], anchor_boxes[first_anchor + anchor], box_weights, image_size=(height, width)
-            )
-            parts.append((boxes, scores[best], best % classes))
-            first_anchor += len(rows)
-        boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-        keep = batched_nms(boxes, scores, labels, nms_thresh)[:detections_per_img]
-        count = len(keep)
-        detections.boxes[image, :count] = boxes[keep]
-        detections.scores[image, :count] = scores[keep]
-        detections.labels[image, :count] = labels[keep]
-        detections.counts[image] = count
-    return detections
+
+
+def _size_tensor(image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """On the host: the kernels take the values from there, without a copy that would synchronise."""
+    return torch.tensor([list(size) for size in image_sizes], dtype=torch.int64).reshape(-1, 2)
+
+
+def _check_grid(grid: AnchorGrid, cls_logits: Sequence[Tensor]) -> None:
+    found = tuple((level.shape[-2], level.shape[-1]) for level in cls_logits)
+    if found != tuple((height, width) for height, width in grid.grid_sizes):
+        raise ValueError(
+            f"retinanet_detect: expected cls_logits of the anchors' grid sizes {grid.grid_sizes}, got {found}"
+        )
+
+
+@torch.library.register_fake("retinanet_fast::retinanet_detect")
+def _(
+    cls_logits: Sequence[Tensor],
+    bbox_regression: Sequence[Tensor],
+    anchors: Tensor,
+    strides: Sequence[int],
+    image_sizes: Tensor,
+    score_thresh: float,
+    class_thresh: Tensor | None,
+    topk_candidates: int,
+    nms_thresh: float,
+    detections_per_img: int,
+    box_weights: Sequence[float],
+    soft_nms: str,
+    soft_nms_sigma: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    first, limit = cls_logits[0], detections_per_img
+    batch = first.shape[0]
+    return (
+        first.new_empty(batch, limit, 4, dtype=torch.float32),
+        first.new_empty(batch, limit, dtype=torch.float32),
+        first.new_empty(batch, limit, dtype=torch.int64),
+        first.new_empty(batch, dtype=torch.int64),
+    )

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retinanet_fast.reference._common import level_rows
+from retinanet_fast.reference._common import flatten_level
 from retinanet_fast.reference.batched_nms import batched_nms
+from retinanet_fast.reference.box_iou import box_iou
 from retinanet_fast.reference.decode_boxes import decode_boxes
 from retinanet_fast.structures import AnchorGrid, Detections
 
@@ -17,42 +18,55 @@ def retinanet_detect(
     anchors: Tensor | AnchorGrid,
     image_sizes: Sequence[tuple[int, int]] | Tensor,
     *,
-    score_thresh: float = 0.05,
+    score_thresh: float | Tensor = 0.05,
     topk_candidates: int = 1000,
     nms_thresh: float = 0.5,
     detections_per_img: int = 300,
     box_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    soft_nms: str | None = None,
+    soft_nms_sigma: float = 0.5,
 ) -> Detections:
     """The detections of a batch from the head's level outputs, at fixed size.
 
     Per image and level the ``topk_candidates`` best (anchor, class) pairs with sigmoid score >
     ``score_thresh`` (equal scores: lower index first) are decoded and clipped to the image; class-wise NMS
-    over all levels keeps the best ``detections_per_img``. ``image_sizes`` are (height, width) pairs.
+    over all levels keeps the best ``detections_per_img``. ``image_sizes`` are (height, width) pairs. Scores
+    and boxes are float64 values of float32 inputs, rounded once to float32.
     """
-    rows = level_rows(cls_logits, bbox_regression)
-    anchor_boxes = anchors.boxes() if isinstance(anchors, AnchorGrid) else anchors
-    level_anchors = anchor_boxes.split([logits.shape[1] for logits, _ in rows])
+    shapes = bbox_regression[0].shape[1] // 4
+    classes = cls_logits[0].shape[1] // shapes
+    logits = [flatten_level(level.float().double(), classes) for level in cls_logits]
+    deltas = [flatten_level(level.float().double(), 4) for level in bbox_regression]
+    anchor_boxes = (anchors.boxes() if isinstance(anchors, AnchorGrid) else anchors).double()
+    level_anchors = anchor_boxes.split([level.shape[1] for level in logits])
     sizes = image_sizes.tolist() if isinstance(image_sizes, Tensor) else image_sizes
+    batch, device = logits[0].shape[0], logits[0].device
+    thresholds = torch.as_tensor(score_thresh, dtype=torch.float32, device=device).expand(classes)
 
-    batch = cls_logits[0].shape[0]
-    dtype, device = rows[0][0].dtype, rows[0][0].device
     detections = Detections(
-        boxes=torch.zeros(batch, detections_per_img, 4, dtype=dtype, device=device),
-        scores=torch.zeros(batch, detections_per_img, dtype=dtype, device=device),
+        boxes=torch.zeros(batch, detections_per_img, 4, device=device),
+        scores=torch.zeros(batch, detections_per_img, device=device),
         labels=torch.full((batch, detections_per_img), -1, device=device),
         counts=torch.zeros(batch, dtype=torch.int64, device=device),
     )
-    for image in range(batch):
+    for image, (height, width) in enumerate(sizes):
         candidates = []
-        for (logits, deltas), level_boxes in zip(rows, level_anchors, strict=True):
-            scores, anchor, label = _select(logits[image], score_thresh, topk_candidates)
-            height, width = sizes[image]
+        for level_logits, level_deltas, level_boxes in zip(logits, deltas, level_anchors, strict=True):
+            scores, anchor, label = _select(level_logits[image], thresholds, topk_candidates)
             boxes = decode_boxes(
-                deltas[image, anchor], level_boxes[anchor], box_weights, image_size=(int(height), int(width))
+                level_deltas[image, anchor],
+                level_boxes[anchor],
+                box_weights,
+                image_size=(int(height), int(width)),
             )
-            candidates.append((boxes, scores, label))
+            candidates.append((boxes.float(), scores, label))
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*candidates, strict=True))
-        keep = batched_nms(boxes, scores, labels, nms_thresh)[:detections_per_img]
+        if soft_nms is None:
+            keep = batched_nms(boxes, scores, labels, nms_thresh)[:detections_per_img]
+        else:
+            keep, scores = _soft_nms(
+                boxes, scores, labels, thresholds, nms_thresh, detections_per_img, soft_nms, soft_nms_sigma
+            )
         count = len(keep)
         detections.boxes[image, :count] = boxes[keep]
         detections.scores[image, :count] = scores[keep]
@@ -61,11 +75,44 @@ def retinanet_detect(
     return detections
 
 
-def _select(logits: Tensor, score_thresh: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+def _select(logits: Tensor, thresholds: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, anchor indices and labels of one image's best candidates on one level."""
     num_classes = logits.shape[1]
-    scores = logits.sigmoid().flatten()
-    above = (scores > score_thresh).nonzero()[:, 0]
+    scores = logits.sigmoid().float()
+    above = (scores > thresholds).flatten().nonzero()[:, 0]
+    scores = scores.flatten()
     order = scores[above].sort(descending=True, stable=True).indices[:topk]
     best = above[order]
     return scores[best], best // num_classes, best % num_classes
+
+
+def _soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    thresholds: Tensor,
+    nms_thresh: float,
+    limit: int,
+    method: str,
+    sigma: float,
+) -> tuple[Tensor, Tensor]:
+    """Indices of the detections, best first, and all scores as they were lowered (gone: -inf)."""
+    order = scores.sort(descending=True, stable=True).indices
+    scores, current = scores.clone(), scores.clone()
+    keep = []
+    while len(keep) < limit and len(order):
+        best = order[current[order].argmax()]  # the first of equals
+        if current[best] == -torch.inf:
+            break
+        keep.append(best)
+        scores[best] = current[best]
+        current[best] = -torch.inf
+        iou = box_iou(boxes[best][None], boxes)[0]
+        if method == "linear":
+            factor = torch.where(iou.double() > nms_thresh, 1 - iou, 1.0)
+        else:
+            factor = torch.where(iou > 0, torch.exp(-iou.double().square() / sigma).float(), 1.0)
+        lowered = current * factor
+        lowered = torch.where(lowered > thresholds[labels], lowered, -torch.inf)
+        current = torch.where(labels == labels[best], lowered, current)
+    return torch.stack(keep) if keep else order[:0], scores

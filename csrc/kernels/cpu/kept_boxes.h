@@ -30,12 +30,6 @@ inline bool block_suppresses(const KeptBlock<C>& block, const math::Box<C>& box,
   return any != 0;
 }
 
-// A chain of blocks, newest first; only the newest has empty lanes.
-struct KeptChain {
-  int32_t newest = -1;
-  int32_t lanes_used = KeptBlock<float>::kLanes;
-};
-
 // The blocks that chains are made of, handed out in order.
 template <class C>
 struct KeptPool {

@@ -10,6 +10,7 @@
 #include "kernels/encode_boxes.h"
 #include "kernels/match_anchors.h"
 #include "kernels/nms.h"
+#include "kernels/retinanet_detect.h"
 #include "kernels/retinanet_loss.h"
 #include "kernels/scale_gradient.h"
 #include "kernels/sigmoid_focal_loss.h"
@@ -28,7 +29,8 @@
   X(nms, NmsParams)                                   \
   X(scale_gradient, ScaleGradientParams)              \
   X(sigmoid_focal_loss, SigmoidFocalLossParams)       \
-  X(softmax_focal_loss, SoftmaxFocalLossParams)
+  X(softmax_focal_loss, SoftmaxFocalLossParams)       \
+  X(retinanet_detect, RetinanetDetectParams)
 
 namespace retinanet_fast {
 

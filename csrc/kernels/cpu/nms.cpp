@@ -1,7 +1,7 @@
 // Boxes sorted by score, then (stable) by class; classes suppress on their own, as parallel tasks.
 #include "kernels/nms.h"
 
-#include "kernels/cpu/kept_boxes.h"
+#include "kernels/cpu/kept_grid.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/sort.h"
 
@@ -50,22 +50,31 @@ int64_t cut_tasks(const SortItem<uint64_t>* by_class, int64_t n, NmsTask* tasks)
   return num_tasks;
 }
 
-// One class: ranks in ascending order, the rank of the i-th given by rank_of(i).
+// One class: `n` boxes, the i-th by score of rank rank_of(i), in the part of the workspace that `task` over boxes from
+// `begin` on owns.
 template <class T, class RankOf>
 void suppress(const NmsParams& p, const NmsCpuWorkspace<ComputeType<T>>& space,
-              const SortItem<Key<ComputeType<T>>>* by_score, int64_t first_block, int64_t begin, int64_t end,
+              const SortItem<Key<ComputeType<T>>>* by_score, int64_t begin, int64_t task, int64_t n,
               const RankOf& rank_of) {
   using C = ComputeType<T>;
   const IouThreshold<C> threshold(p.threshold);
+  const int64_t first_block = kept_blocks_before(begin, task);
   KeptPool<C> pool{space.blocks + first_block, space.next_block + first_block};
+  const auto box_of = [&](int64_t i) {
+    return load_box(static_cast<const T*>(p.boxes) + 4 * int64_t(by_score[rank_of(i)].index));
+  };
+  KeptGrid<C> grid;
+  if (grid.lay_out(n, box_of, threshold, pool, space.cells + kept_cells_before(begin, task))) {
+    for (int64_t i = 0; i < n; ++i) space.is_kept[rank_of(i)] = grid.keeps(box_of(i));
+    return;
+  }
   KeptChain chain;
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t rank = rank_of(i);
-    const Box<C> box = load_box(static_cast<const T*>(p.boxes) + 4 * int64_t(by_score[rank].index));
+  for (int64_t i = 0; i < n; ++i) {
+    const Box<C> box = box_of(i);
     const C box_area = area(box);
     const bool keep = !pool.suppresses(chain, box, box_area, threshold);
     if (keep) pool.add(chain, box, box_area);
-    space.is_kept[rank] = keep;
+    space.is_kept[rank_of(i)] = keep;
   }
 }
 
@@ -76,11 +85,11 @@ void suppress_by_class(const NmsParams& p, const NmsCpuWorkspace<ComputeType<T>>
   const int64_t num_tasks = cut_tasks(by_class, p.n, space.tasks);
   executor.parallel_for(num_tasks, [&](int64_t task) {
     const auto [task_begin, task_end] = space.tasks[task];
-    const int64_t first_block = kept_blocks_before(task_begin, task);
     for (int64_t begin = task_begin; begin < task_end;) {
       int64_t end = begin + 1;
       while (end < task_end && by_class[end].key == by_class[begin].key) ++end;
-      suppress<T>(p, space, by_score, first_block, begin, end, [&](int64_t i) { return int64_t(by_class[i].index); });
+      suppress<T>(p, space, by_score, task_begin, task, end - begin,
+                  [&](int64_t i) { return int64_t(by_class[begin + i].index); });
       begin = end;
     }
   });

@@ -11,7 +11,7 @@
 #include "kernels/nms.h"
 
 #include "kernels/cuda/launch.cuh"
-#include "math/iou_threshold.h"
+#include "kernels/cuda/suppress.cuh"
 
 namespace retinanet_fast {
 namespace {
@@ -32,11 +32,6 @@ struct Nms {
 
   __device__ bool same_class(int64_t rank, int64_t other) const {
     return p.classes == nullptr || space.classes[rank] == space.classes[other];
-  }
-
-  __device__ bool overlap(const Box<C>& a, C area_a, const Box<C>& b, C area_b) const {
-    if (threshold.screened && !threshold.may_be_exceeded_by(a, area_a, b, area_b)) return false;
-    return threshold.exceeded_by(a, area_a, b, area_b);
   }
 };
 
@@ -74,23 +69,12 @@ __global__ void mask_kernel(Nms<C> nms) {
     const Box<C> box = nms.space.boxes[rank];
     const C box_area = area(box);
     for (int j = column_block == row_block ? lane + 1 : 0; j < num_columns; ++j) {
-      const bool hit = nms.overlap(box, box_area, columns[j], areas[j]);
+      const bool hit = overlaps(nms.threshold, box, box_area, columns[j], areas[j]);
       if (hit && nms.same_class(rank, nms.round_begin + first_column + j)) word |= MaskWord(1) << j;
     }
   }
   const int words = (nms.round_size + kMaskRow - 1) / kMaskRow;
   nms.space.mask[int64_t(row) * words + column_block] = word;
-}
-
-// The ranks of one group of 64 that are kept: in ascending order, each clears those that it suppresses.
-__device__ MaskWord resolve(MaskWord candidates, const MaskWord* diagonal) {
-  MaskWord kept = 0;
-  while (candidates != 0) {
-    const int first = __ffsll(static_cast<long long>(candidates)) - 1;
-    kept |= MaskWord(1) << first;
-    candidates &= ~(diagonal[first] | MaskWord(1) << first);
-  }
-  return kept;
 }
 
 template <class C>
@@ -121,7 +105,7 @@ __global__ void reduce_kernel(Nms<C> nms) {
     __syncthreads();
     const MaskWord kept = kept_in_group;
     if (thread < kMaskRow && (kept >> thread & 1)) {
-      const int place = count + __popcll(kept & ((MaskWord(1) << thread) - 1));
+      const int place = count + bits_below(kept, thread);
       const int64_t rank = nms.round_begin + first_row + thread;
       nms.space.round_kept[place] = int32_t(rank);
       nms.p.kept[count_before + place] = nms.p.order[rank];
@@ -168,7 +152,7 @@ __global__ void sweep_kernel(Nms<C> nms) {
     }
     __syncthreads();
     for (int j = 0; alive && j < in_tile; ++j) {
-      alive = !(classes[j] == box_class && nms.overlap(kept[j], areas[j], box, box_area));
+      alive = !(classes[j] == box_class && overlaps(nms.threshold, kept[j], areas[j], box, box_area));
     }
     __syncthreads();
   }

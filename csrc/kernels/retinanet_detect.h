@@ -1,0 +1,288 @@
+// Detection from the head's own outputs: select the best candidates of each image and level, decode them, suppress
+// class by class, and stop at a fixed number of detections an image.
+#pragma once
+
+#include "kernels/nms.h"
+#include "math/box_coding.h"
+#include "math/score.h"
+
+namespace retinanet_fast {
+
+constexpr int kMaxDetectLevels = 8;
+
+struct DetectLevel {
+  const void* logits;         // element (image, k * C + c, y, x) at these strides
+  const void* deltas;         // element (image, k * 4 + j, y, x)
+  int64_t logits_strides[4];  // image, channel, y, x
+  int64_t deltas_strides[4];
+  int64_t height;
+  int64_t width;
+  int64_t first_anchor;  // anchors of the levels before
+  float stride_y;        // of the anchor grid, in pixels
+  float stride_x;
+};
+
+enum class SoftNms : int8_t { kNone, kLinear, kGaussian };
+
+// A candidate's index is anchor * C + class over all levels, anchors ordered by level, y, x, k.
+struct RetinanetDetectParams {
+  DetectLevel levels[kMaxDetectLevels];
+  int64_t num_levels;
+  int64_t batch;               // B
+  int64_t num_classes;         // C
+  int64_t shapes;              // K, anchors a cell
+  const float* base_anchors;   // [L, K, 4], or null
+  const float* anchors;        // [A, 4] where base_anchors is null
+  const int64_t* image_sizes;  // [B, 2] height, width; on the host or on the device
+  bool image_sizes_on_host;
+  float score_thresh;         // where class_thresh is null
+  const float* class_thresh;  // [C], or null
+  double nms_thresh;
+  SoftNms soft_nms;
+  double sigma;  // of the Gaussian
+  int64_t topk;
+  int64_t max_detections;  // D
+  double weights[4];
+  double max_log_scale;
+  float* boxes;     // [B, D, 4]
+  float* scores;    // [B, D]
+  int64_t* labels;  // [B, D]
+  int64_t* counts;  // [B]
+  void* workspace;
+  DType logits_dtype;
+  DType deltas_dtype;
+};
+
+RETINANET_FAST_INLINE int64_t level_candidates(const RetinanetDetectParams& p, int64_t level) {
+  return p.levels[level].height * p.levels[level].width * p.shapes * p.num_classes;
+}
+
+// The most candidates of one level that are decoded, and of one image.
+RETINANET_FAST_INLINE int64_t level_topk(const RetinanetDetectParams& p, int64_t level) {
+  return math::min2(p.topk, level_candidates(p, level));
+}
+
+RETINANET_FAST_INLINE int64_t image_topk(const RetinanetDetectParams& p) {
+  int64_t total = 0;
+  for (int64_t level = 0; level < p.num_levels; ++level) total += level_topk(p, level);
+  return total;
+}
+
+// Where a candidate lies, and what belongs to it.
+struct Candidate {
+  int32_t level;
+  int64_t label;
+  int64_t k;
+  int64_t y;
+  int64_t x;
+  int64_t anchor;  // over all levels
+};
+
+RETINANET_FAST_INLINE Candidate locate(const RetinanetDetectParams& p, uint32_t index) {
+  Candidate c;
+  c.anchor = index / uint32_t(p.num_classes);
+  c.label = index - c.anchor * p.num_classes;
+  c.level = 0;
+  while (c.level + 1 < p.num_levels && c.anchor >= p.levels[c.level + 1].first_anchor) ++c.level;
+  const DetectLevel& level = p.levels[c.level];
+  const int64_t in_level = c.anchor - level.first_anchor;
+  const int64_t cell = in_level / p.shapes;
+  c.k = in_level - cell * p.shapes;
+  c.y = cell / level.width;
+  c.x = cell - c.y * level.width;
+  return c;
+}
+
+RETINANET_FAST_INLINE math::Box<float> candidate_anchor(const RetinanetDetectParams& p, const Candidate& c) {
+  if (p.base_anchors == nullptr) return math::load_box(p.anchors + 4 * c.anchor);
+  const math::Box<float> base = math::load_box(p.base_anchors + 4 * (c.level * p.shapes + c.k));
+  const float dx = float(c.x) * p.levels[c.level].stride_x;
+  const float dy = float(c.y) * p.levels[c.level].stride_y;
+  return {base.x1 + dx, base.y1 + dy, base.x2 + dx, base.y2 + dy};
+}
+
+template <class T>
+RETINANET_FAST_INLINE math::Deltas<double> load_candidate_deltas(const RetinanetDetectParams& p, int64_t image,
+                                                                 const Candidate& c) {
+  const DetectLevel& level = p.levels[c.level];
+  const int64_t stride = level.deltas_strides[1];
+  const T* at = static_cast<const T*>(level.deltas) + image * level.deltas_strides[0] + 4 * c.k * stride +
+                c.y * level.deltas_strides[2] + c.x * level.deltas_strides[3];
+  return {math::load(at[0]), math::load(at[stride]), math::load(at[2 * stride]), math::load(at[3 * stride])};
+}
+
+// The candidate's box, clipped to its image: from float32 values, computed in double and rounded once, so that every
+// device and the eager twin get the same bits.
+RETINANET_FAST_INLINE math::Box<float> decode_candidate(const RetinanetDetectParams& p, const Candidate& c,
+                                                        const math::Deltas<double>& deltas, double height,
+                                                        double width) {
+  const math::Box<float> anchor = candidate_anchor(p, c);
+  const math::Box<double> wide{anchor.x1, anchor.y1, anchor.x2, anchor.y2};
+  const auto box =
+      math::clip(math::decode(deltas, wide, math::BoxWeights<double>(p.weights), p.max_log_scale), height, width);
+  return {float(box.x1), float(box.y1), float(box.x2), float(box.y2)};
+}
+
+// The factor by which soft suppression lowers a score; 1 for an IoU that is NaN.
+RETINANET_FAST_INLINE float soft_nms_factor(const RetinanetDetectParams& p, float threshold, float iou) {
+  if (p.soft_nms == SoftNms::kLinear) return iou > threshold ? 1.0f - iou : 1.0f;
+  constexpr double kLowest = -690.0;  // exp of it is 0 in float
+  return iou > 0.0f ? float(math::exp_wide(math::max2(kLowest, -double(iou) * double(iou) / p.sigma))) : 1.0f;
+}
+
+// ---- the CPU's scan of a level, and its workspace ----
+
+// A level's logits as runs of elements that lie at one stride in memory and in index, in whichever of the two orders
+// (channels first or last) the elements are neighbours.
+struct DetectRuns {
+  bool over_channels;
+  int64_t runs;
+  int64_t length;
+  int64_t stride;
+  uint32_t index_step;
+  int64_t rows;  // runs a channel, or runs a row of the grid
+  int64_t runs_per_chunk;
+  int64_t chunks;
+  int64_t capacity;  // candidates that a chunk may hold while it is scanned
+};
+
+constexpr int64_t kDetectChunk = 1 << 18;  // logits, about; chunks are scanned in parallel
+constexpr int64_t kDetectSlack = 4096;     // candidates beyond topk that a chunk collects before it drops the worst
+constexpr int64_t kDetectBlock = 64;       // logits that are compared with the bound at once
+
+RETINANET_FAST_INLINE DetectRuns detect_runs(const RetinanetDetectParams& p, int64_t index) {
+  const DetectLevel& level = p.levels[index];
+  const int64_t channels = p.shapes * p.num_classes;
+  const int64_t channel_stride = level.logits_strides[1];
+  const int64_t y_stride = level.logits_strides[2];
+  const int64_t x_stride = level.logits_strides[3];
+  DetectRuns r;
+  r.over_channels = channel_stride == 1 && !(x_stride == 1 && level.height * level.width > 1);
+  if (r.over_channels) {
+    const bool row_at_once = x_stride == channels;
+    r.rows = row_at_once ? 1 : level.width;
+    r.runs = level.height * r.rows;
+    r.length = channels * (row_at_once ? level.width : 1);
+    r.stride = 1;
+    r.index_step = 1;
+  } else {
+    const bool plane_at_once = y_stride == level.width * x_stride;
+    r.rows = plane_at_once ? 1 : level.height;
+    r.runs = channels * r.rows;
+    r.length = level.width * (plane_at_once ? level.height : 1);
+    r.stride = x_stride;
+    r.index_step = uint32_t(channels);
+  }
+  r.runs_per_chunk = math::max2(int64_t(1), kDetectChunk / math::max2(int64_t(1), r.length));
+  r.chunks = ceil_div(r.runs, r.runs_per_chunk);
+  const int64_t most = r.length * r.runs_per_chunk;
+  r.capacity = math::min2(p.topk, most) + math::min2(kDetectSlack, most) + kDetectBlock;
+  return r;
+}
+
+struct DetectCpuWorkspace {
+  DetectRuns runs[kMaxDetectLevels];
+  int64_t chunks = 0;    // of an image
+  int64_t capacity = 0;  // candidates of an image's chunks
+  int64_t topk;          // candidates of an image that are decoded
+  int64_t blocks_an_image;
+  uint64_t* bounds;              // [B, L]: the key of the topk-th best candidate found so far
+  int64_t* counts;               // [B, chunks]: candidates that a chunk ended with
+  uint64_t* candidates;          // [B, capacity]
+  SortItem<uint64_t>* items[2];  // [B, topk]
+  KeptChain* chains;             // [B, C]
+  KeptBlock<float>* blocks;      // [B, blocks_an_image]
+  int32_t* next_block;
+  math::Box<float>* boxes;  // [B, topk], only for soft suppression, as the two below
+  float* scores;
+  int64_t* labels;
+  size_t bytes;
+
+  RETINANET_FAST_INLINE DetectCpuWorkspace(void* base, const RetinanetDetectParams& p) {
+    for (int64_t level = 0; level < p.num_levels; ++level) {
+      runs[level] = detect_runs(p, level);
+      chunks += runs[level].chunks;
+      capacity += runs[level].chunks * runs[level].capacity;
+    }
+    topk = image_topk(p);
+    blocks_an_image = math::min2(p.max_detections, topk);
+    const bool soft = p.soft_nms != SoftNms::kNone;
+    Workspace space(base);
+    bounds = space.take<uint64_t>(p.batch * p.num_levels);
+    counts = space.take<int64_t>(p.batch * chunks);
+    candidates = space.take<uint64_t>(p.batch * capacity);
+    for (auto& sorted : items) sorted = space.take<SortItem<uint64_t>>(p.batch * topk);
+    chains = space.take<KeptChain>(p.batch * p.num_classes);
+    blocks = space.take<KeptBlock<float>>(p.batch * blocks_an_image);
+    next_block = space.take<int32_t>(p.batch * blocks_an_image);
+    boxes = space.take<math::Box<float>>(soft ? p.batch * topk : 0);
+    scores = space.take<float>(soft ? p.batch * topk : 0);
+    labels = space.take<int64_t>(soft ? p.batch * topk : 0);
+    bytes = space.bytes();
+  }
+};
+
+RETINANET_FAST_INLINE size_t retinanet_detect_cpu_workspace_bytes(const RetinanetDetectParams& p) {
+  return DetectCpuWorkspace(nullptr, p).bytes;
+}
+
+// ---- CUDA's workspace ----
+
+constexpr int kDetectBins = 2048;           // of a histogram: 11 bits of a radix selection
+constexpr int64_t kDetectSpareKeys = 1024;  // candidates beyond topk that may be collected and are then sorted out
+constexpr int64_t kDetectSizesAtOnce = 64;  // images whose sizes pass from the host in one launch
+
+// How far the selection for one image and level has come.
+struct DetectState {
+  math::CandidateBound bound;  // what to collect, once resolved
+  int32_t resolved;
+  uint32_t wanted;  // how many of the group below are among the topk
+  int32_t bin;      // the group: logits of this bin,
+  uint32_t prefix;  // whose key, or, when scores are settled, whose index has these leading bits
+};
+
+// Rows are images times levels.
+struct DetectCudaWorkspace {
+  int64_t keys_a_row;
+  int64_t topk;          // candidates of an image that are decoded
+  int64_t* image_sizes;  // [B, 2], only where they come from the host
+  float* lowest;        // [C + 1]: the lowest logit above each class's threshold, and above any; only with class_thresh
+  DetectState* states;  // [rows]
+  uint32_t* histograms;     // [rows, bins]
+  uint32_t* counts;         // [rows]: collected; before, candidates with a better score than the topk-th
+  uint64_t* keys;           // [rows, keys_a_row]
+  uint64_t* merged;         // [B, topk], best first
+  math::Box<float>* boxes;  // [B, topk]
+  float* scores;            // [B, topk], only for soft suppression
+  int32_t* totals;          // [B]
+  size_t bytes;
+
+  RETINANET_FAST_INLINE DetectCudaWorkspace(void* base, const RetinanetDetectParams& p) {
+    int64_t most = 0;
+    for (int64_t level = 0; level < p.num_levels; ++level) most = math::max2(most, level_topk(p, level));
+    keys_a_row = 1;
+    while (keys_a_row < most + kDetectSpareKeys) keys_a_row *= 2;  // a bitonic sort works on powers of two
+    topk = image_topk(p);
+    const int64_t rows = p.batch * p.num_levels;
+    Workspace space(base);
+    image_sizes = space.take<int64_t>(p.image_sizes_on_host ? 2 * p.batch : 0);
+    lowest = space.take<float>(p.class_thresh != nullptr ? p.num_classes + 1 : 0);
+    states = space.take<DetectState>(rows);
+    histograms = space.take<uint32_t>(rows * kDetectBins);
+    counts = space.take<uint32_t>(rows);
+    keys = space.take<uint64_t>(rows * keys_a_row);
+    merged = space.take<uint64_t>(p.batch * topk);
+    boxes = space.take<math::Box<float>>(p.batch * topk);
+    scores = space.take<float>(p.soft_nms != SoftNms::kNone ? p.batch * topk : 0);
+    totals = space.take<int32_t>(p.batch);
+    bytes = space.bytes();
+  }
+};
+
+RETINANET_FAST_INLINE size_t retinanet_detect_cuda_workspace_bytes(const RetinanetDetectParams& p) {
+  return DetectCudaWorkspace(nullptr, p).bytes;
+}
+
+Status retinanet_detect_cuda(const RetinanetDetectParams& params, CudaStream stream);
+
+}  // namespace retinanet_fast
