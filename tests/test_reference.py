@@ -336,7 +336,7 @@ def test_retinanet_detect_candidates_are_per_level(rng: torch.Generator) -> None
     assert detections.counts.tolist() == [6, 6]
     for image, (height, width) in enumerate(sizes):
         boxes, scores, _ = detections[image].values()
-        best = torch.cat([level[image].sigmoid().flatten().topk(3).values for level in logits])
+        best = torch.cat([level[image].sigmoid().flatten().topk(3).values for level in logits]).float()
         torch.testing.assert_close(scores, best.sort(descending=True).values)
         assert (boxes >= 0).all()
         assert (boxes <= torch.tensor([width, height, width, height])).all()

@@ -194,7 +194,11 @@ def test_anchors_and_image_sizes_in_every_form() -> None:
     logits, deltas, grid = random_head()
     expected = ops.retinanet_detect(logits, deltas, grid, ((60, 50), (33, 64)))
     for anchors in (grid, grid.boxes(), grid.boxes().double()):
-        for sizes in ([(60, 50), (33, 64)], torch.tensor([[60, 50], [33, 64]]), torch.tensor([[60, 50], [33, 64]]).int()):
+        for sizes in (
+            [(60, 50), (33, 64)],
+            torch.tensor([[60, 50], [33, 64]]),
+            torch.tensor([[60, 50], [33, 64]]).int(),
+        ):
             assert_same(ops.retinanet_detect(logits, deltas, anchors, sizes), expected)
     for image, (height, width) in zip(expected, ((60, 50), (33, 64)), strict=True):
         assert image["boxes"].min() >= 0
@@ -284,7 +288,7 @@ def test_equals_torchvision(layout: torch.memory_format) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"cls_logits": []}, ValueError, "expected 1 to 8 levels of cls_logits, got 0"),
+        ({"cls_logits": [], "anchors": torch.zeros(0, 4)}, ValueError, "expected 1 to 8 levels of cls_logits, got 0"),
         ({"cls_logits": [torch.zeros(2, 15, 2, 2)]}, ValueError, r"expected cls_logits of the anchors' grid sizes"),
         ({"bbox_regression": [torch.zeros(2, 12, 3, 2)]}, ValueError, r"expected bbox_regression\[0\] \[2, 12, 3, 3\]"),
         ({"bbox_regression": [torch.zeros(2, 13, 3, 3)]}, ValueError, r"expected K \* C channels .* got 15 and 13"),
@@ -304,7 +308,12 @@ def test_equals_torchvision(layout: torch.memory_format) -> None:
 )  # fmt: skip
 def test_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
     logits, deltas, grid = random_head([(3, 3)])
-    arguments = {"cls_logits": logits, "bbox_regression": deltas, "anchors": grid, "image_sizes": [(9, 9)] * 2}
+    arguments = {
+        "cls_logits": logits,
+        "bbox_regression": deltas,
+        "anchors": grid,
+        "image_sizes": [(9, 9)] * 2,
+    }
     with pytest.raises(error, match="retinanet_detect: " + message):
         ops.retinanet_detect(**{**arguments, **change})  # type: ignore[arg-type]
 
@@ -313,7 +322,21 @@ def test_opcheck() -> None:
     logits, deltas, grid = random_head()
     strides = [step for stride in grid.strides for step in stride]
     sizes = torch.tensor([[60, 50], [33, 64]])
-    arguments = (logits, deltas, grid.base_anchors, strides, sizes, 0.05, None, 100, 0.5, 20, [1.0] * 4, "", 0.5)
+    arguments = (
+        logits,
+        deltas,
+        grid.base_anchors,
+        strides,
+        sizes,
+        0.05,
+        None,
+        100,
+        0.5,
+        20,
+        [1.0] * 4,
+        "",
+        0.5,
+    )
     torch.library.opcheck(torch.ops.retinanet_fast.retinanet_detect.default, arguments)
 
 

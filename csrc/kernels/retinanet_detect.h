@@ -108,7 +108,8 @@ RETINANET_FAST_INLINE math::Deltas<double> load_candidate_deltas(const Retinanet
   const int64_t stride = level.deltas_strides[1];
   const T* at = static_cast<const T*>(level.deltas) + image * level.deltas_strides[0] + 4 * c.k * stride +
                 c.y * level.deltas_strides[2] + c.x * level.deltas_strides[3];
-  return {math::load(at[0]), math::load(at[stride]), math::load(at[2 * stride]), math::load(at[3 * stride])};
+  return {float(math::load(at[0])), float(math::load(at[stride])), float(math::load(at[2 * stride])),
+          float(math::load(at[3 * stride]))};
 }
 
 // The candidate's box, clipped to its image: from float32 values, computed in double and rounded once, so that every

@@ -4,6 +4,8 @@
 #include <ATen/ops/sort.h>
 #include <torch/library.h>
 
+#include <cstring>
+
 #include "kernels/nms.h"
 #include "torch/common.h"
 
@@ -21,7 +23,8 @@ void check_nms(const char* op, const at::Tensor& boxes, const at::Tensor& scores
 
 size_t workspace_bytes(const at::Tensor& boxes, bool classes, DType dtype) {
   const int64_t n = boxes.size(0);
-  return uses_cpu_kernels(boxes) ? nms_cpu_workspace_bytes(n, classes, dtype) : nms_cuda_workspace_bytes(n, classes, dtype);
+  return uses_cpu_kernels(boxes) ? nms_cpu_workspace_bytes(n, classes, dtype)
+                                 : nms_cuda_workspace_bytes(n, classes, dtype);
 }
 
 at::Tensor nms(const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
@@ -41,8 +44,9 @@ at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& sc
   const c10::DeviceGuard guard(boxes.device());
   const at::Tensor corners = boxes.contiguous();
   const at::Tensor values = scores.contiguous();
-  const at::Tensor order =
-      uses_cpu_kernels(boxes) ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
+  const at::Tensor order = uses_cpu_kernels(boxes)
+                               ? at::Tensor()
+                               : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
   const at::Tensor workspace =
       at::empty({int64_t(workspace_bytes(boxes, classes != nullptr, dtype))}, boxes.options().dtype(at::kByte));
   const at::Tensor kept_and_count = at::empty({n + 1}, indices);
@@ -59,10 +63,11 @@ at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& sc
       .dtype = dtype,
   };
   run(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA(nms_cuda));
-  // The one synchronisation with the host: the size of the result. A copy, so that the result does not hold the
-  // memory of all n.
-  const int64_t count = kept_and_count[n].item<int64_t>();
-  return kept_and_count.narrow(0, 0, count).clone();
+  // Copied, so that the result does not hold the memory of all n. On CUDA the count is the one synchronisation.
+  if (!boxes.is_cpu()) return kept_and_count.narrow(0, 0, kept_and_count[n].item<int64_t>()).clone();
+  const at::Tensor kept = at::empty({*params.count}, indices);
+  std::memcpy(kept.mutable_data_ptr(), params.kept, kept.nbytes());
+  return kept;
 }
 
 TORCH_LIBRARY_IMPL(retinanet_fast, CPU, m) { m.impl("nms", nms); }
