@@ -55,9 +55,7 @@ struct NmsTask {
 // What a task over [begin, end) may need starts at these places: chains of kept boxes, one for each cell of a grid,
 // and their blocks, of which each chain's newest may be almost empty.
 constexpr int kKeptGridLevels = 16;
-constexpr int64_t kept_cells_before(int64_t position, int64_t task) {
-  return position / 8 + kKeptGridLevels * task;
-}
+constexpr int64_t kept_cells_before(int64_t position, int64_t task) { return position / 8 + kKeptGridLevels * task; }
 constexpr int64_t kept_blocks_before(int64_t position, int64_t task) {
   return position / KeptBlock<float>::kLanes + task + kept_cells_before(position, task) + task;
 }

@@ -6,6 +6,7 @@ from retinanet_fast.ops.decode_boxes import decode_boxes
 from retinanet_fast.ops.encode_boxes import encode_boxes
 from retinanet_fast.ops.match_anchors import match_anchors
 from retinanet_fast.ops.nms import nms
+from retinanet_fast.ops.padded_batched_nms import padded_batched_nms
 from retinanet_fast.ops.retinanet_detect import retinanet_detect
 from retinanet_fast.ops.retinanet_loss import retinanet_loss
 from retinanet_fast.ops.sigmoid_focal_loss import sigmoid_focal_loss
@@ -18,6 +19,7 @@ __all__ = [
     "encode_boxes",
     "match_anchors",
     "nms",
+    "padded_batched_nms",
     "retinanet_detect",
     "retinanet_loss",
     "sigmoid_focal_loss",

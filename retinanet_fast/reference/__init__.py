@@ -10,6 +10,7 @@ from retinanet_fast.reference.decode_boxes import decode_boxes
 from retinanet_fast.reference.encode_boxes import encode_boxes
 from retinanet_fast.reference.match_anchors import match_anchors
 from retinanet_fast.reference.nms import nms
+from retinanet_fast.reference.padded_batched_nms import padded_batched_nms
 from retinanet_fast.reference.retinanet_detect import retinanet_detect
 from retinanet_fast.reference.retinanet_loss import retinanet_loss
 from retinanet_fast.reference.sigmoid_focal_loss import sigmoid_focal_loss
@@ -22,6 +23,7 @@ __all__ = [
     "encode_boxes",
     "match_anchors",
     "nms",
+    "padded_batched_nms",
     "retinanet_detect",
     "retinanet_loss",
     "sigmoid_focal_loss",

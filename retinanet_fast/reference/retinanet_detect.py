@@ -99,7 +99,7 @@ def _soft_nms(
     """Indices of the detections, best first, and all scores as they were lowered (gone: -inf)."""
     order = scores.sort(descending=True, stable=True).indices
     scores, current = scores.clone(), scores.clone()
-    keep = []
+    keep: list[Tensor] = []
     while len(keep) < limit and len(order):
         best = order[current[order].argmax()]  # the first of equals
         if current[best] == -torch.inf:
