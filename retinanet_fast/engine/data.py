@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .coco import Category, ImageEntry, Split, one_line
-from .errors import InputError
+from .errors import InputError, Problems
 from .recipe import Recipe
 
 
@@ -119,6 +119,14 @@ class CocoDataset(Dataset["Sample | BadImage"]):
         return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), torch.tensor(
             labels, dtype=torch.int64
         )
+
+
+def readable(batch: Batch, problems: Problems) -> list[Sample]:
+    """The batch's samples; its bad images are reported, which raises unless they are to be skipped."""
+    for sample in batch:
+        if isinstance(sample, BadImage):
+            problems.report(sample.message)
+    return [sample for sample in batch if isinstance(sample, Sample)]
 
 
 def flip(image: Tensor, boxes: Tensor, horizontal: bool) -> tuple[Tensor, Tensor]:

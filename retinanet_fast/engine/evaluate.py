@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .coco import Category, Split, is_integer, is_number, load_json
-from .data import BadImage, CocoDataset, category_ids, eval_loader, to_model
+from .data import CocoDataset, category_ids, eval_loader, readable, to_model
 from .errors import InputError, Problems
 from .progress import Progress
 from .recipe import Recipe
@@ -85,10 +85,7 @@ def detect(
     started = time.perf_counter()
     model.eval()
     for batch in loader:
-        for sample in batch:
-            if isinstance(sample, BadImage):
-                problems.report(sample.message)
-        samples = [sample for sample in batch if not isinstance(sample, BadImage)]
+        samples = readable(batch, problems)
         if not samples:
             continue
         outputs = run_model(model, to_model([sample.image for sample in samples], device), recipe)

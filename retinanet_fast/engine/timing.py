@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,8 +43,7 @@ def time_ops(device: torch.device) -> list[OpTiming]:
     generator = torch.Generator().manual_seed(0)
     rows = []
     for name, work, call in _calls(generator, device):
-        ours = _median(lambda call=call: call(ops), device)  # type: ignore[misc]
-        eager = _median(lambda call=call: call(reference), device)  # type: ignore[misc]
+        ours, eager = (_median(partial(call, module), device) for module in (ops, reference))
         rows.append(OpTiming(name, work, ours, eager))
     return rows
 

@@ -19,7 +19,7 @@ from . import plots
 from .build import build_model
 from .checkpoint import BEST, LAST, Checkpoint
 from .coco import Split
-from .data import BadImage, Batch, CocoDataset, Sample, to_model, train_loader
+from .data import CocoDataset, Sample, readable, to_model, train_loader
 from .errors import InputError, Problems, TrainingError
 from .evaluate import Evaluation, detect, evaluate
 from .files import write_text
@@ -137,7 +137,7 @@ def train_epoch(
     images, started, rate = 0, time.perf_counter(), 0.0
     for done, batch in enumerate(loader, start=1):
         rate = learning_rate(run.recipe, run.epoch * total + done - 1, total)
-        samples = _readable(run, batch)
+        samples = readable(batch, run.problems)
         if samples:
             losses.append(train_step(run, model, optimizer, samples, rate))
             images += len(samples)
@@ -165,13 +165,6 @@ def train_epoch(
         "skipped": len(run.problems.messages),
         "curve": loss_curve(table, run.epoch * total),
     }
-
-
-def _readable(run: Run, batch: Batch) -> list[Sample]:
-    for sample in batch:
-        if isinstance(sample, BadImage):
-            run.problems.report(sample.message)
-    return [sample for sample in batch if isinstance(sample, Sample)]
 
 
 def train_step(
