@@ -40,9 +40,11 @@ class KeptGrid {
     if (is_inert(box)) return true;
     const Place at(box);
     const C area = math::area(box);
-    if (is_suppressed(box, area, at)) return false;
     const int level = level_of(at.size);
-    pool_.add(cell(level, column(level, at.x), row(level, at.y)), box, area);
+    KeptChain& own = cell(level, column(level, at.x), row(level, at.y));
+    // Most that are suppressed are so by a box of their own cell.
+    if (pool_.suppresses(own, box, area, threshold_) || is_suppressed(box, area, at)) return false;
+    pool_.add(own, box, area);
     return true;
   }
 

@@ -17,20 +17,29 @@ using Space = DetectCpuWorkspace;
 
 // ---- select -------------------------------------------------------------------------------------------------------
 
-template <class T>
+template <int64_t kCount, class T>
 bool any_at_least(const T* logits, float bound) {
   int32_t any = 0;
-  for (int64_t i = 0; i < kDetectBlock; ++i) any |= int32_t(float(load(logits[i])) >= bound);
+  for (int64_t i = 0; i < kCount; ++i) any |= int32_t(float(load(logits[i])) >= bound);
   return any != 0;
 }
 
 template <class T>
 void scan_run(const DetectRuns& r, const T* logits, uint32_t index, Candidates& best) {
-  for (int64_t i = 0; i < r.length; i += kDetectBlock, index += kDetectBlock * r.index_step) {
-    const int64_t count = min2(kDetectBlock, r.length - i);
-    const T* block = logits + i * r.stride;
-    if (r.stride == 1 && count == kDetectBlock && !any_at_least(block, best.bound().equal)) continue;
-    best.take(block, r.stride, count, index, r.index_step);
+  constexpr int64_t kPart = 16;
+  int64_t i = 0;
+  if (r.stride == 1) {
+    for (; i + kDetectBlock <= r.length; i += kDetectBlock) {
+      if (!any_at_least<kDetectBlock>(logits + i, best.bound().equal)) continue;
+      for (int64_t part = i; part < i + kDetectBlock; part += kPart) {
+        if (!any_at_least<kPart>(logits + part, best.bound().equal)) continue;
+        best.take(logits + part, 1, kPart, index + uint32_t(part) * r.index_step, r.index_step);
+      }
+    }
+  }
+  for (; i < r.length; i += kDetectBlock) {
+    best.take(logits + i * r.stride, r.stride, min2(kDetectBlock, r.length - i), index + uint32_t(i) * r.index_step,
+              r.index_step);
   }
 }
 
