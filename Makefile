@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PEERS_BIN := $(PEERS_VENV)/bin
 SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: help install build demo test test-torchvision bench lint format clean
+.PHONY: help install build demo test test-kernels test-torchvision bench kernel-report gpu-check lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 20
@@ -35,6 +35,9 @@ demo: install  ## train on a rendered data set (or DATA=DIR), detect, and leave 
 test: install  ## all tests of the default environment
 	$(BIN)/python -m pytest
 
+test-kernels: install  ## the CUDA kernels, run on the CPU by an emulator that checks every access
+	$(BIN)/python tests/emulator/run.py
+
 $(PEERS_VENV)/.requirements: requirements.txt
 	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_BIN)/python -m pip install --quiet torch torchvision
@@ -50,6 +53,12 @@ test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest t
 
 bench: install  ## all benchmarks, a table and a chart
 	$(BIN)/retinanet-fast bench
+
+kernel-report: install  ## registers, spills, access widths and predicted times of the CUDA kernels
+	$(BIN)/python -m benchmarks.kernel_report
+
+gpu-check:  ## on a GPU machine, with the Python that has its torch: build, test, sanitize, measure
+	$(PYTHON) -m benchmarks.gpu_check
 
 lint: $(VENV)/.requirements  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
