@@ -91,7 +91,10 @@ std::string fault;
 std::minstd_rand random_order;
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, size_t> dynamic_shared_limits;
-std::map<const void*, uint64_t> launches;
+struct Launches {
+  uint64_t count, threads;
+};
+std::map<const void*, Launches> launches;
 
 #if defined(__SANITIZE_ADDRESS__)
 const void* scheduler_stack;
@@ -358,7 +361,8 @@ void run_grid(const Launch& launch, void (*body)(const void*), const void* conte
     last_error = cudaErrorInvalidConfiguration;  // as CUDA refuses it
     return;
   }
-  ++launches[launch.kernel];
+  Launches& so_far = launches[launch.kernel];
+  so_far = {so_far.count + 1, std::max(so_far.threads, launch.block.count())};
   if (count++ == 0) handle_abort_before = signal(SIGABRT, on_abort);
   gridDim = {launch.grid.x, launch.grid.y, launch.grid.z};
   blockDim = {launch.block.x, launch.block.y, launch.block.z};
@@ -382,12 +386,13 @@ extern "C" __attribute__((visibility("default"))) void emulator_seed(unsigned se
   emulator::random_order.seed(seed);
 }
 
-// Kernels launched so far, one a line with the number of launches; for a test that asks whether all of them were.
+// Kernels launched so far, one a line with the number of launches and the size of the largest block.
 extern "C" __attribute__((visibility("default"))) const char* emulator_launched_kernels() {
   static std::string text;
   text.clear();
-  for (const auto& [kernel, count] : emulator::launches) {
-    text += emulator::name_of(kernel) + '\t' + std::to_string(count) + '\n';
+  for (const auto& [kernel, launches] : emulator::launches) {
+    text += emulator::name_of(kernel) + '\t' + std::to_string(launches.count) + '\t' +
+            std::to_string(launches.threads) + '\n';
   }
   return text.c_str();
 }

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -52,7 +53,13 @@ def seed(number: int) -> None:
     kernels.emulator_seed(number)
 
 
-def launched_kernels() -> dict[str, int]:
-    """Name, with template arguments, and number of launches of each kernel launched so far."""
+class Launches(NamedTuple):
+    count: int
+    threads: int  # the most that a block had
+
+
+def launched_kernels() -> dict[str, Launches]:
+    """By name, with template arguments: the kernels launched so far."""
     lines = kernels.emulator_launched_kernels().decode().splitlines()
-    return {name: int(count) for name, count in (line.split("\t") for line in lines)}
+    columns = (line.split("\t") for line in lines)
+    return {name: Launches(int(count), int(threads)) for name, count, threads in columns}

@@ -19,6 +19,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
+#define __grid_constant__
 // Blocks run one after another, so that one copy is enough; memory.cpp finds it. Dynamic shared memory has no such
 // copy: kernels take it from dynamic_shared<T>().
 #define __shared__ thread_local

@@ -1,0 +1,153 @@
+"""Read cuobjdump's disassembly: instructions, loops, and the cheapest path through one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);", flags=re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    address: int
+    predicated: bool
+    name: str  # with its modifiers: LDG.E.128
+    operands: str
+
+    @property
+    def opcode(self) -> str:
+        return self.name.split(".")[0]
+
+    @property
+    def width(self) -> int:
+        """Bits that a memory access moves."""
+        for modifier, bits in (("128", 128), ("64", 64), ("U16", 16), ("S16", 16), ("U8", 8), ("S8", 8)):
+            if modifier in self.name.split("."):
+                return bits
+        return 256 if "256" in self.name.split(".") else 32
+
+    @property
+    def is_wide_load(self) -> bool:
+        return self.opcode == "LDG" and self.width >= 128
+
+    @property
+    def is_wide_store(self) -> bool:
+        return self.opcode == "STG" and self.width >= 128
+
+    @property
+    def target(self) -> int | None:
+        """Where a branch goes."""
+        if self.opcode != "BRA":
+            return None
+        found = re.findall(r"0x([0-9a-f]+)", self.operands)
+        return int(found[-1], 16) if found else None
+
+
+def parse_functions(text: str) -> dict[tuple[str, str], list[Instruction]]:
+    """(architecture, mangled name) -> instructions, of `cuobjdump -sass`."""
+    functions: dict[tuple[str, str], list[Instruction]] = {}
+    for part in re.split(r"^\s*code for sm_", text, flags=re.MULTILINE)[1:]:
+        architecture = re.match(r"\d+", part)
+        assert architecture is not None
+        for function in re.split(r"^\s*Function : ", part, flags=re.MULTILINE)[1:]:
+            name, _, body = function.partition("\n")
+            functions[architecture[0], name.strip()] = parse_body(body)
+    return functions
+
+
+def parse_body(text: str) -> list[Instruction]:
+    """Without the endless branch and the padding at a kernel's end, and without no-operations."""
+    found = []
+    for address, predicate, name, operands in _LINE.findall(text):
+        instruction = Instruction(int(address, 16), bool(predicate), name, operands.strip())
+        if instruction.opcode != "NOP" and instruction.target != instruction.address:
+            found.append(instruction)
+    return found
+
+
+def main_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
+    """The innermost loop with the most wide accesses; all instructions where no loop has any."""
+    best: list[Instruction] = []
+    best_key = (0, 0)
+    for branch in instructions:
+        if branch.target is None or branch.target > branch.address:
+            continue
+        body = [i for i in instructions if branch.target <= i.address <= branch.address]
+        wide = sum(i.is_wide_load or i.is_wide_store for i in body)
+        if (wide, -len(body)) > best_key and wide:
+            best, best_key = body, (wide, -len(body))
+    return best or list(instructions)
+
+
+def cheapest_path(region: Sequence[Instruction], loads: int, stores: int) -> list[Instruction] | None:
+    """The path of fewest instructions, forwards through `region`, with n * loads wide loads and n * stores wide
+    stores for the largest n that any path reaches; None where no path has them."""
+    index = {instruction.address: i for i, instruction in enumerate(region)}
+    limit = sum(i.is_wide_load or i.is_wide_store for i in region)
+    # State (wide loads, wide stores) on arriving at instruction i -> instructions before it, and from where.
+    arrivals: list[dict[tuple[int, int], tuple[int, tuple[int, tuple[int, int]] | None]]] = [
+        {} for _ in region
+    ]
+    arrivals[0][0, 0] = (0, None)
+    ends: dict[tuple[int, int], tuple[int, tuple[int, tuple[int, int]]]] = {}
+    for i, instruction in enumerate(region):
+        followers, leaves = _followers(region, index, i)
+        for state, (count, _) in arrivals[i].items():
+            after = (state[0] + instruction.is_wide_load, state[1] + instruction.is_wide_store)
+            if sum(after) > limit:
+                continue
+            here = (count + 1, (i, state))
+            for follower in followers:
+                if after not in arrivals[follower] or here[0] < arrivals[follower][after][0]:
+                    arrivals[follower][after] = here
+            if leaves and (after not in ends or here[0] < ends[after][0]):
+                ends[after] = here
+    for n in range(limit, 0, -1):
+        if (n * loads, n * stores) in ends:
+            return _trace(region, arrivals, ends[n * loads, n * stores][1])
+    return None
+
+
+def _followers(region: Sequence[Instruction], index: dict[int, int], i: int) -> tuple[list[int], bool]:
+    """The instructions that may come after number i, forwards; and whether the path may end there."""
+    instruction = region[i]
+    ends = instruction.opcode in ("EXIT", "RET")
+    followers = []
+    target = instruction.target
+    if target is not None:
+        if target in index and index[target] > i:
+            followers.append(index[target])
+        elif target in index:
+            ends = True  # backwards: once around the loop
+    falls_through = instruction.opcode not in ("BRA", "EXIT", "RET", "BRX", "JMP") or conditional(instruction)
+    if falls_through:
+        if i + 1 < len(region):
+            followers.append(i + 1)
+        else:
+            ends = True
+    return followers, ends
+
+
+def conditional(instruction: Instruction) -> bool:
+    """Besides a guard, a branch may name a predicate, or be taken when a warp diverges."""
+    return (
+        instruction.predicated
+        or bool(re.match(r"!?U?P\d", instruction.operands))
+        or ".DIV" in instruction.name
+    )
+
+
+def _trace(
+    region: Sequence[Instruction],
+    arrivals: Sequence[dict[tuple[int, int], tuple[int, tuple[int, tuple[int, int]] | None]]],
+    last: tuple[int, tuple[int, int]],
+) -> list[Instruction]:
+    path = []
+    at: tuple[int, tuple[int, int]] | None = last
+    while at is not None:
+        i, state = at
+        path.append(region[i])
+        at = arrivals[i][state][1]
+    return path[::-1]

@@ -1,0 +1,219 @@
+"""One short pass through every kernel: inputs of many shapes for each op, forward and backward, on any device.
+
+`python tests/kernel_cases.py [--device cuda]` runs them all once, for compute-sanitizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+from cases import generator, random_boxes
+from torch import Tensor
+
+from retinanet_fast import ops
+from retinanet_fast.structures import AnchorGrid, Detections
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+# The tensors that an op returns, and its gradients.
+Case = Callable[[str, torch.dtype], list[Tensor]]
+
+
+def grads(output: Tensor, *leaves: Tensor) -> list[Tensor]:
+    """The output and its gradients, for an upstream gradient without symmetry."""
+    upstream = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).to(output).view(output.shape)
+    return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
+
+
+def leaf(*shape: int, device: str, dtype: torch.dtype, seed: int = 1, scale: float = 3.0) -> Tensor:
+    values = torch.randn(*shape, generator=generator(seed), dtype=torch.float64) * scale
+    return values.to(device, dtype).requires_grad_()
+
+
+def boxes_leaf(n: int, device: str, dtype: torch.dtype, seed: int) -> Tensor:
+    return random_boxes(n, seed=seed, device=device, dtype=dtype).requires_grad_()
+
+
+def focal(rows: int, classes: int, reduction: str, gamma: float, soft: bool) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        x = leaf(rows, classes, device=device, dtype=dtype)
+        if soft:
+            target = torch.rand(rows, classes, generator=generator(2), dtype=torch.float64).to(device, dtype)
+            target.requires_grad_()
+            return grads(ops.sigmoid_focal_loss(x, target, 0.25, gamma, reduction), x, target)
+        labels = torch.randint(-2, classes, (rows,), generator=generator(2)).to(device)
+        return grads(ops.sigmoid_focal_loss(x, labels, 0.25, gamma, reduction), x)
+
+    return case
+
+
+def softmax_focal(rows: int, classes: int, reduction: str, weighted: bool) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        x = leaf(rows, classes, device=device, dtype=dtype)
+        labels = torch.randint(0, classes, (rows,), generator=generator(2)).to(device)
+        alpha = torch.linspace(0.1, 0.9, classes).to(device, dtype) if weighted else None
+        return grads(ops.softmax_focal_loss(x, labels, alpha, 2.0, reduction), x)
+
+    return case
+
+
+def iou(device: str, dtype: torch.dtype) -> list[Tensor]:
+    boxes = boxes_leaf(37, device, dtype, 1), boxes_leaf(67, device, dtype, 2)
+    return grads(ops.box_iou(*boxes), *boxes)
+
+
+def encode(device: str, dtype: torch.dtype) -> list[Tensor]:
+    boxes = boxes_leaf(301, device, dtype, 1), boxes_leaf(301, device, dtype, 2)
+    return grads(ops.encode_boxes(*boxes, weights=(10.0, 10.0, 5.0, 5.0)), *boxes)
+
+
+def decode(image_size: tuple[int, int] | None) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        deltas, anchors = (
+            leaf(301, 4, device=device, dtype=dtype, scale=0.3),
+            boxes_leaf(301, device, dtype, 2),
+        )
+        return grads(ops.decode_boxes(deltas, anchors, image_size=image_size), deltas, anchors)
+
+    return case
+
+
+def suppress(n: int, classes: int | None) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        boxes = random_boxes(n, seed=1, device=device, dtype=dtype)
+        scores = torch.randint(0, max(n // 3, 1), (n,), generator=generator(2)).to(device, dtype)  # with ties
+        if classes is None:
+            return [ops.nms(boxes, scores, 0.3)]
+        labels = torch.randint(0, classes, (n,), generator=generator(3)).to(device)
+        return [ops.batched_nms(boxes, scores, labels, 0.3)]
+
+    return case
+
+
+GRID = AnchorGrid(
+    torch.tensor([[[-8, -8, 8, 8], [-12, -6, 12, 6.0]], [[-16, -16, 16, 16], [-24, -12, 24, 12.0]]]),
+    ((8, 8), (16, 15)),
+    ((9, 11), (5, 6)),
+)
+
+
+def match(counts: tuple[int, ...], low_quality: bool, as_grid: bool) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        gt_boxes = [random_boxes(n, seed=n, device=device) for n in counts]
+        grid = GRID.to(device)
+        anchors = grid if as_grid else grid.boxes()
+        return [ops.match_anchors(anchors, gt_boxes, allow_low_quality_matches=low_quality)]
+
+    return case
+
+
+def head(
+    classes: int, device: str, dtype: torch.dtype, channels_last: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    outputs = []
+    for channels, scale in ((2 * classes, 2.0), (8, 0.3)):
+        levels = [
+            leaf(2, channels, *size, device=device, dtype=dtype, seed=channels + i, scale=scale)
+            for i, size in enumerate(GRID.grid_sizes)
+        ]
+        outputs.append([x.detach().contiguous(memory_format=layout).requires_grad_() for x in levels])
+    return outputs[0], outputs[1]
+
+
+def loss(box_loss: str, classes: int, channels_last: bool, counts: tuple[int, int] = (3, 0)) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        logits, deltas = head(classes, device, dtype, channels_last)
+        gt_boxes = [random_boxes(n, seed=n + 1, device=device) for n in counts]
+        gt_labels = [torch.arange(n, device=device) % classes for n in counts]
+        losses = ops.retinanet_loss(logits, deltas, GRID.to(device), gt_boxes, gt_labels, box_loss=box_loss)
+        total = 2 * losses["classification"] + 3 * losses["bbox_regression"]
+        return [*losses.values(), *torch.autograd.grad(total, [*logits, *deltas])]
+
+    return case
+
+
+def detect(classes: int, channels_last: bool, topk: int, threshold: float) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        logits, deltas = head(classes, device, dtype, channels_last)
+        found: Detections = ops.retinanet_detect(
+            logits,
+            deltas,
+            GRID.to(device),
+            [(80, 90), (64, 50)],
+            score_thresh=threshold,
+            topk_candidates=topk,
+            detections_per_img=50,
+        )
+        return [found.boxes, found.scores, found.labels, found.counts]
+
+    return case
+
+
+CASES: dict[str, Case] = {
+    "box_iou": iou,
+    "encode_boxes": encode,
+    "decode_boxes": decode(None),
+    "decode_boxes-clipped": decode((60, 50)),
+    **{
+        f"sigmoid_focal_loss-{rows}x{classes}-{reduction}-{gamma}-{'soft' if soft else 'labels'}": focal(
+            rows, classes, reduction, gamma, soft
+        )
+        for rows, classes in ((1, 1), (67, 7), (300, 80))
+        for reduction, gamma in (("none", 2.0), ("sum", 2.0), ("mean", 1.5))
+        for soft in (False, True)
+    },
+    **{
+        f"softmax_focal_loss-{rows}x{classes}-{reduction}": softmax_focal(rows, classes, reduction, weighted)
+        for rows, classes in ((1, 2), (67, 7), (40, 300))
+        for reduction, weighted in (("none", True), ("mean", False))
+    },
+    **{f"nms-{n}": suppress(n, None) for n in (1, 64, 65, 700)},
+    **{f"batched_nms-{n}-{classes}": suppress(n, classes) for n, classes in ((1, 1), (300, 7), (700, 80))},
+    **{
+        f"match_anchors-{counts}-{low_quality}-{as_grid}": match(counts, low_quality, as_grid)
+        for counts in ((0,), (1, 0), (3, 40, 0))
+        for low_quality in (True, False)
+        for as_grid in (True, False)
+    },
+    **{
+        f"retinanet_loss-{box_loss}-{classes}-{'nhwc' if last else 'nchw'}": loss(box_loss, classes, last)
+        for box_loss, classes in (("l1", 3), ("smooth_l1", 1), ("giou", 8))
+        for last in (False, True)
+    },
+    **{
+        f"retinanet_detect-{classes}-{'nhwc' if last else 'nchw'}-{topk}": detect(
+            classes, last, topk, threshold
+        )
+        for classes, last, topk, threshold in ((3, False, 1000, 0.05), (8, True, 40, 0.3), (1, False, 7, 0.0))
+    },
+}
+
+
+def has_op(name: str) -> bool:
+    return hasattr(ops, name.split("-")[0])
+
+
+def main() -> int:
+    parse = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parse.add_argument("--device", default="cuda")
+    parse.add_argument("--dtypes", default="float32,bfloat16", help="(%(default)s)")
+    options = parse.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("kernel_cases: torch finds no GPU here", file=sys.stderr)
+        return 2
+    names = [name for name in CASES if has_op(name)]
+    for dtype in options.dtypes.split(","):
+        for name in names:
+            CASES[name](options.device, getattr(torch, dtype))
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+    print(f"{len(names)} cases on {options.device}: {options.dtypes}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
