@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
@@ -48,11 +49,12 @@ struct Word {
   Earlier write, read;
 };
 
-bool ordered(const Earlier& earlier, uint8_t bytes, Access kind) {
+// Shared memory is new in each block, though what is known of it may be of an earlier one.
+bool ordered(const Earlier& earlier, uint8_t bytes, Access kind, bool in_shared) {
   if (earlier.launch != here.launch || !(earlier.bytes & bytes)) return true;
   if (earlier.atomic && kind == kAtomic) return true;
   // Blocks are ordered by nothing but atomics, such as the counter that tells a block that it is the last one.
-  if (earlier.block != here.block) return here.block_used_atomics;
+  if (earlier.block != here.block) return here.block_used_atomics || in_shared;
   if (earlier.thread == here.thread || earlier.barriers != here.barriers) return true;
   return earlier.thread != kSeveral && earlier.thread / 32 == here.thread / 32 &&
          earlier.warp_barriers < here.last_warp_sync && (here.last_warp_mask >> earlier.thread % 32 & 1);
@@ -64,10 +66,10 @@ void fail_race(const char* verb, const char* earlier_verb, const Earlier& earlie
        " with no barrier between");
 }
 
-void check_word(Word& word, uint8_t bytes, Access kind) {
+void check_word(Word& word, uint8_t bytes, Access kind, bool in_shared) {
   const char* verb = kind == kRead ? "reads" : "writes";
-  if (!ordered(word.write, bytes, kind)) fail_race(verb, "wrote", word.write);
-  if (kind != kRead && !ordered(word.read, bytes, kind)) fail_race(verb, "read", word.read);
+  if (!ordered(word.write, bytes, kind, in_shared)) fail_race(verb, "wrote", word.write);
+  if (kind != kRead && !ordered(word.read, bytes, kind, in_shared)) fail_race(verb, "read", word.read);
   Earlier& earlier = kind == kRead ? word.read : word.write;
   const bool shared_read = kind == kRead && earlier.launch == here.launch && earlier.block == here.block &&
                            earlier.barriers == here.barriers && earlier.thread != here.thread;
@@ -76,10 +78,10 @@ void check_word(Word& word, uint8_t bytes, Access kind) {
 }
 
 // `offset` bytes into the memory that `words` shadows.
-void check_race(std::vector<Word>& words, size_t offset, size_t bytes, Access kind) {
+void check_race(std::vector<Word>& words, size_t offset, size_t bytes, Access kind, bool in_shared) {
   for (size_t at = offset; at < offset + bytes;) {
     const size_t end = std::min(offset + bytes, (at / 4 + 1) * 4);
-    check_word(words[at / 4], uint8_t(((1u << (end - at)) - 1) << at % 4), kind);
+    check_word(words[at / 4], uint8_t(((1u << (end - at)) - 1) << at % 4), kind, in_shared);
     at = end;
   }
 }
@@ -109,39 +111,54 @@ std::string describe_access(size_t bytes, Access kind) {
   return (kind == kRead ? "reads " : kind == kWrite ? "writes " : "updates ") + std::to_string(bytes) + " bytes ";
 }
 
-// What is wrong with an access, or "" and the buffer that it lies in.
-std::string find_buffer(const char* address, size_t bytes, Access kind, Buffer*& buffer, size_t& offset) {
+// Red zones and alignment leave at most one buffer in 256 bytes, so a page of that size tells the buffer.
+struct Page {
+  uintptr_t number;
+  const char* begin;
+  Buffer* buffer;
+};
+Page recent_pages[1024];
+
+Page& page_of(const char* address) {
+  const uintptr_t number = reinterpret_cast<uintptr_t>(address) / kAlignment;
+  Page& page = recent_pages[number % std::size(recent_pages)];
+  if (page.number == number && page.buffer) return page;
   const std::lock_guard lock(buffers_mutex);
   const auto next = buffers().upper_bound(address);
-  const auto found = next == buffers().begin() ? buffers().end() : std::prev(next);
-  if (found != buffers().end()) {
-    buffer = &found->second;
-    offset = size_t(address - found->first);
-    if (offset + bytes <= buffer->bytes) {
-      // A narrow value equals the pattern too easily.
-      if (kind == kWrite || bytes < 4 || !poisoned(address, bytes)) return "";
-      return "that nothing has written, " + std::to_string(offset) + " bytes into a buffer of " +
-             std::to_string(buffer->bytes);
-    }
-    if (offset < buffer->bytes + kNear) {
-      return "outside every buffer, " + std::to_string(int64_t(offset) - int64_t(buffer->bytes)) +
-             " bytes past the end of one of " + std::to_string(buffer->bytes);
-    }
+  if (next == buffers().begin()) return page = {number, nullptr, nullptr};
+  const auto found = std::prev(next);
+  return page = {number, found->first, &found->second};
+}
+
+void forget_pages() { std::fill_n(recent_pages, std::size(recent_pages), Page{}); }
+
+std::string describe_place(const char* address, const Page& page) {
+  const size_t offset = size_t(address - page.begin);
+  if (page.buffer && offset < page.buffer->bytes + kNear) {
+    return "outside every buffer, " + std::to_string(int64_t(offset) - int64_t(page.buffer->bytes)) +
+           " bytes past the end of one of " + std::to_string(page.buffer->bytes);
   }
-  if (next != buffers().end() && size_t(next->first - address) < kNear) {
-    return "outside every buffer, " + std::to_string(next->first - address) + " bytes before one of " +
-           std::to_string(next->second.bytes);
-  }
-  return "outside every buffer";
+  const std::lock_guard lock(buffers_mutex);
+  const auto next = buffers().upper_bound(address);
+  if (next == buffers().end() || size_t(next->first - address) >= kNear) return "outside every buffer";
+  return "outside every buffer, " + std::to_string(next->first - address) + " bytes before one of " +
+         std::to_string(next->second.bytes);
 }
 
 void check_buffer(const char* address, size_t bytes, Access kind) {
-  Buffer* buffer = nullptr;
-  size_t offset = 0;
-  const std::string fault = find_buffer(address, bytes, kind, buffer, offset);
-  if (!fault.empty()) fail(describe_access(bytes, kind) + fault);
-  if (buffer->words.empty()) buffer->words.resize((buffer->bytes + 3) / 4);
-  check_race(buffer->words, offset, bytes, kind);
+  const Page& page = page_of(address);
+  const size_t offset = size_t(address - page.begin);
+  if (!page.buffer || offset + bytes > page.buffer->bytes) {
+    fail(describe_access(bytes, kind) + describe_place(address, page));
+  }
+  // A narrow value equals the pattern too easily.
+  if (kind != kWrite && bytes >= 4 && poisoned(address, bytes)) {
+    fail(describe_access(bytes, kind) + "that nothing has written, " + std::to_string(offset) +
+         " bytes into a buffer of " + std::to_string(page.buffer->bytes));
+  }
+  std::vector<Word>& words = page.buffer->words;
+  if (words.empty()) words.resize((page.buffer->bytes + 3) / 4);
+  check_race(words, offset, bytes, kind, false);
 }
 
 // ---- shared memory ----------------------------------------------------------------------------------------------
@@ -171,7 +188,7 @@ struct SharedMemory {
 
 SharedMemory static_shared, dynamic_shared;
 alignas(kAlignment) char dynamic_bytes[256 << 10];
-thread_local char anchor;  // makes sure that this thread has the module's thread-local block
+thread_local volatile char anchor;  // makes sure that this thread has the module's thread-local block
 
 // Names, offsets and sizes of the thread-local variables, from the symbol table of this module's file.
 std::vector<SharedVariable> read_variables() {
@@ -219,7 +236,7 @@ void check_shared(SharedMemory& memory, size_t offset, size_t bytes, Access kind
     }
     if (kind != kRead) memory.written[i] = true;
   }
-  check_race(memory.words, offset, bytes, kind);
+  check_race(memory.words, offset, bytes, kind, true);
 }
 
 // The linker's names for the first and last byte of this module: constants, and threadIdx and its like.
@@ -265,6 +282,7 @@ void* allocate(size_t bytes) {
   std::memset(buffer, kPoison, bytes);
   const std::lock_guard lock(buffers_mutex);
   buffers()[buffer] = {bytes, {}};
+  forget_pages();
   return buffer;
 }
 
@@ -273,6 +291,7 @@ void release(void* buffer) {
   {
     const std::lock_guard lock(buffers_mutex);
     buffers().erase(static_cast<const char*>(buffer));
+    forget_pages();
   }
   free(static_cast<char*>(buffer) - kRedZone);
 }

@@ -18,6 +18,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 # torch.compile, opcheck and threads see the same launchers, and take long here.
 LEFT_OUT = "not opcheck and not compile and not threads and not export"
+SLOW = " and not many_boxes and not more_boxes"  # seconds of instrumented accesses, and small cases have the same code
 
 
 def build() -> Path:
