@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from .sass import Instruction, cheapest_path, main_loop, parse_functions
+from .sass import Instruction, main_loop, main_path, parse_functions
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "csrc" / "kernels" / "cuda"
@@ -206,8 +206,8 @@ def element_bytes(kernel: str) -> int:
 
 
 def add_stream(row: Row, instructions: Sequence[Instruction], stream: Stream, gpu: Gpu) -> None:
-    """Counts the main path: the cheapest one on which the stream's arrays are all accessed 16 bytes at a time."""
-    path = cheapest_path(main_loop(instructions), stream.loads, stream.stores)
+    """Counts the main path: the one on which the stream's arrays are all accessed 16 bytes at a time."""
+    path = main_path(main_loop(instructions), stream.loads, stream.stores)
     if path is None:
         return
     size = element_bytes(row.kernel)
@@ -309,9 +309,10 @@ Written by `make kernel-report`; no GPU took part, and no time here was measured
 - Global loads and stores: the `LDG` and `STG` instructions of the whole kernel by width; narrow ones beside wide ones
   are the path for tails and unaligned arrays.
 - Instructions an element: those on the main path, divided by the elements that a thread handles on it. The main path
-  of a streaming kernel is the one of fewest instructions through its innermost loop with wide accesses (through the
-  whole kernel, where there is no such loop) on which every array is accessed 16 bytes at a time. Code outside
-  that loop and slow paths that a branch jumps over (a division that needs them, a row with a label) are not in it.
+  of a streaming kernel goes through its innermost loop with wide accesses (through the whole kernel, where there is
+  no such loop), and every array is accessed 16 bytes at a time on it. Of such paths it is the one with the most
+  special functions, so that no element's work is jumped over, and then the fewest instructions. Code outside that loop
+  and slow paths beside it (unaligned arrays, tails, rows with a label) are not in it.
 - Predicted time: the largest of the memory floor (bytes moved at {bandwidth:.1f} TB/s, what a copy was measured to
   move), instructions issued at {issue} a clock and SM, and special functions (`MUFU`) at {special} a clock and SM, on
   an {name} ({sms} SMs, {ghz:.2f} GHz). It leaves out latency and the cost of a launch, so it is a floor as well.

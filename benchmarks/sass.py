@@ -1,4 +1,4 @@
-"""Read cuobjdump's disassembly: instructions, loops, and the cheapest path through one."""
+"""Read cuobjdump's disassembly: instructions, loops, and the main path through one."""
 
 from __future__ import annotations
 
@@ -81,32 +81,48 @@ def main_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
     return best or list(instructions)
 
 
-def cheapest_path(region: Sequence[Instruction], loads: int, stores: int) -> list[Instruction] | None:
-    """The path of fewest instructions, forwards through `region`, with n * loads wide loads and n * stores wide
-    stores for the largest n that any path reaches; None where no path has them."""
+@dataclass(frozen=True)
+class _Arrival:
+    """The best way to an instruction: more special functions first, then fewer instructions."""
+
+    special: int
+    count: int
+    before: tuple[int, tuple[int, int]] | None  # the instruction before, and its state
+
+    def better_than(self, other: _Arrival | None) -> bool:
+        return other is None or (-self.special, self.count) < (-other.special, other.count)
+
+
+_Arrivals = dict[tuple[int, int], _Arrival]  # by state: wide loads and wide stores so far
+
+
+def main_path(region: Sequence[Instruction], loads: int, stores: int) -> list[Instruction] | None:
+    """Forwards through `region`, with n * loads wide loads and n * stores wide stores for the largest n that any
+    path reaches. Of these the one with the most special functions, so that no element's work is jumped over, and of
+    these the one of fewest instructions. None where no path has such accesses."""
     index = {instruction.address: i for i, instruction in enumerate(region)}
-    limit = sum(i.is_wide_load or i.is_wide_store for i in region)
-    # State (wide loads, wide stores) on arriving at instruction i -> instructions before it, and from where.
-    arrivals: list[dict[tuple[int, int], tuple[int, tuple[int, tuple[int, int]] | None]]] = [
-        {} for _ in region
-    ]
-    arrivals[0][0, 0] = (0, None)
-    ends: dict[tuple[int, int], tuple[int, tuple[int, tuple[int, int]]]] = {}
+    most_loads = sum(i.is_wide_load for i in region)
+    most_stores = sum(i.is_wide_store for i in region)
+    n = min(most_loads // max(loads, 1), most_stores // max(stores, 1))
+    arrivals: list[_Arrivals] = [{} for _ in region]
+    arrivals[0][0, 0] = _Arrival(0, 0, None)
+    ends: _Arrivals = {}
     for i, instruction in enumerate(region):
         followers, leaves = _followers(region, index, i)
-        for state, (count, _) in arrivals[i].items():
+        for state, arrival in arrivals[i].items():
             after = (state[0] + instruction.is_wide_load, state[1] + instruction.is_wide_store)
-            if sum(after) > limit:
+            if after[0] > n * loads or after[1] > n * stores:
                 continue
-            here = (count + 1, (i, state))
+            special = arrival.special + (instruction.opcode == "MUFU")
+            here = _Arrival(special, arrival.count + 1, (i, state))
             for follower in followers:
-                if after not in arrivals[follower] or here[0] < arrivals[follower][after][0]:
+                if here.better_than(arrivals[follower].get(after)):
                     arrivals[follower][after] = here
-            if leaves and (after not in ends or here[0] < ends[after][0]):
+            if leaves and here.better_than(ends.get(after)):
                 ends[after] = here
-    for n in range(limit, 0, -1):
-        if (n * loads, n * stores) in ends:
-            return _trace(region, arrivals, ends[n * loads, n * stores][1])
+    for times in range(n, 0, -1):
+        if (times * loads, times * stores) in ends:
+            return _trace(region, arrivals, ends[times * loads, times * stores])
     return None
 
 
@@ -116,13 +132,12 @@ def _followers(region: Sequence[Instruction], index: dict[int, int], i: int) -> 
     ends = instruction.opcode in ("EXIT", "RET")
     followers = []
     target = instruction.target
-    if target is not None:
-        if target in index and index[target] > i:
+    if target is not None and target in index:
+        if index[target] > i:
             followers.append(index[target])
-        elif target in index:
+        else:
             ends = True  # backwards: once around the loop
-    falls_through = instruction.opcode not in ("BRA", "EXIT", "RET", "BRX", "JMP") or conditional(instruction)
-    if falls_through:
+    if instruction.opcode not in ("BRA", "EXIT", "RET", "BRX", "JMP") or _is_conditional(instruction):
         if i + 1 < len(region):
             followers.append(i + 1)
         else:
@@ -130,7 +145,7 @@ def _followers(region: Sequence[Instruction], index: dict[int, int], i: int) -> 
     return followers, ends
 
 
-def conditional(instruction: Instruction) -> bool:
+def _is_conditional(instruction: Instruction) -> bool:
     """Besides a guard, a branch may name a predicate, or be taken when a warp diverges."""
     return (
         instruction.predicated
@@ -139,15 +154,11 @@ def conditional(instruction: Instruction) -> bool:
     )
 
 
-def _trace(
-    region: Sequence[Instruction],
-    arrivals: Sequence[dict[tuple[int, int], tuple[int, tuple[int, tuple[int, int]] | None]]],
-    last: tuple[int, tuple[int, int]],
-) -> list[Instruction]:
+def _trace(region: Sequence[Instruction], arrivals: Sequence[_Arrivals], last: _Arrival) -> list[Instruction]:
     path = []
-    at: tuple[int, tuple[int, int]] | None = last
+    at = last.before
     while at is not None:
         i, state = at
         path.append(region[i])
-        at = arrivals[i][state][1]
+        at = arrivals[i][state].before
     return path[::-1]
