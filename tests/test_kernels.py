@@ -17,6 +17,8 @@ from cases import DEVICES, assert_close
 from kernel_cases import CASES, DTYPES, has_op
 from torch import Tensor
 
+from retinanet_fast import ops
+
 ROOT = Path(__file__).resolve().parent.parent
 EMULATOR = ROOT / "tests" / "emulator"
 
@@ -72,6 +74,21 @@ def test_same_bits_in_any_order(name: str) -> None:
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+@emulated
+@pytest.mark.parametrize("op", ["sigmoid_focal_loss", "softmax_focal_loss"])
+def test_a_label_outside_the_classes_fails_an_assertion(op: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"kernel {op}_kernel<.*thread .*: assertion failed: label"):
+        getattr(ops, op)(torch.zeros(5, 3), torch.tensor([0, 1, 2, 3, 0]), reduction="sum")
+
+
+@emulated
+def test_a_box_without_area_is_reported_by_the_next_call() -> None:
+    anchors, good, bad = torch.tensor([[[0.0, 0, 9, 9]], [[0.0, 0, 5, 5]], [[2.0, 2, 2, 5]]])
+    ops.match_anchors(anchors, [good, bad])
+    with pytest.raises(ValueError, match="an earlier call .* got box 0 of image 1 without area"):
+        ops.match_anchors(anchors, [good])
 
 
 def kernels_in_sources() -> set[str]:

@@ -95,7 +95,7 @@ at::Tensor empty_large_like(const at::Tensor& like) {
 
 at::Tensor empty_dense_like(const at::Tensor& like) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE) && defined(MADV_FREE)
-  if (like.is_cpu() && like.nbytes() >= kLarge) return empty_large_like(like);
+  if (uses_cpu_kernels(like) && like.nbytes() >= kLarge) return empty_large_like(like);
 #endif
   return at::empty_like(like);
 }

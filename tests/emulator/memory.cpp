@@ -300,6 +300,16 @@ void release(void* buffer) {
 
 // ---- what the compiler calls ------------------------------------------------------------------------------------
 
+// assert() in a kernel. Hidden, so that the C library's stays that of everybody else.
+extern "C" [[noreturn]] __attribute__((visibility("hidden"))) void __assert_fail(const char* condition,
+                                                                                 const char* file, unsigned line,
+                                                                                 const char*) noexcept {
+  const std::string text = std::string("assertion failed: ") + condition + ", " + file + ":" + std::to_string(line);
+  if (emulator::here.launch) emulator::fail(text);
+  fprintf(stderr, "%s\n", text.c_str());
+  abort();
+}
+
 #if !defined(__SANITIZE_ADDRESS__)
 
 // -fsanitize=thread calls one of these before each access.
