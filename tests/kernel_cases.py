@@ -136,7 +136,25 @@ def loss(box_loss: str, classes: int, channels_last: bool, counts: tuple[int, in
     return case
 
 
-def detect(classes: int, channels_last: bool, topk: int, threshold: float) -> Case:
+def suppress_padded(counts: list[int], n: int) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        boxes = torch.stack([random_boxes(n, seed=i, device=device, dtype=dtype) for i in range(len(counts))])
+        scores = torch.rand(len(counts), n, generator=generator(2)).to(device, dtype)
+        labels = torch.randint(0, 3, (len(counts), n), generator=generator(3)).to(device)
+        kept = ops.padded_batched_nms(boxes, scores, labels, 0.3, counts=torch.tensor(counts, device=device))
+        return list(kept)
+
+    return case
+
+
+def detect(
+    classes: int,
+    channels_last: bool,
+    topk: int,
+    threshold: float,
+    soft_nms: str | None = None,
+    per_class: bool = False,
+) -> Case:
     def case(device: str, dtype: torch.dtype) -> list[Tensor]:
         logits, deltas = head(classes, device, dtype, channels_last)
         found: Detections = ops.retinanet_detect(
@@ -144,7 +162,8 @@ def detect(classes: int, channels_last: bool, topk: int, threshold: float) -> Ca
             deltas,
             GRID.to(device),
             [(80, 90), (64, 50)],
-            score_thresh=threshold,
+            score_thresh=torch.linspace(0, 1, classes, device=device) if per_class else threshold,
+            soft_nms=soft_nms,
             topk_candidates=topk,
             detections_per_img=50,
         )
@@ -190,6 +209,9 @@ CASES: dict[str, Case] = {
         )
         for classes, last, topk, threshold in ((3, False, 1000, 0.05), (8, True, 40, 0.3), (1, False, 7, 0.0))
     },
+    "retinanet_detect-linear": detect(3, False, 100, 0.05, soft_nms="linear"),
+    "retinanet_detect-gaussian": detect(3, True, 100, 0.05, soft_nms="gaussian", per_class=True),
+    "padded_batched_nms": suppress_padded([70, 0, 33], 70),
 }
 
 
