@@ -21,6 +21,5 @@ registers = [int(count) for count in re.findall(r"Used (\d+) registers", result.
 spills = [int(count) for count in re.findall(r"(\d+) bytes spill stores", result.stdout)]
 source = pathlib.Path(command[command.index("-c") + 1]).name
 spilled = f"{sum(count > 0 for count in spills)} SPILL" if any(spills) else "no spills"
-print(
-    f"{source}: {len(registers)} kernels over all architectures, at most {max(registers, default=0)} registers, {spilled}"
-)
+summary = f"{len(registers)} kernels over all architectures, at most {max(registers, default=0)} registers"
+print(f"{source}: {summary}, {spilled}")

@@ -198,6 +198,17 @@ def eval_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> D
     return DataLoader(dataset, batch_size=recipe.batch_size, **_loading(recipe, device))
 
 
+def read(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """The loader's batches. Workers inherit the blocked signal, so that Ctrl-C ends the main process alone, which then
+    ends them; a worker that it reached while starting would fail the run with an error of its own."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return batches
+
+
 def _loading(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     return {
         "num_workers": _workers(recipe, device),
@@ -215,6 +226,4 @@ def _workers(recipe: Recipe, device: torch.device) -> int:
 
 
 def _start_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, which then ends the workers; one thread each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .coco import Category, Split, is_integer, is_number, load_json
-from .data import CocoDataset, category_ids, eval_loader, readable, to_model
+from .data import CocoDataset, category_ids, eval_loader, read, readable, to_model
 from .errors import InputError, Problems
 from .progress import Progress
 from .recipe import Recipe
@@ -84,7 +84,7 @@ def detect(
     progress = Progress("evaluate", len(dataset))
     started = time.perf_counter()
     model.eval()
-    for batch in loader:
+    for batch in read(loader):
         samples = readable(batch, problems)
         if not samples:
             continue

@@ -19,7 +19,7 @@ from . import plots
 from .build import build_model
 from .checkpoint import BEST, LAST, Checkpoint
 from .coco import Split
-from .data import CocoDataset, Sample, readable, to_model, train_loader
+from .data import CocoDataset, Sample, read, readable, to_model, train_loader
 from .errors import InputError, Problems, TrainingError
 from .evaluate import Evaluation, detect, evaluate
 from .files import write_text
@@ -135,7 +135,7 @@ def train_epoch(
     progress = Progress(f"epoch {run.epoch + 1}/{run.recipe.epochs}", total)
     losses: list[Tensor] = []
     images, started, rate = 0, time.perf_counter(), 0.0
-    for done, batch in enumerate(loader, start=1):
+    for done, batch in enumerate(read(loader), start=1):
         rate = learning_rate(run.recipe, run.epoch * total + done - 1, total)
         samples = readable(batch, run.problems)
         if samples:
