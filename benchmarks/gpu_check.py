@@ -219,7 +219,17 @@ def benchmarks(limit: float) -> dict[str, Any]:
             continue
         document = RUNS / "benchmarks.json"
         document.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "benchmarks", "--device", "cuda", "--filter", group, "--json", str(document)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "--device",
+            "cuda",
+            "--filter",
+            group,
+            "--json",
+            str(document),
+        ]
         status, _ = run("benchmarks", [*command, "--chart", str(RUNS / "benchmarks.png")], left)
         if not document.exists():
             result["left_out"].append(group)
