@@ -172,6 +172,7 @@ def test_ctrl_c_ends_the_program_cleanly(rendered: Path, tmp_path: Path) -> None
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=tmp_path,  # not the source tree, whose package would hide an installed one
         start_new_session=True,
     )
     deadline = time.monotonic() + 120

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .coco import Category, ImageEntry, Split, one_line
 from .errors import InputError, Problems
+from .files import ctrl_c_held
 from .recipe import Recipe
 
 
@@ -199,14 +199,9 @@ def eval_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> D
 
 
 def read(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches. Workers inherit the blocked signal, so that Ctrl-C ends the main process alone, which then
-    ends them; a worker that it reached while starting would fail the run with an error of its own."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    return batches
+    """The loader's batches, from workers that leave Ctrl-C to the main process."""
+    with ctrl_c_held():
+        return iter(loader)
 
 
 def _loading(recipe: Recipe, device: torch.device) -> dict[str, Any]:
