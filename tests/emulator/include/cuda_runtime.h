@@ -257,7 +257,8 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
   }
 EMULATOR_LOAD(__ldg)
 EMULATOR_LOAD(__ldcs)
-EMULATOR_LOAD(__ldcg) EMULATOR_LOAD(__ldca) EMULATOR_LOAD(__ldlu)
+EMULATOR_LOAD(__ldcg)
+EMULATOR_LOAD(__ldca) EMULATOR_LOAD(__ldlu)
 #undef EMULATOR_LOAD
 #define EMULATOR_STORE(name)       \
   template <class T>               \
