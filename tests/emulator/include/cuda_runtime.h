@@ -255,7 +255,6 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
   T name(const T* address) { \
     return *address;         \
   }
-// clang-format off
 EMULATOR_LOAD(__ldg)
 EMULATOR_LOAD(__ldcs)
 EMULATOR_LOAD(__ldcg)
@@ -269,6 +268,5 @@ EMULATOR_LOAD(__ldlu)
   }
     EMULATOR_STORE(__stcs) EMULATOR_STORE(__stcg) EMULATOR_STORE(__stwb) EMULATOR_STORE(__stwt)
 #undef EMULATOR_STORE
-// clang-format on
         using std::max;
 using std::min;
