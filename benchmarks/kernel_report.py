@@ -30,9 +30,8 @@ ARCHITECTURES = ("80", "90", "100")
 # ---- what the disassembly cannot know ---------------------------------------------------------------------------
 
 DEFAULT_THREADS = 256
-THREADS: dict[str, int] = {
-    "mask_kernel": 64
-}  # a block's, where not the default; tests/test_kernels.py compares
+# A block's, where not the default; tests/test_kernels.py compares.
+THREADS: dict[str, int] = {"mask_kernel": 64, "store_sizes_kernel": 128}
 
 
 @dataclass(frozen=True)

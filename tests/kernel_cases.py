@@ -130,7 +130,7 @@ def loss(box_loss: str, classes: int, channels_last: bool, counts: tuple[int, in
         gt_boxes = [random_boxes(n, seed=n + 1, device=device) for n in counts]
         gt_labels = [torch.arange(n, device=device) % classes for n in counts]
         losses = ops.retinanet_loss(logits, deltas, GRID.to(device), gt_boxes, gt_labels, box_loss=box_loss)
-        total = 2 * losses["classification"] + 3 * losses["bbox_regression"]
+        total = -2 * losses["classification"] + 3 * losses["bbox_regression"]
         return [*losses.values(), *torch.autograd.grad(total, [*logits, *deltas])]
 
     return case

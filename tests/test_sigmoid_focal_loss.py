@@ -294,6 +294,19 @@ def test_second_backward(reduction: str, dtype: torch.dtype, device: str) -> Non
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+def test_a_negative_upstream_gradient(kind: str, reduction: str, dtype: torch.dtype, device: str) -> None:
+    # One factor for all elements, also where the loss is not reduced: the sum's gradient, expanded.
+    gradients = []
+    for op in (ops.sigmoid_focal_loss, reference.sigmoid_focal_loss):
+        x = logits(20, 6, dtype=dtype, device=device).requires_grad_()
+        gradients.append(torch.autograd.grad(-op(x, targets_for(x, kind), reduction=reduction).sum(), x)[0])
+    assert_close(*gradients)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_gradient_is_accumulated_without_a_copy_and_scaled_in_its_own_memory(device: str) -> None:
     x = logits(20, 6, device=device).requires_grad_()
     targets = labels(20, classes=6, device=device)

@@ -96,10 +96,13 @@ class Sink {
     return array_;
   }
 
-  // Multiplied by factor[i] unless that is null.
-  void finish(const T* factor, int64_t n) {
+  // Multiplied by factor[i] unless that is null, and by -1 if `negate`.
+  void finish(const T* factor, int64_t n, bool negate) {
     if (!out_) return;
     C* v = values();
+    if (negate) {
+      for (int64_t i = 0; i < n; ++i) v[i] = -v[i];
+    }
     if (factor) {
       for (int64_t i = 0; i < n; ++i) v[i] *= load(factor[i]);
     }
@@ -127,7 +130,9 @@ Status run(const SigmoidFocalLossParams& p, const Gamma& gamma, const Executor& 
   using C = ComputeType<T>;
   const T* grad_output = static_cast<const T*>(p.grad_output);
   const double factor = grad_output && p.grad_output_is_scalar ? double(load(*grad_output)) : 1.0;
-  const FocalWeights<C> weights = focal_weights<C>(p.alpha, p.scale * factor);
+  // The sign of a weight says foreground, so that of the factor is given to the finished gradients.
+  const bool negate = factor < 0;
+  const FocalWeights<C> weights = focal_weights<C>(p.alpha, p.scale * (negate ? -factor : factor));
   int64_t bad_row = -1;
   executor.parallel_for(sigmoid_focal_loss_tiles(p.elements), [&](int64_t tile) {
     const int64_t tile_begin = tile * kSigmoidFocalLossTile;
@@ -141,8 +146,8 @@ Status run(const SigmoidFocalLossParams& p, const Gamma& gamma, const Executor& 
         const T* factors = grad_output && !p.grad_output_is_scalar ? grad_output + begin : nullptr;
         Sink<T, C> loss(p.loss, begin), grad(p.grad_inputs, begin);
         sum += double(block(begin, n, x, factors, loss, grad));
-        loss.finish(nullptr, n);
-        grad.finish(factors, n);
+        loss.finish(nullptr, n, false);
+        grad.finish(factors, n, negate);
       }
     };
     if (p.labels) {
@@ -158,7 +163,7 @@ Status run(const SigmoidFocalLossParams& p, const Gamma& gamma, const Executor& 
         const C* t = widen<T>(p.targets, begin, n, array);
         Sink<T, C> grad_targets(p.grad_targets, begin);
         const C result = focal_soft_block(x, t, n, weights, gamma, loss.values(), grad.values(), grad_targets.values());
-        grad_targets.finish(factors, n);
+        grad_targets.finish(factors, n, negate);
         return result;
       });
     }
