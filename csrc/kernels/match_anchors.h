@@ -46,7 +46,8 @@ RETINANET_FAST_INLINE bool has_area(const math::Box<C>& box) {
 // The final word on an anchor: `restored` says that it has some box's best IoU.
 template <class C>
 RETINANET_FAST_INLINE int32_t match_of(C best, int32_t box, bool restored, C high, C low) {
-  return restored || best >= high ? box : best >= low ? kMatchBetween : kMatchBackground;
+  const int32_t no_box = best >= low ? kMatchBetween : kMatchBackground;
+  return (restored | (best >= high)) ? box : no_box;
 }
 
 Status match_anchors_cuda(const MatchAnchorsParams& params, CudaStream stream);

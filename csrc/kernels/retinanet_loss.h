@@ -75,18 +75,34 @@ RETINANET_FAST_INLINE bool has_channel_rows(const LossLevel& level, int64_t chan
 }
 
 // Pieces that a level of one image is cut into on the CPU, by its size and layout alone.
-constexpr int64_t kLossPlanePositions = 1024;
+constexpr int64_t kLossPlanePositions = 4096;
+constexpr int64_t kLossPlaneElements = 131072;
 constexpr int64_t kLossRowElements = 65536;
 
 RETINANET_FAST_INLINE int64_t loss_cells_per_task(int64_t channels) {
   return channels < kLossRowElements ? kLossRowElements / channels : 1;
 }
 
+// Planes are cut into pieces of positions, and the classes of an anchor shape into pieces of `classes`.
+struct PlaneTasks {
+  int64_t pieces, classes, class_pieces;
+
+  RETINANET_FAST_INLINE PlaneTasks(const RetinanetLossParams& p, const LossLevel& level) {
+    const int64_t positions = level.height * level.width;
+    pieces = ceil_div(positions, kLossPlanePositions);
+    const int64_t in_a_piece = positions < kLossPlanePositions ? positions : kLossPlanePositions;
+    classes = 1 + kLossPlaneElements / (in_a_piece > 0 ? in_a_piece : 1);
+    class_pieces = ceil_div(p.classes, classes);
+  }
+
+  RETINANET_FAST_INLINE int64_t count(int64_t per_cell) const { return per_cell * pieces * class_pieces; }
+};
+
 RETINANET_FAST_INLINE int64_t loss_tasks_per_image(const RetinanetLossParams& p, const LossLevel& level) {
   const int64_t channels = p.per_cell * p.classes;
   const int64_t cells = level.height * level.width;
   return has_channel_rows(level, channels) ? ceil_div(cells, loss_cells_per_task(channels))
-                                           : p.per_cell * ceil_div(cells, kLossPlanePositions);
+                                           : PlaneTasks(p, level).count(p.per_cell);
 }
 
 RETINANET_FAST_INLINE int64_t retinanet_loss_tasks(const RetinanetLossParams& p) {

@@ -22,7 +22,7 @@ struct Logistic {
 
 template <class T>
 RETINANET_FAST_INLINE Logistic<T> logistic(T x) {
-  const T e = exp_nonpositive(negative_abs(x));
+  const T e = exp_of_negative_abs(x);
   const T larger = reciprocal(T(1) + e);
   const T smaller = e * larger;
   const bool positive = x > T(0);
@@ -92,6 +92,17 @@ RETINANET_FAST_INLINE FocalTerm<T> focal_background(T x, const Gamma& gamma) {
       .loss = power * s.softplus,
       // d p^gamma / dx = gamma p^gamma q,  d softplus / dx = p
       .grad = power * multiply_add(gamma.value() * s.q, s.softplus, s.p),
+  };
+}
+
+// The same times `weight`: in the power it is one product, behind it two.
+template <class T, class Gamma>
+RETINANET_FAST_INLINE FocalTerm<T> focal_background(T x, const Gamma& gamma, T weight) {
+  const Logistic<T> s = logistic(x);
+  const T power = weight * gamma.power(s);
+  return {
+      .loss = power * s.softplus,
+      .grad = power * multiply_add(gamma.value() * s.q, s.softplus, s.p),  // as above
   };
 }
 

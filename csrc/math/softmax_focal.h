@@ -8,11 +8,24 @@
 
 namespace retinanet_fast::math {
 
+#if defined(__CUDA_ARCH__)
 RETINANET_FAST_INLINE float log_of(float x) { return logf(x); }
-RETINANET_FAST_INLINE double log_of(double x) { return log(x); }
 RETINANET_FAST_INLINE float log1p_of(float x) { return log1pf(x); }
-RETINANET_FAST_INLINE double log1p_of(double x) { return log1p(x); }
 RETINANET_FAST_INLINE float pow_of(float x, float y) { return powf(x, y); }
+#else
+// Loops over the host's float versions vectorise. log(x) and log(1 + x) for x > 0, x^y for x in [0, 1] and y >= 0.
+RETINANET_FAST_INLINE float log_of(float x) { return log_positive(x); }
+RETINANET_FAST_INLINE float log1p_of(float x) {
+  const float small = add_log1p_unit(0.0f, min2(1.0f, x));
+  const float large = log_positive(1.0f + x);
+  return x > 1.0f ? large : small;
+}
+RETINANET_FAST_INLINE float pow_of(float x, float y) {
+  return exp_nonpositive(y * log_positive(max2(std::numeric_limits<float>::min(), x)));
+}
+#endif
+RETINANET_FAST_INLINE double log_of(double x) { return log(x); }
+RETINANET_FAST_INLINE double log1p_of(double x) { return log1p(x); }
 RETINANET_FAST_INLINE double pow_of(double x, double y) { return pow(x, y); }
 
 // What a row comes down to. With `top` the largest logit of the row:

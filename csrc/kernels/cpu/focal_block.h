@@ -13,18 +13,21 @@ constexpr int64_t kFocalBlock = 1024;
 
 // Writes n weighted losses and derivatives d loss / d logit, and returns the sum of the losses. weights[i] is the
 // weight of a background element, or the negated one of a foreground element, which is the background of -x. Where
-// an element is to have no loss its weight is 0, and its logit must not be a NaN or infinite.
-template <class C, class Gamma>
+// an element is to have no loss its weight is 0; its logit must not be a NaN or infinite then unless kHides is true.
+template <bool kHides = false, class C, class Gamma>
 RETINANET_FAST_INLINE C focal_block(const C* __restrict logits, const C* __restrict weights, int64_t n,
                                     const Gamma& gamma, C* __restrict loss, C* __restrict grad) {
   C sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
-    const FocalTerm<C> term = focal_background(flip_sign(logits[i], weights[i]), gamma);
-    const C weighted = -negative_abs(weights[i]) * term.loss;
-    loss[i] = weighted;
-    grad[i] = weights[i] * term.grad;
-    sum += weighted;
+    const C weight = weights[i];
+    const C logit = logits[i];
+    const C x = kHides && weight == C(0) ? C(0) : logit;
+    const FocalTerm<C> term = focal_background(flip_sign(x, weight), gamma, weight);
+    const C positive = -negative_abs(term.loss);
+    loss[i] = positive;
+    grad[i] = term.grad;
+    sum += positive;
   }
   return sum;
 }

@@ -1,6 +1,6 @@
-// Anchors in tiles of consecutive ones: a tile's corners are made once, as separate arrays, for all images and boxes;
-// a box that misses the tile's bounding box is skipped, since its IoU is 0 with all of the tile; for the others the
-// compiler vectorises over the tile's anchors. First pass: each box's best IoU. Second pass: each anchor's best box.
+// Anchors in strips of consecutive ones, each corner an array of its own: made once for all images and boxes. A strip of
+// a grid is (a part of) one row of cells, in which the anchors that can overlap a box lie side by side, so that a box is
+// compared with these alone, in vector code. First pass: each box's best IoU. Second pass: each anchor's best box.
 #include "kernels/match_anchors.h"
 
 #include <type_traits>
@@ -13,29 +13,38 @@ using namespace math;
 
 namespace {
 
-constexpr int kTile = 128;
-constexpr int64_t kTaskAnchors = 16 * kTile;
+constexpr int kStrip = 1024;           // anchors; the arrays of a strip and its matches fit the first-level cache
+constexpr int kTile = 128;             // the same for anchors that are no grid, of which any may overlap any box
+constexpr int kLanes = 16;             // boxes are compared with whole vectors of anchors
+constexpr int64_t kTaskAnchors = 8192;
 
 // Stands for a best IoU that no anchor's equals.
 template <class C>
 constexpr C kNoIou = C(-1);
 
+struct Range {
+  int begin, end;
+};
+
 template <class C>
-struct Tile {
-  alignas(64) C x1[kTile];
-  alignas(64) C y1[kTile];
-  alignas(64) C x2[kTile];
-  alignas(64) C y2[kTile];
-  alignas(64) C area[kTile];
+struct alignas(64) Strip {
+  C x1[kStrip];
+  C y1[kStrip];
+  C x2[kStrip];
+  C y2[kStrip];
+  C area[kStrip];
   Box<C> bounds;
-  int64_t first;
+  int64_t first;  // anchor
   int count;
 
-  RETINANET_FAST_INLINE Box<C> box(int i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
+  // Where the anchors lie across a row of cells; anchors that are no grid are a single cell.
+  int64_t first_in_row = 0;
+  int64_t per_cell = kTile;
+  double cells_per_pixel = 0;
+  double left = 0, right = 0;  // of the anchors of cell 0
 
-  RETINANET_FAST_INLINE bool touches(const Box<C>& other) const {
-    return other.x1 < bounds.x2 && other.x2 > bounds.x1 && other.y1 < bounds.y2 && other.y2 > bounds.y1;
-  }
+  RETINANET_FAST_INLINE Box<C> box(int i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
+  RETINANET_FAST_INLINE int padded() const { return (count + kLanes - 1) / kLanes * kLanes; }
 
   RETINANET_FAST_INLINE void set(int i, const Box<C>& box) {
     x1[i] = box.x1;
@@ -44,92 +53,144 @@ struct Tile {
     y2[i] = box.y2;
   }
 
-  // Areas, bounds, and beyond `count` anchors that nothing overlaps.
-  RETINANET_FAST_INLINE void finish() {
-    for (int i = count; i < kTile; ++i) set(i, box(count - 1));
-    constexpr C infinity = std::numeric_limits<C>::infinity();
-    C low_x = infinity, low_y = infinity, high_x = -infinity, high_y = -infinity;
-#pragma omp simd reduction(min : low_x, low_y) reduction(max : high_x, high_y)
-    for (int i = 0; i < kTile; ++i) {
-      area[i] = math::area(box(i));
-      low_x = min2(x1[i], low_x);
-      low_y = min2(y1[i], low_y);
-      high_x = max2(x2[i], high_x);
-      high_y = max2(y2[i], high_y);
-    }
-    bounds = {low_x, low_y, high_x, high_y};
+  // Behind the last anchor, where vectors end, lie boxes without area, whose IoU with any box is 0.
+  RETINANET_FAST_INLINE void pad() {
+    for (int i = count; i < padded(); ++i) set(i, {C(0), C(0), C(0), C(0)});
+  }
+
+  RETINANET_FAST_INLINE void set_areas() {
+    for (int i = 0; i < padded(); ++i) area[i] = math::area(box(i));
+  }
+
+  // The anchors that can overlap `box`, and their neighbours; all others have an IoU of 0 with it.
+  RETINANET_FAST_INLINE Range near(const Box<C>& box) const {
+    if (!(box.x1 < bounds.x2 && box.x2 > bounds.x1 && box.y1 < bounds.y2 && box.y2 > bounds.y1)) return {0, 0};
+    // Corners of float anchors are rounded: by far less than a cell where there are fewer than a million.
+    const double first_cell = std::floor((double(box.x1) - right) * cells_per_pixel) - 1;
+    const double last_cell = std::ceil((double(box.x2) - left) * cells_per_pixel) + 1;
+    const auto place = [&](double cell) {
+      return int(min2(double(count), max2(0.0, cell * double(per_cell) - double(first_in_row))));
+    };
+    return {place(first_cell) / kLanes * kLanes, (place(last_cell + 1) + kLanes - 1) / kLanes * kLanes};
   }
 };
 
-// Walks over consecutive anchors of a grid without dividing.
-class GridCursor {
- public:
-  GridCursor(const Anchors& anchors, int64_t index) : anchors_(anchors), level_(anchor_level(anchors, index)) {
-    const int64_t within = index - anchors.level[level_].first;
-    const int64_t cell = within / anchors.per_cell;
-    k_ = int32_t(within % anchors.per_cell);
-    y_ = int32_t(cell / anchors.level[level_].width);
-    x_ = int32_t(cell % anchors.level[level_].width);
-  }
-
-  // Writes up to `space` anchors of the current cell from `i` on and returns how many; moves behind them.
-  template <class C>
-  RETINANET_FAST_INLINE int fill_cell(Tile<C>& tile, int i, int space) {
-    const AnchorLevel& level = anchors_.level[level_];
-    const float* base = anchors_.base + 4 * (int64_t(level_) * anchors_.per_cell + k_);
-    const int n = min2(space, anchors_.per_cell - k_);
-    for (int j = 0; j < n; ++j) {
-      const Box<float> box = grid_anchor(base + 4 * j, level, y_, x_);
-      tile.set(i + j, Box<C>{C(box.x1), C(box.y1), C(box.x2), C(box.y2)});
-    }
-    advance(n);
-    return n;
-  }
-
- private:
-  RETINANET_FAST_INLINE void advance(int n) {
-    k_ += n;
-    if (k_ < anchors_.per_cell) return;
-    k_ = 0;
-    if (++x_ < anchors_.level[level_].width) return;
-    x_ = 0;
-    if (++y_ < anchors_.level[level_].height) return;
-    y_ = 0;
-    do ++level_;
-    while (level_ < anchors_.levels && int64_t(anchors_.level[level_].height) * anchors_.level[level_].width == 0);
-  }
-
-  const Anchors& anchors_;
-  int32_t level_, y_, x_, k_;
+// A task's part of a level: some columns of some rows, where an anchor is a column.
+struct GridPart {
+  int level;
+  int64_t first_column, columns;
+  int64_t first_row, rows;
 };
+
+struct GridTasks {
+  int64_t columns, strips, rows, count;  // anchors of a row, strips of a row, rows a task, tasks
+
+  GridTasks(const Anchors& anchors, int level)
+      : columns(int64_t(anchors.level[level].width) * anchors.per_cell),
+        strips(ceil_div(columns, kStrip)),
+        rows(kTaskAnchors / max2(int64_t(1), min2(columns, int64_t(kStrip))) + 1),
+        count(strips * ceil_div(anchors.level[level].height, rows)) {}
+};
+
+int64_t num_tasks(const Anchors& anchors) {
+  if (anchors.boxes) return ceil_div(anchors.count, kTaskAnchors);
+  int64_t count = 0;
+  for (int level = 0; level < anchors.levels; ++level) count += GridTasks(anchors, level).count;
+  return count;
+}
+
+GridPart grid_part(const Anchors& anchors, int64_t task) {
+  int level = 0;
+  while (task >= GridTasks(anchors, level).count) task -= GridTasks(anchors, level++).count;
+  const GridTasks tasks(anchors, level);
+  const int64_t first_column = task % tasks.strips * kStrip;
+  const int64_t first_row = task / tasks.strips * tasks.rows;
+  return {level, first_column, min2(int64_t(kStrip), tasks.columns - first_column), first_row,
+          min2(tasks.rows, anchors.level[level].height - first_row)};
+}
 
 template <class C, class Body>
-RETINANET_FAST_INLINE void for_each_tile(const Anchors& anchors, int64_t begin, int64_t end, const Body& body) {
-  Tile<C> tile;
-  if (anchors.boxes) {
-    for (tile.first = begin; tile.first < end; tile.first += kTile) {
-      tile.count = int(min2(int64_t(kTile), end - tile.first));
-      for (int i = 0; i < tile.count; ++i) tile.set(i, anchor_at<C>(anchors, tile.first + i));
-      tile.finish();
-      body(tile);
+RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const GridPart& part, const Body& body) {
+  const AnchorLevel& level = anchors.level[part.level];
+  const float* shapes = anchors.base + 4 * int64_t(part.level) * anchors.per_cell;
+  Strip<C> strip;
+  strip.count = int(part.columns);
+  strip.first_in_row = part.first_column;
+  strip.per_cell = anchors.per_cell;
+  strip.cells_per_pixel = 1.0 / level.stride_x;
+  // x does not depend on the row, and y is the shape's plus the row's.
+  float shape_y1[kStrip], shape_y2[kStrip];
+  int64_t x = part.first_column / anchors.per_cell;
+  int64_t k = part.first_column % anchors.per_cell;
+  for (int i = 0; i < strip.count; ++i) {
+    const Box<float> box = grid_anchor(shapes + 4 * k, level, 0, x);
+    strip.x1[i] = C(box.x1);
+    strip.x2[i] = C(box.x2);
+    shape_y1[i] = box.y1;
+    shape_y2[i] = box.y2;
+    if (++k == anchors.per_cell) {
+      k = 0;
+      ++x;
     }
-    return;
   }
-  GridCursor cursor(anchors, begin);
-  for (tile.first = begin; tile.first < end; tile.first += kTile) {
-    tile.count = int(min2(int64_t(kTile), end - tile.first));
-    for (int i = 0; i < tile.count;) i += cursor.fill_cell(tile, i, tile.count - i);
-    tile.finish();
-    body(tile);
+  for (int i = strip.count; i < strip.padded(); ++i) strip.x1[i] = strip.x2[i] = shape_y1[i] = shape_y2[i] = 0;
+
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  Box<float> shape = {infinity, infinity, -infinity, -infinity};
+  for (k = 0; k < anchors.per_cell; ++k) {
+    const Box<float> other = load_box(shapes + 4 * k);
+    shape = {min2(other.x1, shape.x1), min2(other.y1, shape.y1), max2(other.x2, shape.x2), max2(other.y2, shape.y2)};
+  }
+  strip.left = double(shape.x1);
+  strip.right = double(shape.x2);
+  const float* const shape_corners = &shape.x1;
+  const Box<float> leftmost = grid_anchor(shape_corners, level, 0, part.first_column / anchors.per_cell);
+  const Box<float> rightmost = grid_anchor(shape_corners, level, 0, x);
+
+  for (int64_t y = part.first_row; y < part.first_row + part.rows; ++y) {
+    const float shift = float(y * level.stride_y);
+    strip.first = level.first + y * level.width * anchors.per_cell + part.first_column;
+    strip.bounds = {C(leftmost.x1), C(shape.y1 + shift), C(rightmost.x2), C(shape.y2 + shift)};
+    for (int i = 0; i < strip.padded(); ++i) {
+      strip.y1[i] = C(shape_y1[i] + shift);
+      strip.y2[i] = C(shape_y2[i] + shift);
+    }
+    strip.set_areas();
+    body(strip);
+  }
+}
+
+template <class C, class Body>
+RETINANET_FAST_INLINE void for_each_strip_of_boxes(const Anchors& anchors, int64_t begin, int64_t end,
+                                                   const Body& body) {
+  constexpr C infinity = std::numeric_limits<C>::infinity();
+  Strip<C> strip;
+  for (strip.first = begin; strip.first < end; strip.first += kTile) {
+    strip.count = int(min2(int64_t(kTile), end - strip.first));
+    strip.bounds = {infinity, infinity, -infinity, -infinity};
+    for (int i = 0; i < strip.count; ++i) {
+      const Box<C> box = anchor_at<C>(anchors, strip.first + i);
+      strip.set(i, box);
+      strip.bounds = {min2(box.x1, strip.bounds.x1), min2(box.y1, strip.bounds.y1), max2(box.x2, strip.bounds.x2),
+                      max2(box.y2, strip.bounds.y2)};
+    }
+    strip.pad();
+    strip.set_areas();
+    body(strip);
   }
 }
 
 template <class C>
-RETINANET_FAST_INLINE C best_in_tile(const Tile<C>& tile, const Box<C>& gt) {
+RETINANET_FAST_INLINE C best_in(const Strip<C>& strip, Range range, const Box<C>& gt) {
   const C gt_area = area(gt);
+  C lanes[kLanes] = {};
+  for (int first = range.begin; first < range.end; first += kLanes) {
+    for (int i = 0; i < kLanes; ++i) {
+      lanes[i] = max2(iou(gt, gt_area, strip.box(first + i), strip.area[first + i]), lanes[i]);
+    }
+  }
   C best = 0;
-#pragma omp simd reduction(max : best)
-  for (int i = 0; i < kTile; ++i) best = max2(iou(gt, gt_area, tile.box(i), tile.area[i]), best);
+  for (const C lane : lanes) best = max2(lane, best);
   return best;
 }
 
@@ -146,13 +207,13 @@ RETINANET_FAST_INLINE void raise_to(C* value, C candidate) {
 }
 
 template <class C>
-struct TileMatch {
-  alignas(64) C best[kTile];
-  alignas(64) int32_t box[kTile];
-  alignas(64) int32_t restored[kTile];
+struct alignas(64) StripMatch {
+  C best[kStrip];
+  int32_t box[kStrip];
+  int32_t restored[kStrip];
 
-  RETINANET_FAST_INLINE void clear(bool all_restored) {
-    for (int i = 0; i < kTile; ++i) {
+  RETINANET_FAST_INLINE void clear(int count, bool all_restored) {
+    for (int i = 0; i < count; ++i) {
       best[i] = 0;
       box[i] = 0;
       restored[i] = all_restored;
@@ -160,15 +221,21 @@ struct TileMatch {
   }
 
   // Boxes come in order, so that on ties the first stays.
-  RETINANET_FAST_INLINE void add(const Tile<C>& tile, const Box<C>& gt, int32_t index, C best_of_gt) {
+  RETINANET_FAST_INLINE void add(const Strip<C>& strip, Range range, const Box<C>& gt, int32_t index, C best_of_gt) {
     const C gt_area = area(gt);
-#pragma omp simd
-    for (int i = 0; i < kTile; ++i) {
-      const C value = iou(gt, gt_area, tile.box(i), tile.area[i]);
-      box[i] = value > best[i] ? index : box[i];
-      best[i] = value > best[i] ? value : best[i];
-      restored[i] = value == best_of_gt ? 1 : restored[i];
+    for (int i = range.begin; i < range.end; ++i) {
+      const C value = iou(gt, gt_area, strip.box(i), strip.area[i]);
+      const C before = best[i];
+      const int32_t better = -int32_t(value > before);  // a mask, since a selection would become a branch
+      box[i] = (index & better) | (box[i] & ~better);
+      best[i] = max2(value, before);
+      restored[i] |= int32_t(value == best_of_gt);
     }
+  }
+
+  // Turns `box` into the matches.
+  RETINANET_FAST_INLINE void decide(int count, C high, C low) {
+    for (int i = 0; i < count; ++i) box[i] = match_of(best[i], box[i], restored[i] != 0, high, low);
   }
 };
 
@@ -180,22 +247,26 @@ class Matcher {
 
   Status run(const Executor& executor) const {
     if (const Status status = check_boxes(); !status.ok()) return status;
-    const int64_t tasks = ceil_div(p_.anchors.count, kTaskAnchors);
-    const auto for_each_task = [&](const auto& body) {
+    const int64_t tasks = num_tasks(p_.anchors);
+    const auto for_each_strip = [&](const auto& body) {
       executor.parallel_for(tasks, [&](int64_t task) {
-        const int64_t begin = task * kTaskAnchors;
-        for_each_tile<C>(p_.anchors, begin, min2(p_.anchors.count, begin + kTaskAnchors), body);
+        if (p_.anchors.boxes) {
+          const int64_t begin = task * kTaskAnchors;
+          for_each_strip_of_boxes<C>(p_.anchors, begin, min2(p_.anchors.count, begin + kTaskAnchors), body);
+        } else {
+          for_each_strip_of_grid<C>(p_.anchors, grid_part(p_.anchors, task), body);
+        }
       });
     };
     if (p_.rule.allow_low_quality) {
       for (int64_t g = 0; g < p_.gt_offsets[p_.images]; ++g) best_iou_[g] = 0;
-      for_each_task([&](const Tile<C>& tile) { raise_best_iou(tile); });
+      for_each_strip([&](const Strip<C>& strip) { raise_best_iou(strip); });
     }
     if (p_.num_foreground) {
       for (int64_t image = 0; image < p_.images; ++image) p_.num_foreground[image] = 0;
     }
-    for_each_task([&](const Tile<C>& tile) {
-      for (int64_t image = 0; image < p_.images; ++image) match(tile, image);
+    for_each_strip([&](const Strip<C>& strip) {
+      for (int64_t image = 0; image < p_.images; ++image) match(strip, image);
     });
     return {};
   }
@@ -212,33 +283,39 @@ class Matcher {
 
   Box<C> gt(int64_t g) const { return load_box(gt_boxes_ + 4 * g); }
 
-  void raise_best_iou(const Tile<C>& tile) const {
+  void raise_best_iou(const Strip<C>& strip) const {
     for (int64_t g = 0; g < p_.gt_offsets[p_.images]; ++g) {
       const Box<C> box = gt(g);
-      if (!tile.touches(box)) continue;
-      const C best = best_in_tile(tile, box);
+      const Range range = strip.near(box);
+      if (range.begin == range.end) continue;
+      const C best = best_in(strip, range, box);
       if (best > 0) raise_to(best_iou_ + g, best);
     }
   }
 
-  void match(const Tile<C>& tile, int64_t image) const {
+  void match(const Strip<C>& strip, int64_t image) const {
     const int64_t begin = p_.gt_offsets[image];
     const int64_t end = p_.gt_offsets[image + 1];
-    if (begin == end) {
-      write(tile, image, [](int) { return kMatchBackground; });
-      return;
-    }
-    TileMatch<C> found;
-    found.clear(p_.rule.allow_low_quality && p_.rule.match_zero_iou && any_without_overlap(begin, end));
+    const bool all_restored =
+        begin < end && p_.rule.allow_low_quality && p_.rule.match_zero_iou && any_without_overlap(begin, end);
+    StripMatch<C> found;
+    bool touched = begin < end && (all_restored || C(p_.rule.low_threshold) <= 0);
+    if (touched) found.clear(strip.padded(), all_restored);
     for (int64_t g = begin; g < end; ++g) {
       const Box<C> box = gt(g);
-      if (!tile.touches(box)) continue;
+      const Range range = strip.near(box);
+      if (range.begin == range.end) continue;
+      if (!touched) found.clear(strip.padded(), false);
+      touched = true;
       const bool restores = p_.rule.allow_low_quality && best_iou_[g] > 0;
-      found.add(tile, box, int32_t(g - begin), restores ? best_iou_[g] : kNoIou<C>);
+      found.add(strip, range, box, int32_t(g - begin), restores ? best_iou_[g] : kNoIou<C>);
     }
-    const C high = C(p_.rule.high_threshold);
-    const C low = C(p_.rule.low_threshold);
-    write(tile, image, [&](int i) { return match_of(found.best[i], found.box[i], found.restored[i] != 0, high, low); });
+    if (touched) {
+      found.decide(strip.count, C(p_.rule.high_threshold), C(p_.rule.low_threshold));
+    } else {
+      for (int i = 0; i < strip.count; ++i) found.box[i] = kMatchBackground;
+    }
+    write(strip, image, found.box);
   }
 
   // A box of best IoU 0 has it with every anchor.
@@ -248,21 +325,20 @@ class Matcher {
     return found;
   }
 
-  template <class F>
-  void write(const Tile<C>& tile, int64_t image, const F& match_at) const {
-    int32_t foreground = 0;
-    const int64_t begin = p_.gt_offsets[image];
-    const int64_t first = image * p_.anchors.count + tile.first;
-    for (int i = 0; i < tile.count; ++i) {
-      const int32_t match = match_at(i);
-      foreground += match >= 0;
-      if (p_.wide_matches) {
-        static_cast<int64_t*>(p_.matches)[first + i] = match;
-      } else {
-        static_cast<int32_t*>(p_.matches)[first + i] = match >= 0 ? int32_t(begin) + match : match;
-      }
+  void write(const Strip<C>& strip, int64_t image, const int32_t* found) const {
+    const int64_t to = image * p_.anchors.count + strip.first;
+    if (p_.wide_matches) {
+      int64_t* matches = static_cast<int64_t*>(p_.matches) + to;
+      for (int i = 0; i < strip.count; ++i) matches[i] = found[i];
+    } else {
+      const int32_t first_box = int32_t(p_.gt_offsets[image]);
+      int32_t* matches = static_cast<int32_t*>(p_.matches) + to;
+      for (int i = 0; i < strip.count; ++i) matches[i] = found[i] >= 0 ? found[i] + first_box : found[i];
     }
-    if (p_.num_foreground && foreground) __atomic_fetch_add(p_.num_foreground + image, foreground, __ATOMIC_RELAXED);
+    if (!p_.num_foreground) return;
+    int32_t foreground = 0;
+    for (int i = 0; i < strip.count; ++i) foreground += int32_t(found[i] >= 0);
+    if (foreground > 0) __atomic_fetch_add(p_.num_foreground + image, foreground, __ATOMIC_RELAXED);
   }
 
   const MatchAnchorsParams& p_;

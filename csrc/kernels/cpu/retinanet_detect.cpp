@@ -20,6 +20,7 @@ using Space = DetectCpuWorkspace;
 template <int64_t kCount, class T>
 bool any_at_least(const T* logits, float bound) {
   int32_t any = 0;
+#pragma omp simd reduction(| : any)  // without it the compiler unrolls a short loop and forgets about vectors
   for (int64_t i = 0; i < kCount; ++i) any |= int32_t(float(load(logits[i])) >= bound);
   return any != 0;
 }

@@ -1,8 +1,8 @@
 // Every logit is read once, where it lies, in blocks of focal_block; loss and gradient are made together.
 //
 // A task is a piece of one level of one image. Where the positions of a channel lie side by side (NCHW) it is a run of
-// positions of one anchor shape k: their matches become one array of weights, shared by the C channels, in which the
-// few foreground elements of a channel are marked and unmarked again. Where the channels of a position lie side by
+// positions in some channels of one anchor shape k: their matches become one array of weights, shared by the channels,
+// in which the few foreground elements of a channel are marked and unmarked again. Where the channels of a position lie side by
 // side (channels last) it is a run of cells. The box loss of a foreground anchor is added by the task that meets it.
 // Each task leaves two sums, which are added in order: the same bits for any number of threads.
 #include "kernels/retinanet_loss.h"
@@ -18,8 +18,6 @@ namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
 using namespace math;
 
 namespace {
-
-static_assert(kLossPlanePositions <= kFocalBlock);
 
 // n values of T at from[0], from[stride], ... of rows `row_stride` apart and `width` long, starting at position
 // `first` of all rows.
@@ -187,12 +185,9 @@ class LossPass {
   double block(const T* logits, const Run& from, T* grad, const Run& to, const C* weights, bool hides) const {
     C array[kFocalBlock], grad_array[kFocalBlock], loss[kFocalBlock];
     const C* x = read<T>(logits, from, array);
-    if (hides) {
-      for (int64_t i = 0; i < from.n; ++i) array[i] = weights[i] == 0 ? C(0) : x[i];
-      x = array;
-    }
     C* out = write_target(grad, to, grad_array);
-    const C sum = focal_block(x, weights, from.n, gamma_, loss, out);
+    const C sum = hides ? focal_block<true>(x, weights, from.n, gamma_, loss, out)
+                        : focal_block(x, weights, from.n, gamma_, loss, out);
     if (grad_classification_ < 0) {  // the sign of a weight says foreground, so that of the gradient goes on here
       for (int64_t i = 0; i < from.n; ++i) out[i] = -out[i];
     }
@@ -202,14 +197,15 @@ class LossPass {
 
   // ---- positions side by side -----------------------------------------------------------------------------------
 
+  // Some positions and classes of anchor shape k: channel after channel, so that memory is walked through in order.
   Sums planes(const Piece& piece, int64_t task) const {
     const LossLevel& level = piece.level;
-    const int64_t pieces = ceil_div(level.height * level.width, kLossPlanePositions);
-    const int64_t k = task / pieces;
-    const int64_t first = task % pieces * kLossPlanePositions;
+    const PlaneTasks tasks(p_, level);
+    const int64_t first_class = task % tasks.class_pieces * tasks.classes;
+    const int64_t end_class = min2(p_.classes, first_class + tasks.classes);
+    const int64_t first = task / tasks.class_pieces % tasks.pieces * kLossPlanePositions;
     const int64_t n = min2(kLossPlanePositions, level.height * level.width - first);
-    const Run from{first, n, level.width, level.logits_at.y, level.logits_at.x};
-    const Run to{first, n, level.width, level.grad_logits_at.y, level.grad_logits_at.x};
+    const int64_t k = task / (tasks.class_pieces * tasks.pieces);
 
     Sums sums;
     C weights[kLossPlanePositions];
@@ -222,14 +218,20 @@ class LossPass {
       hides |= match == kMatchBetween;
       if (match >= 0) {
         foreground.add(i, p_.gt_labels[match]);
-        sums.bbox += box_loss(piece, first + i, k, match);
+        if (first_class == 0) sums.bbox += box_loss(piece, first + i, k, match);
       }
     }
-    for (int64_t c = 0; c < p_.classes; ++c) {
+    for (int64_t c = first_class; c < end_class; ++c) {
       const int64_t channel = k * p_.classes + c;
-      foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = -piece.weights.foreground; });
+      const T* logits = piece.logits + channel * level.logits_at.channel;
       T* grad = piece.grad_logits ? piece.grad_logits + channel * level.grad_logits_at.channel : nullptr;
-      sums.classification += block(piece.logits + channel * level.logits_at.channel, from, grad, to, weights, hides);
+      foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = -piece.weights.foreground; });
+      for (int64_t i = 0; i < n; i += kFocalBlock) {
+        const int64_t count = min2(kFocalBlock, n - i);
+        const Run from{first + i, count, level.width, level.logits_at.y, level.logits_at.x};
+        const Run to{first + i, count, level.width, level.grad_logits_at.y, level.grad_logits_at.x};
+        sums.classification += block(logits, from, grad, to, weights + i, hides);
+      }
       foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = piece.weights.background; });
     }
     return sums;
@@ -242,28 +244,37 @@ class LossPass {
     const int64_t cells = level.height * level.width;
     const int64_t begin = task * loss_cells_per_task(channels_);
     const int64_t end = min2(cells, begin + loss_cells_per_task(channels_));
+    // Cells that lie side by side too are one long run, cut into blocks wherever they end.
+    const bool joined =
+        joins_cells(level, level.logits_at) && (!piece.grad_logits || joins_cells(level, level.grad_logits_at));
+    const int64_t step = joined ? end - begin : 1;
     RowWeights weights(p_, piece);
     Sums sums;
-    for (int64_t cell = begin; cell < end; ++cell) {
+    for (int64_t cell = begin; cell < end; cell += step) {
       const int64_t y = cell / level.width;
       const int64_t x = cell - y * level.width;
       const T* logits = piece.logits + y * level.logits_at.y + x * level.logits_at.x;
       T* grad =
           piece.grad_logits ? piece.grad_logits + y * level.grad_logits_at.y + x * level.grad_logits_at.x : nullptr;
       const int32_t* matches = piece.matches + cell * p_.per_cell;
-      for (int64_t first = 0; first < channels_; first += kFocalBlock) {
-        const Run run{first, min2(kFocalBlock, channels_ - first), channels_, channels_, 1};
+      const int64_t n = step * channels_;
+      for (int64_t first = 0; first < n; first += kFocalBlock) {
+        const Run run{first, min2(kFocalBlock, n - first), n, n, 1};
         weights.set(matches, first, run.n);
         sums.classification += block(logits, run, grad, run, weights.values(), weights.hides());
       }
-      for (int64_t k = 0; k < p_.per_cell; ++k) {
-        if (matches[k] >= 0) sums.bbox += box_loss(piece, cell, k, matches[k]);
+      for (int64_t i = 0; i < step * p_.per_cell; ++i) {
+        if (matches[i] >= 0) sums.bbox += box_loss(piece, cell + i / p_.per_cell, i % p_.per_cell, matches[i]);
       }
     }
     return sums;
   }
 
-  // The weights of a block of one cell's channels, kept all background between the few blocks that are not.
+  bool joins_cells(const LossLevel& level, const LevelStrides& at) const {
+    return (at.x == channels_ || level.width == 1) && (at.y == level.width * channels_ || level.height == 1);
+  }
+
+  // The weights of a block of channels, kept all background between the few blocks that are not.
   class RowWeights {
    public:
     RowWeights(const RetinanetLossParams& params, const Piece& piece) : p_(params), piece_(piece) {
@@ -273,7 +284,7 @@ class LossPass {
     const C* values() const { return values_; }
     bool hides() const { return hides_; }
 
-    // Channels [first, first + n) of the cell whose anchors match `matches`.
+    // Channels [first, first + n) of the cell, and those behind it, whose anchors match `matches`.
     void set(const int32_t* matches, int64_t first, int64_t n) {
       if (dirty_) {
         for (C& value : values_) value = piece_.weights.background;

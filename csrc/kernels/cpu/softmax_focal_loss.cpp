@@ -1,6 +1,6 @@
-// A tile of rows a task, a row at a time: the largest logit, the sum of the others' exponentials, and where the
-// gradient is asked for the exponentials once more; each a vector loop over the classes. A tile's sum is kept in
-// double, and tiles are added in order.
+// Sixteen rows at a time, one a vector lane: their logits pass through a small transposed array, once for the largest
+// logit of each row, once for the sum of the others' exponentials, and where the gradient is asked for once more for
+// the exponentials themselves. A tile's sum is kept in double, and tiles are added in order.
 #include "kernels/softmax_focal_loss.h"
 
 #include "kernels/cpu/bad_row.h"
@@ -13,63 +13,154 @@ using namespace math;
 
 namespace {
 
-template <class T, class C>
-C largest(const T* x, int64_t n) {
-  C top = -std::numeric_limits<C>::infinity();
-#pragma omp simd reduction(max : top)
-  for (int64_t j = 0; j < n; ++j) top = max2(load(x[j]), top);
-  return top;
-}
+constexpr int64_t kLanes = 16;
+constexpr int64_t kChunk = 64;  // classes that are transposed at once
 
-template <class T, class C>
-C sum_of_exponentials(const T* x, int64_t n, C top) {
-  C sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += exp_nonpositive(load(x[j]) - top);
-  return sum;
-}
+static_assert(kSoftmaxFocalLossTile % kLanes == 0);
+
+// `rows` <= kLanes consecutive rows, one array for each of their values.
+template <class T>
+class RowGroup {
+  using C = ComputeType<T>;
+  using Chunk = C[kChunk][kLanes];
+
+ public:
+  RowGroup(const SoftmaxFocalLossParams& params, int64_t first, int64_t rows)
+      : p_(params),
+        first_(first),
+        rows_(rows),
+        logits_(static_cast<const T*>(params.inputs) + first * params.classes),
+        labels_(params.labels + first) {}
+
+  // The first row whose label is no class, or -1.
+  int64_t bad_row() const {
+    for (int64_t row = 0; row < rows_; ++row) {
+      if (labels_[row] < 0 || labels_[row] >= p_.classes) return first_ + row;
+    }
+    return -1;
+  }
+
+  // Returns the sum of the losses.
+  double run() {
+    find_largest();
+    sum_others();
+    C weight[kLanes] = {}, target[kLanes] = {}, loss[kLanes], slope[kLanes], slope_others[kLanes];
+    for (int64_t row = 0; row < rows_; ++row) {
+      target[row] = C(load(logits_[row * p_.classes + labels_[row]])) - top_[row];
+      weight[row] = C(p_.scale * (p_.class_weights ? p_.class_weights[labels_[row]] : 1.0));
+    }
+    const C gamma = C(p_.gamma);
+    for (int64_t row = 0; row < kLanes; ++row) {
+      const SoftmaxFocalRow<C> result = softmax_focal_row(target[row], others_[row], gamma);
+      loss[row] = weight[row] * result.loss;
+      slope[row] = weight[row] * result.slope;
+      slope_others[row] = weight[row] * result.slope_others;
+    }
+    double sum = 0;
+    for (int64_t row = 0; row < rows_; ++row) {
+      sum += double(loss[row]);
+      if (p_.loss) store(static_cast<T*>(p_.loss)[first_ + row], loss[row]);
+    }
+    if (p_.grad_inputs) write_gradient(slope, slope_others);
+    return sum;
+  }
+
+ private:
+  // f(first, n, chunk): chunk[j][row] is the logit of class first + j, for j < n.
+  template <class F>
+  RETINANET_FAST_INLINE void for_each_chunk(const F& f) const {
+    Chunk chunk = {};
+    for (int64_t first = 0; first < p_.classes; first += kChunk) {
+      const int64_t n = min2(kChunk, p_.classes - first);
+      for (int64_t row = 0; row < rows_; ++row) {
+        const T* from = logits_ + row * p_.classes + first;
+        for (int64_t j = 0; j < n; ++j) chunk[j][row] = load(from[j]);
+      }
+      f(first, n, chunk);
+    }
+  }
+
+  // A NaN among the logits stays one in a sum of exponentials, whatever this finds.
+  void find_largest() {
+    for (C& top : top_) top = -std::numeric_limits<C>::infinity();
+    for_each_chunk([&](int64_t, int64_t n, Chunk& chunk) {
+      for (int64_t j = 0; j < n; ++j) {
+#pragma omp simd
+        for (int64_t row = 0; row < kLanes; ++row) top_[row] = max2(chunk[j][row], top_[row]);
+      }
+    });
+  }
+
+  void sum_others() {
+    int32_t label[kLanes] = {};
+    for (int64_t row = 0; row < rows_; ++row) label[row] = int32_t(labels_[row]);
+    for (C& others : others_) others = 0;
+    for_each_chunk([&](int64_t first, int64_t n, Chunk& chunk) {
+      for (int64_t j = 0; j < n; ++j) {
+        const int32_t own = int32_t(first + j);
+#pragma omp simd
+        for (int64_t row = 0; row < kLanes; ++row) {
+          const C e = exp_nonpositive(chunk[j][row] - top_[row]);
+          others_[row] += label[row] == own ? C(0) : e;
+        }
+      }
+    });
+  }
+
+  void write_gradient(const C* slope, const C* slope_others) const {
+    const T* grad_output = static_cast<const T*>(p_.grad_output);
+    T* grad = static_cast<T*>(p_.grad_inputs) + first_ * p_.classes;
+    C upstream[kLanes], factor[kLanes];
+    for (int64_t row = 0; row < kLanes; ++row) {
+      const int64_t i = p_.grad_output_is_scalar ? 0 : first_ + min2(row, rows_ - 1);
+      upstream[row] = grad_output ? C(load(grad_output[i])) : C(1);
+      factor[row] = upstream[row] * slope_others[row];
+    }
+    for_each_chunk([&](int64_t first, int64_t n, Chunk& chunk) {
+      for (int64_t j = 0; j < n; ++j) {
+#pragma omp simd
+        for (int64_t row = 0; row < kLanes; ++row) {
+          chunk[j][row] = factor[row] * exp_nonpositive(chunk[j][row] - top_[row]);
+        }
+      }
+      for (int64_t row = 0; row < rows_; ++row) {
+        T* to = grad + row * p_.classes + first;
+        for (int64_t j = 0; j < n; ++j) store(to[j], chunk[j][row]);
+      }
+    });
+    for (int64_t row = 0; row < rows_; ++row) {
+      store(grad[row * p_.classes + labels_[row]], -upstream[row] * slope[row]);
+    }
+  }
+
+  const SoftmaxFocalLossParams& p_;
+  int64_t first_;
+  int64_t rows_;
+  const T* logits_;
+  const int64_t* labels_;
+  C top_[kLanes];
+  C others_[kLanes];
+};
 
 template <class T>
 Status run(const SoftmaxFocalLossParams& p, const Executor& executor) {
-  using C = ComputeType<T>;
-  const T* grad_output = static_cast<const T*>(p.grad_output);
   int64_t bad_row = -1;
-
-  // Returns the row's weighted loss.
-  const auto do_row = [&](int64_t row) -> C {
-    const T* x = static_cast<const T*>(p.inputs) + row * p.classes;
-    const int64_t label = p.labels[row];
-    if (label < 0 || label >= p.classes) {
-      keep_lowest(bad_row, row);
-      return C(0);
-    }
-    const C top = largest<T, C>(x, p.classes);
-    const C others =
-        sum_of_exponentials(x, label, top) + sum_of_exponentials(x + label + 1, p.classes - label - 1, top);
-    const SoftmaxFocalRow<C> result = softmax_focal_row(C(load(x[label]) - top), others, C(p.gamma));
-    const C weight = C(p.scale * (p.class_weights ? p.class_weights[label] : 1.0));
-    if (p.loss) store(static_cast<T*>(p.loss)[row], weight * result.loss);
-    if (p.grad_inputs) {
-      T* grad = static_cast<T*>(p.grad_inputs) + row * p.classes;
-      const C factor = weight * (grad_output ? load(grad_output[p.grad_output_is_scalar ? 0 : row]) : C(1));
-      const C factor_others = factor * result.slope_others;
-      for (int64_t j = 0; j < p.classes; ++j) store(grad[j], factor_others * exp_nonpositive(load(x[j]) - top));
-      store(grad[label], -factor * result.slope);
-    }
-    return weight * result.loss;
-  };
-
-  executor.parallel_for(softmax_focal_loss_tiles(p.rows), [&](int64_t tile) {
-    const int64_t end = min2(p.rows, (tile + 1) * kSoftmaxFocalLossTile);
+  executor.parallel_for(softmax_focal_loss_tiles(p.rows), [&](int64_t index) {
+    const int64_t end = min2(p.rows, (index + 1) * kSoftmaxFocalLossTile);
     double sum = 0;
-    for (int64_t row = tile * kSoftmaxFocalLossTile; row < end; ++row) sum += double(do_row(row));
-    if (p.partial_sums) p.partial_sums[tile] = sum;
+    for (int64_t row = index * kSoftmaxFocalLossTile; row < end; row += kLanes) {
+      RowGroup<T> group(p, row, min2(kLanes, end - row));
+      const int64_t bad = group.bad_row();
+      if (bad >= 0) return keep_lowest(bad_row, bad);
+      sum += group.run();
+    }
+    if (p.partial_sums) p.partial_sums[index] = sum;
   });
   if (bad_row >= 0) return Status::bad_label(bad_row, p.labels[bad_row], 0, p.classes);
   if (p.sum) {
     double sum = 0;
     for (int64_t tile = 0; tile < softmax_focal_loss_tiles(p.rows); ++tile) sum += p.partial_sums[tile];
-    store(*static_cast<T*>(p.sum), C(sum));
+    store(*static_cast<T*>(p.sum), ComputeType<T>(sum));
   }
   return {};
 }
