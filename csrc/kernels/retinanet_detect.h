@@ -149,7 +149,13 @@ struct DetectRuns {
 
 constexpr int64_t kDetectChunk = 1 << 18;  // logits, about; chunks are scanned in parallel
 constexpr int64_t kDetectSlack = 4096;     // candidates beyond topk that a chunk collects before it drops the worst
-constexpr int64_t kDetectBlock = 64;       // logits that are compared with the bound at once
+constexpr int64_t kDetectBlock = 128;      // logits that are compared with the bound at once
+constexpr int64_t kDetectPart = 16;        // and where one of them passes, so many of them
+constexpr int64_t kDetectSampleParts = 1024;
+// Scores are counted by the leading bits of their keys, the exponent and four bits of the mantissa, from score 1 on.
+constexpr int kDetectBoundShift = 51;
+constexpr uint64_t kDetectFirstBin = uint64_t(~0x3f800000u) << 32 >> kDetectBoundShift;
+constexpr uint64_t kDetectBoundBins = (uint64_t(1) << (64 - kDetectBoundShift)) - kDetectFirstBin;
 
 RETINANET_FAST_INLINE DetectRuns detect_runs(const RetinanetDetectParams& p, int64_t index) {
   const DetectLevel& level = p.levels[index];
@@ -187,7 +193,9 @@ struct DetectCpuWorkspace {
   int64_t capacity = 0;  // candidates of an image's chunks
   int64_t topk;          // candidates of an image that are decoded
   int64_t blocks_an_image;
-  uint64_t* bounds;              // [B, L]: the key of the topk-th best candidate found so far
+  uint64_t* guesses;             // [B, L]: a key that, by a sample, more than topk candidates should be better than
+  uint64_t* bounds;              // [B, L]: a key at least as bad as that of the topk-th best candidate found so far
+  uint32_t* histograms;          // [B, L, kDetectBoundBins]: the candidates that scans ended with
   int64_t* counts;               // [B, chunks]: candidates that a chunk ended with
   uint64_t* candidates;          // [B, capacity]
   SortItem<uint64_t>* items[2];  // [B, topk]
@@ -209,7 +217,9 @@ struct DetectCpuWorkspace {
     blocks_an_image = math::min2(p.max_detections, topk);
     const bool soft = p.soft_nms != SoftNms::kNone;
     Workspace space(base);
+    guesses = space.take<uint64_t>(p.batch * p.num_levels);
     bounds = space.take<uint64_t>(p.batch * p.num_levels);
+    histograms = space.take<uint32_t>(p.batch * p.num_levels * int64_t(kDetectBoundBins));
     counts = space.take<int64_t>(p.batch * chunks);
     candidates = space.take<uint64_t>(p.batch * capacity);
     for (auto& sorted : items) sorted = space.take<SortItem<uint64_t>>(p.batch * topk);

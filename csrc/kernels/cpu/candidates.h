@@ -38,12 +38,41 @@ inline uint64_t select_smallest(uint64_t* keys, int64_t n, int64_t count) {
   return largest;
 }
 
+// The best bound that the scans of one image and level have found together: what it keeps out cannot be among the best
+// of them all, so that the result does not depend on who raises it when.
+struct SharedBound {
+  uint64_t* key;
+  uint32_t* histogram;  // [kDetectBoundBins] of the candidates that scans ended with, by score; null for a single scan
+
+  uint64_t load() const { return __atomic_load_n(key, __ATOMIC_RELAXED); }
+
+  void raise(uint64_t candidate) const {
+    uint64_t found = load();
+    while (candidate < found &&
+           !__atomic_compare_exchange_n(key, &found, candidate, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+  }
+
+  // Takes in a scan's result. The bound is the worst key of the bin that the topk-th best of all so far lies in.
+  void add(const uint64_t* keys, int64_t n, int64_t topk) const {
+    if (histogram == nullptr) return;
+    for (int64_t i = 0; i < n; ++i) {
+      __atomic_fetch_add(histogram + ((keys[i] >> kDetectBoundShift) - kDetectFirstBin), 1, __ATOMIC_RELAXED);
+    }
+    int64_t count = 0;
+    for (uint64_t bin = 0; bin < kDetectBoundBins; ++bin) {
+      count += __atomic_load_n(histogram + bin, __ATOMIC_RELAXED);
+      if (count >= topk) return raise(((kDetectFirstBin + bin + 1) << kDetectBoundShift) - 1);
+    }
+  }
+};
+
 class Candidates {
  public:
-  // `shared` is the best bound that any scan of the same image and level has found: what it keeps out could not be
-  // among the best of them all, so that the result does not depend on who raises it when.
-  Candidates(const RetinanetDetectParams& p, uint64_t* entries, int64_t capacity, uint64_t* shared)
-      : p_(p), entries_(entries), full_(capacity - kDetectBlock), shared_(shared) {
+  // Keeps the best `topk`.
+  Candidates(const RetinanetDetectParams& p, int64_t topk, uint64_t* entries, int64_t capacity,
+             const SharedBound& shared)
+      : p_(p), topk_(topk), entries_(entries), full_(capacity - kDetectBlock), shared_(shared) {
     raise_bound();
   }
 
@@ -59,22 +88,29 @@ class Candidates {
       size += bound_.admits(logit, index);
     }
     size_ = size;
-    if (size_ > full_) settle();
+    if (size_ > full_) {
+      keep_best();
+      raise_bound();
+    }
   }
 
   // The keys of the best candidates lie in front, in no order; returns their number.
-  int64_t settle() {
-    make_keys();
-    if (size_ > p_.topk) {
-      publish(select_smallest(entries_, size_, p_.topk));
-      size_ = p_.topk;
-    }
-    keys_ = size_;
-    raise_bound();
+  int64_t finish() {
+    keep_best();
+    shared_.add(entries_, size_, topk_);
     return size_;
   }
 
  private:
+  void keep_best() {
+    make_keys();
+    if (size_ > topk_) {
+      shared_.raise(select_smallest(entries_, size_, topk_));
+      size_ = topk_;
+    }
+    keys_ = size_;
+  }
+
   void make_keys() {
     for (int64_t i = keys_; i < size_; ++i) {
       entries_[i] = math::candidate_key(math::bit_cast<float>(uint32_t(entries_[i] >> 32)), uint32_t(entries_[i]));
@@ -89,22 +125,16 @@ class Candidates {
     size_ = passed;
   }
 
-  void publish(uint64_t key) {
-    uint64_t found = __atomic_load_n(shared_, __ATOMIC_RELAXED);
-    while (key < found &&
-           !__atomic_compare_exchange_n(shared_, &found, key, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
-  }
-
   void raise_bound() {
-    const uint64_t found = __atomic_load_n(shared_, __ATOMIC_RELAXED);
+    const uint64_t found = shared_.load();
     bound_ = found == ~uint64_t(0) ? math::bound_by_threshold(p_.score_thresh) : math::bound_by_candidate(found);
   }
 
   const RetinanetDetectParams& p_;
+  int64_t topk_;
   uint64_t* entries_;  // keys, and from keys_ on pairs of a logit's bits and its index
   int64_t full_;
-  uint64_t* shared_;
+  SharedBound shared_;
   int64_t keys_ = 0;
   int64_t size_ = 0;
   math::CandidateBound bound_;

@@ -1,6 +1,7 @@
-// Anchors in strips of consecutive ones, each corner an array of its own: made once for all images and boxes. A strip of
-// a grid is (a part of) one row of cells, in which the anchors that can overlap a box lie side by side, so that a box is
-// compared with these alone, in vector code. First pass: each box's best IoU. Second pass: each anchor's best box.
+// Anchors in strips of consecutive ones, each corner an array of its own: made once for all images and boxes. A strip
+// of a grid is (a part of) one row of cells, in which the anchors that can overlap a box lie side by side, so that a
+// box is compared with these alone, in vector code. First pass: each box's best IoU. Second pass: each anchor's best
+// box.
 #include "kernels/match_anchors.h"
 
 #include <type_traits>
@@ -13,9 +14,9 @@ using namespace math;
 
 namespace {
 
-constexpr int kStrip = 1024;           // anchors; the arrays of a strip and its matches fit the first-level cache
-constexpr int kTile = 128;             // the same for anchors that are no grid, of which any may overlap any box
-constexpr int kLanes = 16;             // boxes are compared with whole vectors of anchors
+constexpr int kStrip = 1024;  // anchors; the arrays of a strip and its matches fit the first-level cache
+constexpr int kTile = 128;    // the same for anchors that are no grid, of which any may overlap any box
+constexpr int kLanes = 16;    // boxes are compared with whole vectors of anchors
 constexpr int64_t kTaskAnchors = 8192;
 
 // Stands for a best IoU that no anchor's equals.

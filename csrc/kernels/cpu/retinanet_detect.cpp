@@ -1,5 +1,6 @@
-// Chunks of all levels of all images are scanned in parallel, each for its own best candidates; then images are
-// finished in parallel: the chunks' candidates merged, sorted, decoded one by one and suppressed until enough are kept.
+// Chunks of all levels of all images are scanned in parallel, each for its own best candidates, with a bound that a
+// sample suggests and that rises with what has been found. Then images are finished in parallel: the chunks' candidates
+// merged, sorted, decoded one by one and suppressed until enough are kept.
 #include "kernels/retinanet_detect.h"
 
 #include "kernels/cpu/candidates.h"
@@ -27,14 +28,13 @@ bool any_at_least(const T* logits, float bound) {
 
 template <class T>
 void scan_run(const DetectRuns& r, const T* logits, uint32_t index, Candidates& best) {
-  constexpr int64_t kPart = 16;
   int64_t i = 0;
   if (r.stride == 1) {
     for (; i + kDetectBlock <= r.length; i += kDetectBlock) {
       if (!any_at_least<kDetectBlock>(logits + i, best.bound().equal)) continue;
-      for (int64_t part = i; part < i + kDetectBlock; part += kPart) {
-        if (!any_at_least<kPart>(logits + part, best.bound().equal)) continue;
-        best.take(logits + part, 1, kPart, index + uint32_t(part) * r.index_step, r.index_step);
+      for (int64_t part = i; part < i + kDetectBlock; part += kDetectPart) {
+        if (!any_at_least<kDetectPart>(logits + part, best.bound().equal)) continue;
+        best.take(logits + part, 1, kDetectPart, index + uint32_t(part) * r.index_step, r.index_step);
       }
     }
   }
@@ -44,34 +44,122 @@ void scan_run(const DetectRuns& r, const T* logits, uint32_t index, Candidates& 
   }
 }
 
+SharedBound shared_bound(const RetinanetDetectParams& p, const Space& space, int64_t image, int64_t level) {
+  const int64_t row = image * p.num_levels + level;
+  return {space.bounds + row, space.runs[level].chunks > 1 ? space.histograms + row * kDetectBoundBins : nullptr};
+}
+
+void clear(const SharedBound& bound, uint64_t key) {
+  *bound.key = key;
+  if (bound.histogram == nullptr) return;
+  for (uint64_t bin = 0; bin < kDetectBoundBins; ++bin) bound.histogram[bin] = 0;
+}
+
+// One level of one image, as runs.
+template <class T>
+struct LevelScan {
+  const DetectRuns& runs;
+  const T* logits;
+  int64_t first_index;  // of the level's first logit
+  const DetectLevel& level;
+  int64_t channels;
+  uint64_t* candidates;  // its chunks' part of the workspace
+  int64_t* counts;
+
+  LevelScan(const RetinanetDetectParams& p, const Space& space, int64_t image, int64_t l)
+      : runs(space.runs[l]),
+        logits(static_cast<const T*>(p.levels[l].logits) + image * p.levels[l].logits_strides[0]),
+        first_index(p.levels[l].first_anchor * p.num_classes),
+        level(p.levels[l]),
+        channels(p.shapes * p.num_classes),
+        candidates(space.candidates + image * space.capacity),
+        counts(space.counts + image * space.chunks) {
+    for (int64_t before = 0; before < l; ++before) {
+      candidates += space.runs[before].chunks * space.runs[before].capacity;
+      counts += space.runs[before].chunks;
+    }
+  }
+
+  // f(its logits, the index of its first) for run `run`.
+  template <class F>
+  void with_run(int64_t run, const F& f) const {
+    const int64_t outer = run / runs.rows;
+    const int64_t row = run - outer * runs.rows;
+    // Over channels a run is row `outer` of the grid, or its cell `row`; else row `row` of channel `outer`.
+    const int64_t offset = runs.over_channels ? outer * level.logits_strides[2] + row * level.logits_strides[3]
+                                              : outer * level.logits_strides[1] + row * level.logits_strides[2];
+    const int64_t index =
+        runs.over_channels ? (outer * level.width + row) * channels : row * level.width * channels + outer;
+    f(logits + offset, uint32_t(first_index + index));
+  }
+
+  void scan_chunk(const RetinanetDetectParams& p, const SharedBound& bound, int64_t chunk) const {
+    Candidates best(p, p.topk, candidates + chunk * runs.capacity, runs.capacity, bound);
+    const int64_t end = min2(runs.runs, (chunk + 1) * runs.runs_per_chunk);
+    for (int64_t run = chunk * runs.runs_per_chunk; run < end; ++run) {
+      with_run(run, [&](const T* from, uint32_t index) { scan_run(runs, from, index, best); });
+    }
+    counts[chunk] = best.finish();
+  }
+
+  // A bound for a first scan, which saves most of the work of finding one: the r-th best key of an even sample, r
+  // being beyond the rank that the topk-th best of all is expected to have there by six standard deviations. It is
+  // a guess, for scores that lie together: where too few candidates turn out to be better, the level is scanned again.
+  uint64_t guess(const RetinanetDetectParams& p) const {
+    constexpr int64_t kSample = kDetectSampleParts * kDetectPart;
+    constexpr int64_t kSlack = 512;
+    const int64_t total = runs.runs * runs.length;
+    if (total < 4 * kSample || runs.length < kDetectPart) return ~uint64_t(0);
+    const double expected = double(kSample) * double(p.topk) / double(total);
+    const int64_t rank = int64_t(expected + 6 * std::sqrt(expected)) + 8;
+    if (rank + kSlack + kDetectBlock > runs.capacity) return ~uint64_t(0);
+    uint64_t key = ~uint64_t(0);
+    Candidates best(p, rank, candidates, rank + kSlack + kDetectBlock, {&key, nullptr});
+    for (int64_t part = 0; part < kDetectSampleParts; ++part) {
+      const int64_t place = total / kDetectSampleParts * part;
+      const int64_t within = min2(place % runs.length, runs.length - kDetectPart);
+      with_run(place / runs.length, [&](const T* from, uint32_t index) {
+        from += within * runs.stride;
+        if (runs.stride == 1 && !any_at_least<kDetectPart>(from, best.bound().equal)) return;
+        best.take(from, runs.stride, kDetectPart, index + uint32_t(within) * runs.index_step, runs.index_step);
+      });
+    }
+    best.finish();
+    return key;  // as it was, if no more than `rank` passed the threshold
+  }
+};
+
+template <class T>
+void guess_bound(const RetinanetDetectParams& p, const Space& space, int64_t row) {
+  const int64_t image = row / p.num_levels;
+  const int64_t level = row - image * p.num_levels;
+  space.guesses[row] = LevelScan<T>(p, space, image, level).guess(p);
+  clear(shared_bound(p, space, image, level), space.guesses[row]);
+}
+
 // Task `task` of the batch: a chunk of one level of one image.
 template <class T>
 void scan_chunk(const RetinanetDetectParams& p, const Space& space, int64_t task) {
   const int64_t image = task / space.chunks;
   int64_t chunk = task - image * space.chunks;
-  int64_t capacity_before = image * space.capacity;
   int64_t l = 0;
-  for (; chunk >= space.runs[l].chunks; chunk -= space.runs[l++].chunks) {
-    capacity_before += space.runs[l].chunks * space.runs[l].capacity;
+  while (chunk >= space.runs[l].chunks) chunk -= space.runs[l++].chunks;
+  LevelScan<T>(p, space, image, l).scan_chunk(p, shared_bound(p, space, image, l), chunk);
+}
+
+// Scans levels again whose guess was wrong.
+template <class T>
+void mend_guesses(const RetinanetDetectParams& p, const Space& space, int64_t image) {
+  for (int64_t l = 0; l < p.num_levels; ++l) {
+    if (space.guesses[image * p.num_levels + l] == ~uint64_t(0)) continue;
+    const LevelScan<T> scan(p, space, image, l);
+    int64_t found = 0;
+    for (int64_t chunk = 0; chunk < scan.runs.chunks; ++chunk) found += scan.counts[chunk];
+    if (found >= p.topk) continue;
+    const SharedBound bound = shared_bound(p, space, image, l);
+    clear(bound, ~uint64_t(0));
+    for (int64_t chunk = 0; chunk < scan.runs.chunks; ++chunk) scan.scan_chunk(p, bound, chunk);
   }
-  const DetectRuns& r = space.runs[l];
-  const DetectLevel& level = p.levels[l];
-  const T* logits = static_cast<const T*>(level.logits) + image * level.logits_strides[0];
-  const int64_t channels = p.shapes * p.num_classes;
-  Candidates best(p, space.candidates + capacity_before + chunk * r.capacity, r.capacity,
-                  space.bounds + image * p.num_levels + l);
-  const int64_t end = min2(r.runs, (chunk + 1) * r.runs_per_chunk);
-  for (int64_t run = chunk * r.runs_per_chunk; run < end; ++run) {
-    const int64_t outer = run / r.rows;
-    const int64_t row = run - outer * r.rows;
-    // Over channels a run is row `outer` of the grid, or its cell `row`; else row `row` of channel `outer`.
-    const int64_t offset = r.over_channels ? outer * level.logits_strides[2] + row * level.logits_strides[3]
-                                           : outer * level.logits_strides[1] + row * level.logits_strides[2];
-    const int64_t index =
-        r.over_channels ? (outer * level.width + row) * channels : row * level.width * channels + outer;
-    scan_run(r, logits + offset, uint32_t(level.first_anchor * p.num_classes + index), best);
-  }
-  space.counts[task] = best.settle();
 }
 
 // The best candidates of an image, best first.
@@ -211,10 +299,11 @@ Status retinanet_detect(const RetinanetDetectParams& params, const Executor& exe
     for (int64_t c = 0; c < p.num_classes; ++c) p.score_thresh = min2(p.class_thresh[c], p.score_thresh);
   }
   const Space space(p.workspace, p);
-  for (int64_t i = 0; i < p.batch * p.num_levels; ++i) space.bounds[i] = ~uint64_t(0);
   dispatch_dtype(p.logits_dtype, [&](auto zero) {
     using T = decltype(zero);
+    executor.parallel_for(p.batch * p.num_levels, [&](int64_t row) { guess_bound<T>(p, space, row); });
     executor.parallel_for(p.batch * space.chunks, [&](int64_t task) { scan_chunk<T>(p, space, task); });
+    executor.parallel_for(p.batch, [&](int64_t image) { mend_guesses<T>(p, space, image); });
   });
   executor.parallel_for(p.batch, [&](int64_t image) { finish_image(p, space, image); });
   return {};

@@ -2,9 +2,9 @@
 //
 // A task is a piece of one level of one image. Where the positions of a channel lie side by side (NCHW) it is a run of
 // positions in some channels of one anchor shape k: their matches become one array of weights, shared by the channels,
-// in which the few foreground elements of a channel are marked and unmarked again. Where the channels of a position lie side by
-// side (channels last) it is a run of cells. The box loss of a foreground anchor is added by the task that meets it.
-// Each task leaves two sums, which are added in order: the same bits for any number of threads.
+// in which the few foreground elements of a channel are marked and unmarked again. Where the channels of a position lie
+// side by side (channels last) it is a run of cells. The box loss of a foreground anchor is added by the task that
+// meets it. Each task leaves two sums, which are added in order: the same bits for any number of threads.
 #include "kernels/retinanet_loss.h"
 
 #include <type_traits>

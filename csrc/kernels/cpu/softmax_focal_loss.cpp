@@ -14,7 +14,7 @@ using namespace math;
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kChunk = 64;  // classes that are transposed at once
+constexpr int64_t kChunk = 128;  // classes that are transposed at once
 
 static_assert(kSoftmaxFocalLossTile % kLanes == 0);
 
@@ -22,7 +22,6 @@ static_assert(kSoftmaxFocalLossTile % kLanes == 0);
 template <class T>
 class RowGroup {
   using C = ComputeType<T>;
-  using Chunk = C[kChunk][kLanes];
 
  public:
   RowGroup(const SoftmaxFocalLossParams& params, int64_t first, int64_t rows)
@@ -66,27 +65,32 @@ class RowGroup {
   }
 
  private:
-  // f(first, n, chunk): chunk[j][row] is the logit of class first + j, for j < n.
+  // f(first, n): chunk_[j][row] is the logit of class first + j, for j < n. A single chunk is transposed once.
   template <class F>
-  RETINANET_FAST_INLINE void for_each_chunk(const F& f) const {
-    Chunk chunk = {};
+  RETINANET_FAST_INLINE void for_each_chunk(const F& f) {
     for (int64_t first = 0; first < p_.classes; first += kChunk) {
       const int64_t n = min2(kChunk, p_.classes - first);
-      for (int64_t row = 0; row < rows_; ++row) {
-        const T* from = logits_ + row * p_.classes + first;
-        for (int64_t j = 0; j < n; ++j) chunk[j][row] = load(from[j]);
+      if (chunk_first_ != first) {
+        chunk_first_ = first;
+        for (int64_t row = 0; row < rows_; ++row) {
+          const T* from = logits_ + row * p_.classes + first;
+          for (int64_t j = 0; j < n; ++j) chunk_[j][row] = load(from[j]);
+        }
+        for (int64_t row = rows_; row < kLanes; ++row) {
+          for (int64_t j = 0; j < n; ++j) chunk_[j][row] = 0;
+        }
       }
-      f(first, n, chunk);
+      f(first, n);
     }
   }
 
   // A NaN among the logits stays one in a sum of exponentials, whatever this finds.
   void find_largest() {
     for (C& top : top_) top = -std::numeric_limits<C>::infinity();
-    for_each_chunk([&](int64_t, int64_t n, Chunk& chunk) {
+    for_each_chunk([&](int64_t, int64_t n) {
       for (int64_t j = 0; j < n; ++j) {
 #pragma omp simd
-        for (int64_t row = 0; row < kLanes; ++row) top_[row] = max2(chunk[j][row], top_[row]);
+        for (int64_t row = 0; row < kLanes; ++row) top_[row] = max2(chunk_[j][row], top_[row]);
       }
     });
   }
@@ -95,19 +99,19 @@ class RowGroup {
     int32_t label[kLanes] = {};
     for (int64_t row = 0; row < rows_; ++row) label[row] = int32_t(labels_[row]);
     for (C& others : others_) others = 0;
-    for_each_chunk([&](int64_t first, int64_t n, Chunk& chunk) {
+    for_each_chunk([&](int64_t first, int64_t n) {
       for (int64_t j = 0; j < n; ++j) {
         const int32_t own = int32_t(first + j);
 #pragma omp simd
         for (int64_t row = 0; row < kLanes; ++row) {
-          const C e = exp_nonpositive(chunk[j][row] - top_[row]);
+          const C e = exp_nonpositive(chunk_[j][row] - top_[row]);
           others_[row] += label[row] == own ? C(0) : e;
         }
       }
     });
   }
 
-  void write_gradient(const C* slope, const C* slope_others) const {
+  void write_gradient(const C* slope, const C* slope_others) {
     const T* grad_output = static_cast<const T*>(p_.grad_output);
     T* grad = static_cast<T*>(p_.grad_inputs) + first_ * p_.classes;
     C upstream[kLanes], factor[kLanes];
@@ -116,16 +120,17 @@ class RowGroup {
       upstream[row] = grad_output ? C(load(grad_output[i])) : C(1);
       factor[row] = upstream[row] * slope_others[row];
     }
-    for_each_chunk([&](int64_t first, int64_t n, Chunk& chunk) {
+    for_each_chunk([&](int64_t first, int64_t n) {
+      C value[kChunk][kLanes];
       for (int64_t j = 0; j < n; ++j) {
 #pragma omp simd
         for (int64_t row = 0; row < kLanes; ++row) {
-          chunk[j][row] = factor[row] * exp_nonpositive(chunk[j][row] - top_[row]);
+          value[j][row] = factor[row] * exp_nonpositive(chunk_[j][row] - top_[row]);
         }
       }
       for (int64_t row = 0; row < rows_; ++row) {
         T* to = grad + row * p_.classes + first;
-        for (int64_t j = 0; j < n; ++j) store(to[j], chunk[j][row]);
+        for (int64_t j = 0; j < n; ++j) store(to[j], value[j][row]);
       }
     });
     for (int64_t row = 0; row < rows_; ++row) {
@@ -140,6 +145,8 @@ class RowGroup {
   const int64_t* labels_;
   C top_[kLanes];
   C others_[kLanes];
+  C chunk_[kChunk][kLanes];
+  int64_t chunk_first_ = -1;
 };
 
 template <class T>
