@@ -76,7 +76,7 @@ RETINANET_FAST_INLINE bool has_channel_rows(const LossLevel& level, int64_t chan
 
 // Pieces that a level of one image is cut into on the CPU, by its size and layout alone.
 constexpr int64_t kLossPlanePositions = 4096;
-constexpr int64_t kLossPlaneElements = 131072;
+constexpr int64_t kLossPlaneElements = 524288;
 constexpr int64_t kLossRowElements = 65536;
 
 RETINANET_FAST_INLINE int64_t loss_cells_per_task(int64_t channels) {
@@ -91,8 +91,8 @@ struct PlaneTasks {
     const int64_t positions = level.height * level.width;
     pieces = ceil_div(positions, kLossPlanePositions);
     const int64_t in_a_piece = positions < kLossPlanePositions ? positions : kLossPlanePositions;
-    classes = 1 + kLossPlaneElements / (in_a_piece > 0 ? in_a_piece : 1);
-    class_pieces = ceil_div(p.classes, classes);
+    class_pieces = ceil_div(p.classes * in_a_piece, kLossPlaneElements);
+    classes = ceil_div(p.classes, class_pieces > 0 ? class_pieces : 1);
   }
 
   RETINANET_FAST_INLINE int64_t count(int64_t per_cell) const { return per_cell * pieces * class_pieces; }

@@ -31,7 +31,8 @@ struct Block {
 
 // CPU memory for large gradients and losses. malloc gives blocks of tens of megabytes back to the system at once, and
 // touching them anew, page fault by page fault, takes longer than computing a focal loss. So a few freed blocks are
-// kept for the next step, in huge pages, and marked as free to the system, which takes them when it is short of memory.
+// kept for the next step, in huge pages, and all but one marked as free to the system, which takes them when it is
+// short of memory.
 class RecyclingAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
@@ -63,15 +64,17 @@ class RecyclingAllocator final : public c10::Allocator {
     return {};
   }
 
+  // The block given up last is likely to be asked for next: only those before it are marked as free, which takes time.
   static void release(void* context) {
     auto* block = static_cast<Block*>(context);
-    madvise(block->memory, block->bytes, MADV_FREE);
     RecyclingAllocator& self = instance();
     void* oldest = nullptr;
     {
       const std::lock_guard lock(self.mutex_);
-      oldest = std::exchange(self.kept_[self.next_], *block).memory;
-      self.next_ = (self.next_ + 1) % self.kept_.size();
+      const Block& before = self.kept_[self.last_];
+      if (before.memory != nullptr) madvise(before.memory, before.bytes, MADV_FREE);
+      self.last_ = (self.last_ + 1) % self.kept_.size();
+      oldest = std::exchange(self.kept_[self.last_], *block).memory;
     }
     std::free(oldest);
     delete block;
@@ -79,7 +82,7 @@ class RecyclingAllocator final : public c10::Allocator {
 
   std::mutex mutex_;
   std::array<Block, 4> kept_;
-  size_t next_ = 0;
+  size_t last_ = 0;
 };
 
 at::Tensor empty_large_like(const at::Tensor& like) {

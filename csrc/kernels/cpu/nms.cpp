@@ -1,6 +1,7 @@
 // Boxes sorted by score, then (stable) by class; classes suppress on their own, as parallel tasks.
 #include "kernels/nms.h"
 
+#include "kernels/cpu/first_kept.h"
 #include "kernels/cpu/kept_grid.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/sort.h"
@@ -64,18 +65,26 @@ void suppress(const NmsParams& p, const NmsCpuWorkspace<ComputeType<T>>& space,
     return load_box(static_cast<const T*>(p.boxes) + 4 * int64_t(by_score[rank_of(i)].index));
   };
   KeptGrid<C> grid;
-  if (grid.lay_out(n, box_of, threshold, pool, space.cells + kept_cells_before(begin, task))) {
-    for (int64_t i = 0; i < n; ++i) space.is_kept[rank_of(i)] = grid.keeps(box_of(i));
-    return;
-  }
   KeptChain chain;
-  for (int64_t i = 0; i < n; ++i) {
-    const Box<C> box = box_of(i);
+  const bool in_grid = grid.lay_out(n, box_of, threshold, pool, space.cells + kept_cells_before(begin, task));
+  const auto keeps = [&](const Box<C>& box) {
+    if (in_grid) return grid.keeps(box);
     const C box_area = area(box);
-    const bool keep = !pool.suppresses(chain, box, box_area, threshold);
-    if (keep) pool.add(chain, box, box_area);
-    space.is_kept[rank_of(i)] = keep;
+    if (pool.suppresses(chain, box, box_area, threshold)) return false;
+    pool.add(chain, box, box_area);
+    return true;
+  };
+  FirstKept<C> first_kept(threshold);
+  int64_t i = 0;
+  for (; in_grid && first_kept.on() && i < n; i += FirstKept<C>::kLanes) {
+    first_kept.compare(i, n, box_of);
+    for (int64_t j = i; j < min2(n, i + FirstKept<C>::kLanes); ++j) {
+      const bool keep = !first_kept.suppressed()[j - i] && keeps(box_of(j));
+      if (keep) first_kept.add(box_of(j));
+      space.is_kept[rank_of(j)] = keep;
+    }
   }
+  for (; i < n; ++i) space.is_kept[rank_of(i)] = keeps(box_of(i));
 }
 
 template <class T>
