@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from .sass import Instruction, main_loop, main_path, parse_functions
+from .sass import Instruction, main_loops, main_path, parse_functions
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "csrc" / "kernels" / "cuda"
@@ -42,12 +42,24 @@ class Stream:
     stores: int
     elements: int  # of the example that is predicted
     example: str
+    # Vectors of each array that its main path takes at once, where the kernel could read or write further arrays too,
+    # which are then not in the example; else as many as it has accesses for.
+    vectors: int | None = None
 
 
 LOGITS = 16 * 120_087 * 80
 BOXES = 4 * 16 * 120_087
 STREAMING = {
-    "sigmoid_focal_loss_kernel": Stream(1, 1, LOGITS, "16 x 120,087 x 80 logits, sum and gradient"),
+    "sigmoid_focal_loss_kernel": Stream(1, 1, LOGITS, "16 x 120,087 x 80 logits, sum and gradient", 2),
+    "sigmoid_focal_loss_kernel each": Stream(
+        1, 2, LOGITS, "16 x 120,087 x 80 logits, losses and gradient", 2
+    ),
+    "sigmoid_focal_loss_kernel soft": Stream(
+        2, 1, LOGITS, "16 x 120,087 x 80 logits, soft targets, sum and gradient", 2
+    ),
+    "sigmoid_focal_loss_kernel soft each": Stream(
+        3, 2, LOGITS, "16 x 120,087 x 80 logits, soft targets, factors, two gradients", 2
+    ),
     "focal_kernel": Stream(1, 1, LOGITS, "16 x 120,087 x 80 logits, sum and gradient"),
     "scale_gradient_kernel": Stream(1, 1, LOGITS, "16 x 120,087 x 80 gradients"),
     "decode_boxes_kernel": Stream(2, 1, BOXES, "16 x 120,087 boxes"),
@@ -168,6 +180,17 @@ class Row:
         return self.kernel.split("<")[0]
 
     @property
+    def stream(self) -> Stream | None:
+        kind = self.name
+        if (
+            found := re.search(r", (\w+), (\w+)>", self.kernel)
+            if kind == "sigmoid_focal_loss_kernel"
+            else None
+        ):
+            kind += " soft" * (found[1] == "true") + " each" * (found[2] == "true")
+        return STREAMING.get(kind)
+
+    @property
     def binds(self) -> str:
         times = {"memory": self.memory_us, "issue": self.issue_us, "special functions": self.special_us}
         return max(times, key=lambda limit: times[limit] or 0.0)
@@ -205,15 +228,24 @@ def element_bytes(kernel: str) -> int:
 
 
 def add_stream(row: Row, instructions: Sequence[Instruction], stream: Stream, gpu: Gpu) -> None:
-    """Counts the main path: the one on which the stream's arrays are all accessed 16 bytes at a time."""
-    path = main_path(main_loop(instructions), stream.loads, stream.stores)
-    if path is None:
-        return
+    """Counts the main path: the one on which the stream's arrays are all accessed 16 bytes at a time. Where several
+    loops do that, for arrays that lie differently, the one of most instructions."""
     size = element_bytes(row.kernel)
-    accesses = sum(i.is_wide_load or i.is_wide_store for i in path)
-    row.elements_per_path = accesses * 16 // ((stream.loads + stream.stores) * size)
-    row.instructions_per_element = round(len(path) / row.elements_per_path, 2)
-    row.special_per_element = round(sum(i.opcode == "MUFU" for i in path) / row.elements_per_path, 2)
+    worst: list[Instruction] = []
+    for loop in main_loops(instructions):
+        path = main_path(loop, stream.loads, stream.stores, stream.vectors)
+        if path is None:
+            continue
+        wide = [i for i in path if i.is_wide_load or i.is_wide_store]
+        # A guarded access may be of another array, then not done on this path.
+        accesses = min(len(wide), (stream.loads + stream.stores) * (stream.vectors or len(wide)))
+        elements = accesses * 16 // ((stream.loads + stream.stores) * size)
+        if not worst or len(path) / elements > len(worst) / (row.elements_per_path or 1):
+            worst, row.elements_per_path = path, elements
+    if row.elements_per_path is None:
+        return
+    row.instructions_per_element = round(len(worst) / row.elements_per_path, 2)
+    row.special_per_element = round(sum(i.opcode == "MUFU" for i in worst) / row.elements_per_path, 2)
     if row.architecture != gpu.architecture:
         return
     bytes_moved = stream.elements * size * (stream.loads + stream.stores)
@@ -252,8 +284,8 @@ def report_source(source: Path, architectures: Sequence[str]) -> list[Row]:
             widths(instructions, "LDG"),
             widths(instructions, "STG"),
         )
-        if row.name in STREAMING:
-            add_stream(row, instructions, STREAMING[row.name], H200)
+        if row.stream is not None:
+            add_stream(row, instructions, row.stream, H200)
         rows.append(row)
     return sorted(rows, key=lambda row: (row.kernel, int(row.architecture)))
 
@@ -289,11 +321,11 @@ def prediction_table(rows: Sequence[Row]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        if row.memory_us is None or row.issue_us is None or row.special_us is None:
+        if row.stream is None or row.memory_us is None or row.issue_us is None or row.special_us is None:
             continue
         predicted = max(row.memory_us, row.issue_us, row.special_us)
         lines.append(
-            f"| `{row.kernel}` | {STREAMING[row.name].example} | {row.instructions_per_element} | "
+            f"| `{row.kernel}` | {row.stream.example} | {row.instructions_per_element} | "
             f"{row.special_per_element} | {row.memory_us} | {row.issue_us} | {row.special_us} | "
             f"{predicted} | {row.binds} |"
         )
@@ -308,10 +340,13 @@ Written by `make kernel-report`; no GPU took part, and no time here was measured
 - Global loads and stores: the `LDG` and `STG` instructions of the whole kernel by width; narrow ones beside wide ones
   are the path for tails and unaligned arrays.
 - Instructions an element: those on the main path, divided by the elements that a thread handles on it. The main path
-  of a streaming kernel goes through its innermost loop with wide accesses (through the whole kernel, where there is
-  no such loop), and every array is accessed 16 bytes at a time on it. Of such paths it is the one with the most
-  special functions, so that no element's work is jumped over, and then the fewest instructions. Code outside that loop
+  of a streaming kernel goes through an innermost loop with wide loads and stores (through the whole kernel, where there
+  is no such loop; through the loop of most instructions an element, where there are several), and every array of the
+  example is accessed 16 bytes at a time on it. Of such paths it is the one with the most special functions, plain
+  reciprocals aside, so that no element's work is jumped over, and then the fewest instructions. Code outside that loop
   and slow paths beside it (unaligned arrays, tails, rows with a label) are not in it.
+- `sigmoid_focal_loss_kernel<type, exponent, soft, each>`: with soft targets or labels; with or without losses, factors
+  and gradients of targets for each element.
 - Predicted time: the largest of the memory floor (bytes moved at {bandwidth:.1f} TB/s, what a copy was measured to
   move), instructions issued at {issue} a clock and SM, and special functions (`MUFU`) at {special} a clock and SM, on
   an {name} ({sms} SMs, {ghz:.2f} GHz). It leaves out latency and the cost of a launch, so it is a floor as well.

@@ -37,6 +37,11 @@ class Instruction:
         return self.opcode == "STG" and self.width >= 128
 
     @property
+    def is_work(self) -> bool:
+        """A special function of an element; a plain reciprocal may be of an index's division."""
+        return self.opcode == "MUFU" and self.name != "MUFU.RCP"
+
+    @property
     def target(self) -> int | None:
         """Where a branch goes."""
         if self.opcode != "BRA":
@@ -67,59 +72,66 @@ def parse_body(text: str) -> list[Instruction]:
     return found
 
 
-def main_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
-    """The innermost loop with the most wide accesses; all instructions where no loop has any."""
-    best: list[Instruction] = []
-    best_key = (0, 0)
+def main_loops(instructions: Sequence[Instruction]) -> list[list[Instruction]]:
+    """The innermost loops with wide loads and stores; all instructions where no loop has them."""
+    loops = []
     for branch in instructions:
         if branch.target is None or branch.target > branch.address:
             continue
         body = [i for i in instructions if branch.target <= i.address <= branch.address]
-        wide = sum(i.is_wide_load or i.is_wide_store for i in body)
-        if (wide, -len(body)) > best_key and wide:
-            best, best_key = body, (wide, -len(body))
-    return best or list(instructions)
+        if any(i.is_wide_load for i in body) and any(i.is_wide_store for i in body):
+            loops.append(body)
+    inner = [
+        body
+        for body in loops
+        if not any(set(other) < set(body) for other in loops)  # an address occurs once: sets of instructions
+    ]
+    return inner or [list(instructions)]
 
 
 @dataclass(frozen=True)
 class _Arrival:
-    """The best way to an instruction: more special functions first, then fewer instructions."""
+    """The best way to an instruction: more work first, then fewer instructions."""
 
-    special: int
+    work: int
     count: int
     before: tuple[int, tuple[int, int]] | None  # the instruction before, and its state
 
     def better_than(self, other: _Arrival | None) -> bool:
-        return other is None or (-self.special, self.count) < (-other.special, other.count)
+        return other is None or (-self.work, self.count) < (-other.work, other.count)
 
 
 _Arrivals = dict[tuple[int, int], _Arrival]  # by state: wide loads and wide stores so far
 
 
-def main_path(region: Sequence[Instruction], loads: int, stores: int) -> list[Instruction] | None:
-    """Forwards through `region`, with n * loads wide loads and n * stores wide stores for the largest n that any
-    path reaches. Of these the one with the most special functions, so that no element's work is jumped over, and of
-    these the one of fewest instructions. None where no path has such accesses."""
+def main_path(
+    region: Sequence[Instruction], loads: int, stores: int, most: int | None = None
+) -> list[Instruction] | None:
+    """Forwards through `region`, with n * loads wide loads and n * stores wide stores for the largest n, `most` at
+    most, that any path reaches. Of these the one with the most work, so that no element's is jumped over, and of these
+    the one of fewest instructions. None where no path has such accesses."""
     index = {instruction.address: i for i, instruction in enumerate(region)}
     most_loads = sum(i.is_wide_load for i in region)
     most_stores = sum(i.is_wide_store for i in region)
     n = min(most_loads // max(loads, 1), most_stores // max(stores, 1))
+    n = n if most is None else min(n, most)
     arrivals: list[_Arrivals] = [{} for _ in region]
     arrivals[0][0, 0] = _Arrival(0, 0, None)
     ends: _Arrivals = {}
     for i, instruction in enumerate(region):
         followers, leaves = _followers(region, index, i)
         for state, arrival in arrivals[i].items():
-            after = (state[0] + instruction.is_wide_load, state[1] + instruction.is_wide_store)
-            if after[0] > n * loads or after[1] > n * stores:
-                continue
-            special = arrival.special + (instruction.opcode == "MUFU")
-            here = _Arrival(special, arrival.count + 1, (i, state))
-            for follower in followers:
-                if here.better_than(arrivals[follower].get(after)):
-                    arrivals[follower][after] = here
-            if leaves and here.better_than(ends.get(after)):
-                ends[after] = here
+            here = _Arrival(arrival.work + instruction.is_work, arrival.count + 1, (i, state))
+            # With a guard, it may come by without its access.
+            done = {(state[0] + instruction.is_wide_load, state[1] + instruction.is_wide_store)}
+            for after in done | ({state} if instruction.predicated else set()):
+                if after[0] > n * loads or after[1] > n * stores:
+                    continue
+                for follower in followers:
+                    if here.better_than(arrivals[follower].get(after)):
+                        arrivals[follower][after] = here
+                if leaves and here.better_than(ends.get(after)):
+                    ends[after] = here
     for times in range(n, 0, -1):
         if (times * loads, times * stores) in ends:
             return _trace(region, arrivals, ends[times * loads, times * stores])

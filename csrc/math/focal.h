@@ -29,8 +29,8 @@ RETINANET_FAST_INLINE Logistic<T> logistic(T x) {
   return {
       .p = positive ? larger : smaller,
       .q = positive ? smaller : larger,
-      .softplus = add_log1p_unit(max2(T(0), x), e),
-      .softplus_opposite = add_log1p_unit(max2(T(0), -x), e),
+      .softplus = add_log1p_unit(positive_part(x), e),  // NaN by e, if x is
+      .softplus_opposite = add_log1p_unit(positive_part(-x), e),
   };
 }
 

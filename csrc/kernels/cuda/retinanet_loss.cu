@@ -1,15 +1,19 @@
 // focal_kernel: all levels and images in one launch; a block is a piece of one level of one image.
 //   NCHW: 32 lanes x 8 warps; a lane holds the labels of a 16-byte vector of positions of one anchor shape, and the
 //     warps take turns at the C channels, so that the matches are read once for all of them.
-//   channels last: a thread takes 16-byte vectors of (anchor, class) pairs, which are consecutive in memory.
-//   Where vectors are not aligned, the same elements are read one by one.
+//   channels last: a thread takes 16-byte vectors of (anchor, class) pairs, which are consecutive in memory, two at
+//   once. Where vectors are not aligned, the same elements are read one by one. Almost all anchors are background: a
+//   vector without any other, or for a channel that is not its foreground's class, needs no look at single labels.
 // box_loss_kernel: a thread per anchor and image, of which the few foreground ones have work.
 // sum_kernel: a block for each of the two losses adds up their blocks' sums.
 // Moves the logits in and their gradient out once, the matches about twice, and the deltas of foreground anchors.
 // Sums are added per thread, in a fixed tree per block and in a fixed order over blocks: the same bits on every run.
 #include "kernels/retinanet_loss.h"
 
+#include <type_traits>
+
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/row_cursor.cuh"
 #include "kernels/cuda/sum.cuh"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/retinanet_loss_box.h"
@@ -36,6 +40,7 @@ struct LossGrid {
     bool aligned;       // vectors lie on 16 bytes
   };
   Level level[kMaxLevels];
+  RowStep step;  // from a thread's vector to its next, over rows of classes
 };
 
 // An image's normalisation.
@@ -48,22 +53,36 @@ __device__ double image_scale(const RetinanetLossParams& p, int64_t image) {
 template <class T, class Gamma>
 struct Piece {
   using C = ComputeType<T>;
+  static constexpr int kSize = kVector<T>;
   Gamma gamma;
-  FocalWeights<C> weights;  // with the image's normalisation
-  C grad_factor;            // the incoming gradient
+  FocalWeights<C> weights;  // with the image's normalisation, and the incoming gradient: then the loss is not used
 
   __device__ Piece(const RetinanetLossParams& p, const Gamma& gamma_policy, int64_t image)
-      : gamma(gamma_policy),
-        weights(focal_weights<C>(p.alpha, image_scale(p, image))),
-        grad_factor(p.grad_classification ? *static_cast<const C*>(p.grad_classification) : C(1)) {}
+      : gamma(gamma_policy), weights(focal_weights<C>(p.alpha, image_scale(p, image) * upstream(p))) {}
+
+  static __device__ double upstream(const RetinanetLossParams& p) {
+    return p.grad_classification ? double(*static_cast<const C*>(p.grad_classification)) : 1.0;
+  }
+
+  // The losses of background logits, added up, and their gradients.
+  __device__ __forceinline__ C background(const C (&x)[kSize], C (&grad)[kSize]) const {
+    C sum = 0;
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) {
+      const FocalTerm<C> term = focal_background(x[j], gamma, weights.background);
+      sum += term.loss;
+      grad[j] = term.grad;
+    }
+    return sum;
+  }
 
   // The loss of one logit; `grad` gets its gradient. An ignored one may be anything, NaN included.
-  __device__ C element(C logit, bool ignored, bool foreground, C& grad) const {
+  __device__ __forceinline__ C element(C logit, bool ignored, bool foreground, C& grad) const {
     const C x = ignored ? C(0) : logit;
     const C weight = ignored ? C(0) : foreground ? weights.foreground : weights.background;
-    const FocalTerm<C> term = focal_background(foreground ? -x : x, gamma);
-    grad = (foreground ? -weight : weight) * term.grad * grad_factor;
-    return weight * term.loss;
+    const FocalTerm<C> term = focal_background(foreground ? -x : x, gamma, weight);
+    grad = foreground ? -term.grad : term.grad;
+    return term.loss;
   }
 };
 
@@ -86,41 +105,70 @@ __device__ double planes(const RetinanetLossParams& p, const LossLevel& level, c
 
   const int32_t* matches = p.matches + image * p.anchors.count + level.first_anchor + k;
   int32_t label[kSize];
+  bool all_background = true;
+  bool any_ignored = false;
 #pragma unroll
   for (int j = 0; j < kSize; ++j) {
     const int64_t cell = position(j);
     label[j] = cell < cells ? label_of(p, matches[cell * p.per_cell]) : kMatchBetween;
+    all_background = all_background && label[j] == kMatchBackground;
+    any_ignored = any_ignored || label[j] == kMatchBetween;
   }
+  const auto is_background = [&](int32_t c) {
+    bool background = !any_ignored;
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) background = background && label[j] != c;
+    return background;
+  };
+
   const T* logits = static_cast<const T*>(level.logits) + image * level.logits_at.image;
   T* grads = static_cast<T*>(level.grad_logits);
   if (grads) grads += image * level.grad_logits_at.image;
+  const int32_t classes = int32_t(p.classes);
   double total = 0;
-  for (int32_t c = warp; c < p.classes; c += kWarps) {
-    const int64_t channel = k * p.classes + c;
+  if (aligned) {  // then the number of cells is a multiple of kSize
+    if (position(0) >= cells) return 0;
+    const int64_t channel = k * classes + warp;
+    const T* from = logits + channel * level.logits_at.channel + position(0);
+    T* to = grads ? grads + channel * level.grad_logits_at.channel + position(0) : nullptr;
+    uint4 next{};
+    if (warp < classes) next = read_vector(from, 0, kSize, true);
+    for (int32_t c = warp; c < classes; c += kWarps) {
+      C x[kSize], grad[kSize];
+      widen<T>(next, x);
+      from += kWarps * level.logits_at.channel;
+      if (c + kWarps < classes) next = read_vector(from, 0, kSize, true);  // under way during what follows
+      C sum = 0;
+      if (all_background || is_background(c)) {
+        sum = piece.background(x, grad);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kSize; ++j) {
+          sum += piece.element(x[j], label[j] == kMatchBetween, label[j] == c, grad[j]);
+        }
+      }
+      total += double(sum);
+      if (!to) continue;
+      store_vector(to, 0, kSize, true, grad);
+      to += kWarps * level.grad_logits_at.channel;
+    }
+    return total;
+  }
+  for (int32_t c = warp; c < classes; c += kWarps) {
+    const int64_t channel = k * classes + c;
     const T* from = logits + channel * level.logits_at.channel;
     T* to = grads ? grads + channel * level.grad_logits_at.channel : nullptr;
     C sum = 0;
-    if (aligned) {  // then the number of cells is a multiple of kSize
-      if (position(0) >= cells) continue;
-      C x[kSize], grad[kSize];
-      load_vector(from, position(0), cells, true, x);
 #pragma unroll
-      for (int j = 0; j < kSize; ++j) {
-        sum += piece.element(x[j], label[j] == kMatchBetween, label[j] == c, grad[j]);
-      }
-      if (to) store_vector(to, position(0), cells, true, grad);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kSize; ++j) {
-        const int64_t cell = position(j);
-        if (cell >= cells) continue;
-        const int64_t y = cell / level.width;
-        const int64_t x = cell - y * level.width;
-        C grad;
-        sum += piece.element(load(from[y * level.logits_at.y + x * level.logits_at.x]), label[j] == kMatchBetween,
-                             label[j] == c, grad);
-        if (to) store(to[y * level.grad_logits_at.y + x * level.grad_logits_at.x], grad);
-      }
+    for (int j = 0; j < kSize; ++j) {
+      const int64_t cell = position(j);
+      if (cell >= cells) continue;
+      const int64_t y = cell / level.width;
+      const int64_t x = cell - y * level.width;
+      C grad;
+      sum += piece.element(load(from[y * level.logits_at.y + x * level.logits_at.x]), label[j] == kMatchBetween,
+                           label[j] == c, grad);
+      if (to) store(to[y * level.grad_logits_at.y + x * level.grad_logits_at.x], grad);
     }
     total += double(sum);
   }
@@ -129,9 +177,13 @@ __device__ double planes(const RetinanetLossParams& p, const LossLevel& level, c
 
 template <class T, class Gamma>
 __device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& level, const Piece<T, Gamma>& piece,
-                               int64_t image, int64_t block, bool aligned) {
+                               int64_t image, int64_t block, const RowStep& step, bool aligned) {
   using C = ComputeType<T>;
   constexpr int kSize = kVector<T>;
+  constexpr int kStride = kLossThreads * kSize;
+  constexpr int kInFlight = 2;
+  constexpr int64_t kTile = kLossRowVectors * kStride;
+  static_assert(kLossRowVectors % kInFlight == 0);
   const int64_t channels = p.per_cell * p.classes;
   const int64_t elements = level.height * level.width * channels;
   const T* logits = static_cast<const T*>(level.logits) + image * level.logits_at.image;
@@ -144,42 +196,85 @@ __device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& le
     return y * at.y + (cell - y * level.width) * at.x + (element - cell * channels);
   };
 
+  // Rows are anchors here, and their elements classes; elements are counted from the block's first one.
+  const int64_t tile = block * kTile;
+  const int32_t count = int32_t(min2(elements - tile, kTile));
+  const int32_t thread = int32_t(threadIdx.x) * kSize;
+  RowCursor cursor(tile + thread, p.classes);
+  matches += cursor.first;
   double total = 0;
-  for (int i = 0; i < kLossRowVectors; ++i) {
-    const int64_t first = ((block * kLossRowVectors + i) * kLossThreads + threadIdx.x) * kSize;
-    if (first >= elements) break;
-    const int64_t left = elements - first;
-    C x[kSize], grad[kSize];
-    if (aligned) {
-      load_vector(logits, first, elements, true, x);
-    } else {
+  // Vectors i, i + kStride, ... of the tile, kVectors in all: whole and on 16 bytes, or else element by element.
+  const auto take = [&](auto vectors, auto is_whole, int32_t i) {
+    constexpr int kVectors = decltype(vectors)::value;
+    constexpr bool kWhole = decltype(is_whole)::value;
+    uint4 here[kVectors];
+    RowCursor cursors[kVectors] = {};
+    bool background[kVectors];
 #pragma unroll
-      for (int j = 0; j < kSize; ++j) x[j] = j < left ? load(logits[offset(level.logits_at, first + j)]) : C(0);
-    }
-    int64_t anchor = first / p.classes;
-    int32_t c = int32_t(first - anchor * p.classes);
-    int32_t label = label_of(p, matches[anchor]);
-    C sum = 0;
+    for (int v = 0; v < kVectors; ++v) {
+      const int32_t begin = i + v * kStride;
+      if constexpr (kWhole) {
+        here[v] = read_vector(logits + tile, begin, begin + kSize, true);
+      } else {
+        VectorOf<T> vector{};
 #pragma unroll
-    for (int j = 0; j < kSize; ++j) {
-      if (c == p.classes) {
-        c = 0;
-        ++anchor;
-        label = j < left ? label_of(p, matches[anchor]) : kMatchBetween;
-      }
-      sum += piece.element(x[j], label == kMatchBetween || j >= left, label == c, grad[j]);
-      ++c;
-    }
-    total += double(sum);
-    if (!grads) continue;
-    if (aligned) {
-      store_vector(grads, first, elements, true, grad);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kSize; ++j) {
-        if (j < left) store(grads[offset(level.grad_logits_at, first + j)], grad[j]);
+        for (int j = 0; j < kSize; ++j) {
+          if (begin + j < count) vector.values[j] = logits[offset(level.logits_at, tile + begin + j)];
+        }
+        here[v] = bit_cast<uint4>(vector);
       }
     }
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v, cursor.advance(step)) {
+      const int32_t* match = matches + cursor.row;
+      background[v] = (kWhole || i + kSize <= count) && *match == kMatchBackground;
+      if (background[v] && cursor.left < kSize) {
+        background[v] = step.length >= kSize && match[1] == kMatchBackground;
+      }
+      cursors[v] = cursor;
+    }
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      const int32_t begin = i + v * kStride;
+      C x[kSize], grad[kSize];
+      widen<T>(here[v], x);
+      C sum = 0;
+      if (background[v]) {
+        sum = piece.background(x, grad);
+      } else {
+        const int32_t* match = matches + cursors[v].row;
+        int32_t c = int32_t(p.classes) - cursors[v].left;
+        int32_t label = label_of(p, *match);
+#pragma unroll
+        for (int j = 0; j < kSize; ++j, ++c) {
+          const bool inside = kWhole || begin + j < count;
+          if (c == p.classes) {
+            c = 0;
+            label = inside ? label_of(p, *++match) : kMatchBetween;
+          }
+          sum += piece.element(x[j], label == kMatchBetween || !inside, label == c, grad[j]);
+        }
+      }
+      total += double(sum);
+      if (!grads) continue;
+      if constexpr (kWhole) {
+        store_vector(grads + tile, begin, begin + kSize, true, grad);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kSize; ++j) {
+          if (begin + j < count) store(grads[offset(level.grad_logits_at, tile + begin + j)], grad[j]);
+        }
+      }
+    }
+  };
+  if (aligned && count == kTile) {
+#pragma unroll 1
+    for (int32_t i = thread; i < kTile; i += kInFlight * kStride) {
+      take(std::integral_constant<int, kInFlight>{}, std::true_type{}, i);
+    }
+  } else {
+#pragma unroll 1
+    for (int32_t i = thread; i < count; i += kStride) take(std::integral_constant<int, 1>{}, std::false_type{}, i);
   }
   return total;
 }
@@ -200,9 +295,10 @@ __global__ void __launch_bounds__(kLossThreads, kFocalBlocks<Gamma>)
   const int64_t image = (blockIdx.x - blocks.first) / blocks.per_image;
   const int64_t block = blockIdx.x - blocks.first - image * blocks.per_image;
   const Piece<T, Gamma> piece(p, gamma, image);
-  const double sum = block_sum<kLossThreads>(has_channel_rows(level, p.per_cell * p.classes)
-                                                 ? channel_rows(p, level, piece, image, block, blocks.aligned)
-                                                 : planes(p, level, piece, image, block, blocks.aligned));
+  const double sum =
+      block_sum<kLossThreads>(has_channel_rows(level, p.per_cell * p.classes)
+                                  ? channel_rows(p, level, piece, image, block, grid.step, blocks.aligned)
+                                  : planes(p, level, piece, image, block, blocks.aligned));
   if (threadIdx.x == 0) p.partial_sums[blockIdx.x] = sum;
 }
 
@@ -259,7 +355,7 @@ bool vectors_are_aligned(const RetinanetLossParams& p, const LossLevel& level) {
 
 template <class T, class Gamma>
 Status run(const RetinanetLossParams& p, const Gamma& gamma, CudaStream stream) {
-  LossGrid grid;
+  LossGrid grid{.level = {}, .step = RowStep(p.classes, kLossThreads * kVector<T>)};
   int64_t focal_blocks = 0;
   for (int l = 0; l < kMaxLevels; ++l) {
     grid.level[l] = {std::numeric_limits<int64_t>::max(), 1, false};

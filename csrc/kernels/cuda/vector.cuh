@@ -1,4 +1,5 @@
-// 16-byte loads and stores of consecutive elements, widened to the type that is computed in.
+// 16-byte loads and stores of consecutive elements, widened to the type that is computed in. Indices may be of 32 bits
+// where a block counts from its own first element.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,19 +22,28 @@ struct alignas(16) VectorOf {
   T values[kVector<T>];
 };
 
-// from[i] ... of n elements in all, `i` a multiple of kVector; 0 behind the end.
+// from[i] ... of n elements in all, `i` a multiple of kVector; 0 behind the end. As they lie in memory: what waits to
+// be used takes four registers so.
+template <class T, class Index>
+__device__ __forceinline__ uint4 read_vector(const T* from, Index i, Index n, bool aligned) {
+  if (aligned && i + kVector<T> <= n) return *reinterpret_cast<const uint4*>(from + i);
+  VectorOf<T> vector;
+#pragma unroll
+  for (int e = 0; e < kVector<T>; ++e) vector.values[e] = i + e < n ? from[i + e] : T{};
+  return math::bit_cast<uint4>(vector);
+}
+
 template <class T>
-__device__ __forceinline__ void load_vector(const T* from, int64_t i, int64_t n, bool aligned,
+__device__ __forceinline__ void widen(const uint4& bits, math::ComputeType<T> (&to)[kVector<T>]) {
+  const auto vector = math::bit_cast<VectorOf<T>>(bits);
+#pragma unroll
+  for (int e = 0; e < kVector<T>; e += 2) math::load_two(vector.values + e, to[e], to[e + 1]);
+}
+
+template <class T, class Index>
+__device__ __forceinline__ void load_vector(const T* from, Index i, Index n, bool aligned,
                                             math::ComputeType<T> (&to)[kVector<T>]) {
-  if (aligned && i + kVector<T> <= n) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(from + i);
-    const auto vector = math::bit_cast<VectorOf<T>>(bits);
-#pragma unroll
-    for (int e = 0; e < kVector<T>; ++e) to[e] = math::load(vector.values[e]);
-  } else {
-#pragma unroll
-    for (int e = 0; e < kVector<T>; ++e) to[e] = i + e < n ? math::load(from[i + e]) : math::ComputeType<T>(0);
-  }
+  widen<T>(read_vector(from, i, n, aligned), to);
 }
 
 // One instruction, which nvcc does not always make of a plain assignment; past the first-level cache, where what is
@@ -46,13 +56,13 @@ __device__ __forceinline__ void store_16_bytes(void* to, const uint4& bits) {
 #endif
 }
 
-template <class T>
-__device__ __forceinline__ void store_vector(T* to, int64_t i, int64_t n, bool aligned,
+template <class T, class Index>
+__device__ __forceinline__ void store_vector(T* to, Index i, Index n, bool aligned,
                                              const math::ComputeType<T> (&from)[kVector<T>]) {
   if (aligned && i + kVector<T> <= n) {
     VectorOf<T> vector;
 #pragma unroll
-    for (int e = 0; e < kVector<T>; ++e) math::store(vector.values[e], from[e]);
+    for (int e = 0; e < kVector<T>; e += 2) math::store_two(vector.values + e, from[e], from[e + 1]);
     store_16_bytes(to + i, math::bit_cast<uint4>(vector));
   } else {
 #pragma unroll
