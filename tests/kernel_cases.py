@@ -7,16 +7,33 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from cases import generator, random_boxes
 from torch import Tensor
 
-from retinanet_fast import ops
+import retinanet_fast.ops
+import retinanet_fast.reference
 from retinanet_fast.structures import AnchorGrid, Detections
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+ops: ModuleType = retinanet_fast.ops  # what the cases call
+
+
+@contextmanager
+def eager_twins() -> Iterator[None]:
+    """The cases call retinanet_fast.reference inside."""
+    global ops
+    ops = retinanet_fast.reference
+    try:
+        yield
+    finally:
+        ops = retinanet_fast.ops
+
 
 # The tensors that an op returns, and its gradients.
 Case = Callable[[str, torch.dtype], list[Tensor]]
@@ -44,8 +61,11 @@ def focal(rows: int, classes: int, reduction: str, gamma: float, soft: bool) -> 
             target = torch.rand(rows, classes, generator=generator(2), dtype=torch.float64).to(device, dtype)
             target.requires_grad_()
             return grads(ops.sigmoid_focal_loss(x, target, 0.25, gamma, reduction), x, target)
-        labels = torch.randint(-2, classes, (rows,), generator=generator(2)).to(device)
-        return grads(ops.sigmoid_focal_loss(x, labels, 0.25, gamma, reduction), x)
+        labels = torch.randint(-2, classes, (rows,), generator=generator(2))
+        labels[
+            torch.rand(rows, generator=generator(3)) < 0.6
+        ] = -1  # whole vectors and warps of background too
+        return grads(ops.sigmoid_focal_loss(x, labels.to(device), 0.25, gamma, reduction), x)
 
     return case
 
@@ -60,21 +80,27 @@ def softmax_focal(rows: int, classes: int, reduction: str, weighted: bool) -> Ca
     return case
 
 
-def iou(device: str, dtype: torch.dtype) -> list[Tensor]:
-    boxes = boxes_leaf(37, device, dtype, 1), boxes_leaf(67, device, dtype, 2)
-    return grads(ops.box_iou(*boxes), *boxes)
+def iou(n: int, m: int) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        boxes = boxes_leaf(n, device, dtype, 1), boxes_leaf(m, device, dtype, 2)
+        return grads(ops.box_iou(*boxes), *boxes)
+
+    return case
 
 
-def encode(device: str, dtype: torch.dtype) -> list[Tensor]:
-    boxes = boxes_leaf(301, device, dtype, 1), boxes_leaf(301, device, dtype, 2)
-    return grads(ops.encode_boxes(*boxes, weights=(10.0, 10.0, 5.0, 5.0)), *boxes)
+def encode(n: int) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        boxes = boxes_leaf(n, device, dtype, 1), boxes_leaf(n, device, dtype, 2)
+        return grads(ops.encode_boxes(*boxes, weights=(10.0, 10.0, 5.0, 5.0)), *boxes)
+
+    return case
 
 
-def decode(image_size: tuple[int, int] | None) -> Case:
+def decode(n: int, image_size: tuple[int, int] | None) -> Case:
     def case(device: str, dtype: torch.dtype) -> list[Tensor]:
         deltas, anchors = (
-            leaf(301, 4, device=device, dtype=dtype, scale=0.3),
-            boxes_leaf(301, device, dtype, 2),
+            leaf(n, 4, device=device, dtype=dtype, scale=0.3),
+            boxes_leaf(n, device, dtype, 2),
         )
         return grads(ops.decode_boxes(deltas, anchors, image_size=image_size), deltas, anchors)
 
@@ -93,10 +119,11 @@ def suppress(n: int, classes: int | None) -> Case:
     return case
 
 
+# A level of odd sizes, and one whose planes are whole 16-byte vectors in every type.
 GRID = AnchorGrid(
     torch.tensor([[[-8, -8, 8, 8], [-12, -6, 12, 6.0]], [[-16, -16, 16, 16], [-24, -12, 24, 12.0]]]),
     ((8, 8), (16, 15)),
-    ((9, 11), (5, 6)),
+    ((9, 11), (6, 8)),
 )
 
 
@@ -173,24 +200,27 @@ def detect(
 
 
 CASES: dict[str, Case] = {
-    "box_iou": iou,
-    "encode_boxes": encode,
-    "decode_boxes": decode(None),
-    "decode_boxes-clipped": decode((60, 50)),
+    "box_iou": iou(37, 67),
+    "box_iou-empty": iou(37, 0),
+    "encode_boxes": encode(301),
+    "encode_boxes-empty": encode(0),
+    "decode_boxes": decode(301, None),
+    "decode_boxes-clipped": decode(301, (60, 50)),
+    "decode_boxes-empty": decode(0, None),
     **{
         f"sigmoid_focal_loss-{rows}x{classes}-{reduction}-{gamma}-{'soft' if soft else 'labels'}": focal(
             rows, classes, reduction, gamma, soft
         )
-        for rows, classes in ((1, 1), (67, 7), (300, 80))
+        for rows, classes in ((0, 3), (1, 1), (67, 7), (300, 80), (190, 91))
         for reduction, gamma in (("none", 2.0), ("sum", 2.0), ("mean", 1.5))
         for soft in (False, True)
     },
     **{
         f"softmax_focal_loss-{rows}x{classes}-{reduction}": softmax_focal(rows, classes, reduction, weighted)
-        for rows, classes in ((1, 2), (67, 7), (40, 300))
+        for rows, classes in ((0, 3), (1, 2), (67, 7), (40, 300))
         for reduction, weighted in (("none", True), ("mean", False))
     },
-    **{f"nms-{n}": suppress(n, None) for n in (1, 64, 65, 700)},
+    **{f"nms-{n}": suppress(n, None) for n in (0, 1, 64, 65, 700)},
     **{f"batched_nms-{n}-{classes}": suppress(n, classes) for n, classes in ((1, 1), (300, 7), (700, 80))},
     **{
         f"match_anchors-{counts}-{low_quality}-{as_grid}": match(counts, low_quality, as_grid)
@@ -200,14 +230,19 @@ CASES: dict[str, Case] = {
     },
     **{
         f"retinanet_loss-{box_loss}-{classes}-{'nhwc' if last else 'nchw'}": loss(box_loss, classes, last)
-        for box_loss, classes in (("l1", 3), ("smooth_l1", 1), ("giou", 8))
+        for box_loss, classes in (("l1", 3), ("smooth_l1", 1), ("giou", 8), ("l1", 11))
         for last in (False, True)
     },
     **{
         f"retinanet_detect-{classes}-{'nhwc' if last else 'nchw'}-{topk}": detect(
             classes, last, topk, threshold
         )
-        for classes, last, topk, threshold in ((3, False, 1000, 0.05), (8, True, 40, 0.3), (1, False, 7, 0.0))
+        for classes, last, topk, threshold in (
+            (3, False, 1000, 0.05),
+            (8, True, 40, 0.3),
+            (1, False, 7, 0.0),
+            (2, False, 50, 1.0),  # which no score reaches
+        )
     },
     "retinanet_detect-linear": detect(3, False, 100, 0.05, soft_nms="linear"),
     "retinanet_detect-gaussian": detect(3, True, 100, 0.05, soft_nms="gaussian", per_class=True),

@@ -430,6 +430,10 @@ def change(head: Head, **attributes: object) -> Head:
     return head
 
 
+# One row: of several, CUDA names any.
+NO_AREA_IN_ROW_2 = boxes_of(4)[0] * torch.tensor([[1.0], [1.0], [0.0], [1.0]])
+
+
 @pytest.mark.parametrize(
     ("attributes", "options", "error", "message"),
     [
@@ -440,7 +444,7 @@ def change(head: Head, **attributes: object) -> Head:
         ({"gt_labels": [torch.zeros(4), torch.zeros(2)]}, {}, TypeError, "gt_labels of int64 or int32"),
         ({"gt_labels": [torch.full((4,), 3), torch.zeros(2).long()]}, {}, IndexError, r"\[0, 3\), got 3 in image 0"),
         ({"gt_labels": [torch.full((4,), -1), torch.zeros(2).long()]}, {}, IndexError, r"\[0, 3\), got -1 in image 0"),
-        ({"gt_boxes": [torch.zeros(4, 4), boxes_of(2)[0]]}, {}, ValueError, "finite gt_boxes .* image 0, row 0"),
+        ({"gt_boxes": [NO_AREA_IN_ROW_2, boxes_of(2)[0]]}, {}, ValueError, "finite gt_boxes .* image 0, row 2"),
         ({"grid": make_grid(size=(14, 17))}, {}, ValueError, "expected an AnchorGrid of 3 levels .* 13 x 17 cells"),
         ({"grid": torch.zeros(5, 4)}, {}, ValueError, r"expected \d+ anchors for these levels, got 5"),
         ({}, {"box_loss": "l2"}, ValueError, "expected box_loss 'l1', 'smooth_l1' or 'giou', got 'l2'"),

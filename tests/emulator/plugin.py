@@ -19,6 +19,8 @@ _kernels = Path(
     os.environ["RETINANET_FAST_EMULATOR"]
 )  # build/.../emulator/{checked,sanitized}/libemulated_kernels.so
 
+VARIANT = _kernels.parent.name
+
 # Loaded first, and therefore the one that `_C`, which needs a library of this name, gets.
 kernels = ctypes.CDLL(str(_kernels), mode=ctypes.RTLD_GLOBAL)
 kernels.emulator_launched_kernels.restype = ctypes.c_char_p
@@ -42,12 +44,27 @@ _extension = _load_extension()
 # Tests of what only the CPU kernels do.
 CPU_ONLY = {
     "test_results_larger_than_a_huge_page": "an allocation of the CPU kernels' own",
+    "test_extra_memory_is_small": "counts what torch's own allocator reports",
+    "test_memory_does_not_grow_with_the_number_of_boxes": "counts what torch's own allocator reports",
+}
+
+# Tests that take many seconds here, and where a kernel does no other than in shorter ones; `run.py --all` has them.
+LONG = {
+    "test_more_boxes_than_one_block_or_round": "test_every_kernel_has_run has the second round too",
+    "test_many_boxes": "thousands of boxes",
+    "test_gradcheck": "hundreds of calls; gradients are compared with the twins' elsewhere",
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    everything = os.environ.get("RETINANET_FAST_EMULATOR_ALL") == "1"
     for item in items:
-        reason = CPU_ONLY.get(getattr(item, "originalname", item.name))
+        name = getattr(item, "originalname", item.name)
+        reason = CPU_ONLY.get(name)
+        if not everything and reason is None:
+            reason = LONG.get(name)
+            if name == "test_fuzz" and (item.callspec.params["block"] or VARIANT == "sanitized"):  # type: ignore[attr-defined]
+                reason = "the checked variant runs the first thousand configurations"
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         if parameters.get("error") is IndexError:
             reason = "on CUDA a label outside the classes fails an assertion in device code"
