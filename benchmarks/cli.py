@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -89,9 +89,10 @@ def _run(options: argparse.Namespace) -> int:
         print(f"this machine is busy (load {environment['load']}): the times below mean little")
     harness = Harness(device, QUICK_BUDGET if options.quick else FULL_BUDGET)
     runner = Runner(harness, Setting(device, options.quick), environment, providers)
-    rows, verdicts = _measure(runner, workloads)
+    rows, verdicts = _measure(
+        runner, workloads, lambda rows, verdicts: write_json(options.json, rows, verdicts, environment)
+    )
     _summarise(rows, verdicts, options.quick)
-    write_json(options.json, rows, verdicts, environment)
     _chart(options.chart, rows)
     print(f"wrote {options.json}")
     return int(any(row.wrong for row in rows if row.provider == "ours"))
@@ -139,8 +140,11 @@ def _warn_of_missing(providers: Sequence[str]) -> None:
             print(f"left out: {missing}")
 
 
-def _measure(runner: Runner, workloads: Sequence[Workload]) -> tuple[list[Row], list[Verdict]]:
-    """Run and print each workload as it is done; its bars are judged where ours was measured in full."""
+def _measure(
+    runner: Runner, workloads: Sequence[Workload], keep: Callable[[list[Row], list[Verdict]], None]
+) -> tuple[list[Row], list[Verdict]]:
+    """Run, print and keep each workload as it is done, so that a run that is stopped leaves what it measured; its
+    bars are judged where ours was measured in full."""
     table: dict[tuple[str, str], Row] = {}
     verdicts: list[Verdict] = []
     for workload in workloads:
@@ -156,6 +160,8 @@ def _measure(runner: Runner, workloads: Sequence[Workload]) -> tuple[list[Row], 
         judged = [] if runner.setting.quick else [judge(bar, table) for bar in bars]
         verdicts += judged
         print(table_block(rows, judged), flush=True)
+        keep(list(table.values()), verdicts)
+    keep(list(table.values()), verdicts)
     return list(table.values()), verdicts
 
 

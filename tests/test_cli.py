@@ -39,6 +39,7 @@ SMALL += ["--anchor-sizes", "8", "16", "32", "64", "128", "--eval-every", "1", "
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("pycocotools", reason="training evaluates, which needs pycocotools")
     folder = tmp_path_factory.mktemp("data")
     render_data_set(folder, RenderOptions(train=6, val=3, size=64, seed=1))
     return folder
@@ -373,6 +374,7 @@ def test_info_tells_what_is_here(capsys: Any) -> None:
 
 def test_training_on_tiny_coco_learns(tmp_path: Path, capsys: Any) -> None:
     """80 categories with gaps in their ids, crowds, images without boxes: the loss falls."""
+    pytest.importorskip("pycocotools", reason="training evaluates, which needs pycocotools")
     folder = data_sets.real("coco_tiny100")
     words = ["train", "--data", folder, "--out", tmp_path, *SMALL, "--epochs", 2, "--epoch-steps", 12]
     assert run(*words, "--image-size", "96", "--eval-every", 2, "--eval-images", 4) == 0

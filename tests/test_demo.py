@@ -66,6 +66,7 @@ def test_a_box_is_drawn_in_its_colour_where_it_is() -> None:
 
 
 def test_the_demo_leaves_a_page_that_stands_alone(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="the demo evaluates, which needs pycocotools")
     out = tmp_path / "demo"
     words = [
         "demo",

@@ -34,11 +34,17 @@ FAKE_BOX_100 = {
 }
 
 
+def needs_pycocotools() -> None:
+    pytest.importorskip("pycocotools", reason="evaluation needs pycocotools")
+
+
 def split_of(tmp_path: Path, content: dict[str, Any]) -> Split:
+    needs_pycocotools()
     return read_annotations(data_sets.write(tmp_path, content), Problems(False))
 
 
 def test_the_twelve_numbers_of_cocos_example() -> None:
+    needs_pycocotools()
     folder = data_sets.real("cocoapi_fakebbox100")
     split = read_annotations(folder / "instances_val2014_100.json", Problems(False))
     results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
@@ -49,6 +55,7 @@ def test_the_twelve_numbers_of_cocos_example() -> None:
 
 
 def test_the_program_evaluates_a_results_file(capsys: pytest.CaptureFixture[str]) -> None:
+    needs_pycocotools()
     folder = data_sets.real("cocoapi_fakebbox100")
     truth, results = "instances_val2014_100.json", "instances_val2014_fakebbox100_results.json"
     words = ["eval", "--results", str(folder / results), "--val-json", str(folder / truth), "--compare"]

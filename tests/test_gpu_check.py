@@ -19,6 +19,8 @@ MEMCHECK = """\
 ========= Invalid __global__ read of size 8 bytes
 =========     at void at::native::elementwise_kernel<(int)128>(int)+0x10
 =========     by thread (0,0,0) in block (0,0,0)
+=========     Saved host backtrace up to driver entry point at kernel launch time
+=========     Host Frame: retinanet_fast::nms(at::Tensor const&) [0x1230] in _C.so
 =========
 3 cases on cuda: float32
 ========= ERROR SUMMARY: 2 errors
@@ -57,7 +59,7 @@ def test_the_sanitizers_verdict(
     last = "" if report == "crashed" else "3 cases on cuda: float32\n"
     tool.write_text(f"#!/bin/sh\ncat <<'END'\n{report.replace(last, '') if last else report}{last}END\n")
     tool.chmod(0o755)
-    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: str(tool))
+    monkeypatch.setattr(gpu_check, "find_tool", lambda name: str(tool))
     monkeypatch.setattr(gpu_check, "find_gpu", lambda: {"name": "a GPU"})
     monkeypatch.setattr(gpu_check, "RUNS", tmp_path / "runs")
     document = tmp_path / "check.json"
@@ -68,6 +70,33 @@ def test_the_sanitizers_verdict(
     results = written["parts"]["sanitizers"]
     assert [name for name in results if name in gpu_check.SANITIZERS] == list(gpu_check.SANITIZERS)
     assert all(results[name]["ok"] == ok for name in gpu_check.SANITIZERS)
+
+
+def test_a_missing_tool_is_named_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "find_gpu", lambda: {"name": "a GPU"})
+    monkeypatch.setattr(gpu_check, "find_tool", lambda name: None if name == "ninja" else f"/bin/{name}")
+    assert gpu_check.main(["--only", "build"]) == 2
+    assert capsys.readouterr().err == "gpu-check: there is no ninja here, and nothing was run\n"
+    assert gpu_check.main(["--only", "build", "--dry-run"]) == 0
+    assert "MISSING HERE: ninja." in capsys.readouterr().out
+
+
+def test_what_a_stopped_benchmark_had_measured_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(name: str, command: list[str], limit: float, **more: str) -> tuple[int, str]:
+        document = {"environment": {}, "rows": [{"workload": "w"}], "bars": []}
+        (tmp_path / "benchmarks.json").write_text(json.dumps(document))
+        return 124, ""
+
+    monkeypatch.setattr(gpu_check, "RUNS", tmp_path)
+    monkeypatch.setattr(gpu_check, "run", stopped)
+    monkeypatch.setattr(gpu_check, "BENCHMARKS", ("^focal/", "^nms/"))
+    result = gpu_check.benchmarks(60)
+    assert result["rows"] == [{"workload": "w"}] * 2
+    assert result["left_out"] == ["part of ^focal/", "part of ^nms/"]
 
 
 def test_a_part_that_runs_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
