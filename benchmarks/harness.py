@@ -109,7 +109,7 @@ class Harness:
 
     def memory(self, call: Call) -> Memory:
         if self.device.type == "cpu":
-            return Memory(_allocator_peak(call), _resident_peak(call))
+            return Memory(_allocator_peak(call), resident_peak(call))
         torch.cuda.synchronize(self.device)
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -153,7 +153,7 @@ def _allocator_peak(call: Call) -> int:
     return peak
 
 
-def _resident_peak(call: Call) -> int | None:
+def resident_peak(call: Call) -> int | None:
     """How far the process's resident set rose during the call: also sees memory that torch did not allocate.
 
     Counted in pages, and with transparent huge pages in steps of 2 MiB.

@@ -150,6 +150,27 @@ def test_many_candidates(case: str, layout: torch.memory_format) -> None:
     check(([logits], [deltas], anchor_grid([size], shapes)), [(400, 400)], nms_thresh=0.7)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("best", [5, 300, 5000])
+def test_scores_that_mislead_a_sample(best: int, layout: torch.memory_format) -> None:
+    """The CPU draws its first bound from 16 logits in each 1,024th of a level: the best are all, or none, of these."""
+    size, classes = (160, 128), 5
+    place = torch.arange(size[0] * size[1] * classes)
+    sampled = place % (len(place) // 1024) < 16
+    for chosen in (sampled, ~sampled):
+        in_order = torch.full((len(place),), -1.0)
+        in_order[place[chosen][:: int(chosen.sum()) // best][:best]] = 3.0
+        if layout == torch.channels_last:
+            logits = in_order.view(1, *size, classes).permute(0, 3, 1, 2)
+        else:
+            logits = in_order.view(1, classes, *size)
+        deltas = torch.randn(1, 4, *size, generator=generator(0)) * 0.1
+        found = check(
+            ([logits], [deltas], anchor_grid([size], 1)), [(900, 900)], topk_candidates=1000, nms_thresh=1.0
+        )
+        assert (found.scores > 0.9).sum() == min(best, 300)
+
+
 def test_equal_scores_go_by_level_then_index() -> None:
     logits = [torch.full((1, 2 * 3, 2, 2), 1.0), torch.full((1, 2 * 3, 1, 1), 1.0)]
     deltas = [torch.zeros(1, 8, 2, 2), torch.zeros(1, 8, 1, 1)]

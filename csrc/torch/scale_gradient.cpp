@@ -43,6 +43,7 @@ class RecyclingAllocator final : public c10::Allocator {
       TORCH_CHECK_WITH(OutOfMemoryError, block.memory != nullptr, "retinanet_fast: cannot allocate ", bytes, " bytes");
       madvise(block.memory, block.bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
     }
+    report(block, int64_t(block.bytes));
     return {block.memory, new Block(block), &RecyclingAllocator::release, c10::Device(c10::kCPU)};
   }
 
@@ -55,6 +56,12 @@ class RecyclingAllocator final : public c10::Allocator {
   }
 
  private:
+  // To torch's memory profiler, as torch's own allocator does.
+  static void report(const Block& block, int64_t bytes) {
+    if (!c10::memoryProfilingEnabled()) return;
+    c10::reportMemoryUsageToProfiler(block.memory, bytes, 0, 0, c10::Device(c10::kCPU));
+  }
+
   // A kept block of at least `bytes`, and not so large that most of it would be wasted.
   Block take(size_t bytes) {
     const std::lock_guard lock(mutex_);
@@ -67,6 +74,7 @@ class RecyclingAllocator final : public c10::Allocator {
   // The block given up last is likely to be asked for next: only those before it are marked as free, which takes time.
   static void release(void* context) {
     auto* block = static_cast<Block*>(context);
+    report(*block, -int64_t(block->bytes));
     RecyclingAllocator& self = instance();
     void* oldest = nullptr;
     {
