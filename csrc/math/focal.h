@@ -29,7 +29,8 @@ RETINANET_FAST_INLINE Logistic<T> logistic(T x) {
   return {
       .p = positive ? larger : smaller,
       .q = positive ? smaller : larger,
-      .softplus = add_log1p_unit(positive_part(x), e),  // NaN by e, if x is
+      // NaN where x is: on CUDA by e, on the host by the positive part.
+      .softplus = add_log1p_unit(positive_part(x), e),
       .softplus_opposite = add_log1p_unit(positive_part(-x), e),
   };
 }
