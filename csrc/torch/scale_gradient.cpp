@@ -62,11 +62,12 @@ class RecyclingAllocator final : public c10::Allocator {
     c10::reportMemoryUsageToProfiler(block.memory, bytes, 0, 0, c10::Device(c10::kCPU));
   }
 
-  // A kept block of at least `bytes`, and not so large that most of it would be wasted.
+  // A kept block of at least `bytes`, and not much larger; the one given up last if it fits.
   Block take(size_t bytes) {
     const std::lock_guard lock(mutex_);
-    for (Block& kept : kept_) {
-      if (kept.bytes >= bytes && kept.bytes <= 2 * bytes) return std::exchange(kept, {});
+    for (size_t i = 0; i < kept_.size(); ++i) {
+      Block& kept = kept_[(last_ + kept_.size() - i) % kept_.size()];
+      if (kept.bytes >= bytes && kept.bytes - bytes <= bytes / 8) return std::exchange(kept, {});
     }
     return {};
   }
@@ -80,8 +81,10 @@ class RecyclingAllocator final : public c10::Allocator {
     {
       const std::lock_guard lock(self.mutex_);
       const Block& before = self.kept_[self.last_];
-      if (before.memory != nullptr) madvise(before.memory, before.bytes, MADV_FREE);
-      self.last_ = (self.last_ + 1) % self.kept_.size();
+      if (before.memory != nullptr) {
+        madvise(before.memory, before.bytes, MADV_FREE);
+        self.last_ = (self.last_ + 1) % self.kept_.size();
+      }
       oldest = std::exchange(self.kept_[self.last_], *block).memory;
     }
     std::free(oldest);

@@ -56,7 +56,7 @@ class FirstKept {
   }
 
   static constexpr int kMost = 64;
-  static constexpr int64_t kTrial = 1024;
+  static constexpr int64_t kTrial = 256;
 
   C high_;
   bool on_;
