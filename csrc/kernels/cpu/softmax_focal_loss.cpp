@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 constexpr int64_t kChunk = 128;  // classes that are transposed at once
+constexpr int64_t kAtOnce = 4;   // and that are looked at together, so that no sum waits for itself at every class
 
 static_assert(kSoftmaxFocalLossTile % kLanes == 0);
 
@@ -79,6 +80,9 @@ class RowGroup {
         for (int64_t row = rows_; row < kLanes; ++row) {
           for (int64_t j = 0; j < n; ++j) chunk_[j][row] = 0;
         }
+        for (int64_t j = n; j < ceil_div(n, kAtOnce) * kAtOnce; ++j) {
+          for (C& none : chunk_[j]) none = -std::numeric_limits<C>::infinity();
+        }
       }
       f(first, n);
     }
@@ -88,9 +92,13 @@ class RowGroup {
   void find_largest() {
     for (C& top : top_) top = -std::numeric_limits<C>::infinity();
     for_each_chunk([&](int64_t, int64_t n) {
-      for (int64_t j = 0; j < n; ++j) {
+      for (int64_t j = 0; j < n; j += kAtOnce) {
 #pragma omp simd
-        for (int64_t row = 0; row < kLanes; ++row) top_[row] = max2(chunk_[j][row], top_[row]);
+        for (int64_t row = 0; row < kLanes; ++row) {
+          const C first = max2(chunk_[j][row], chunk_[j + 1][row]);
+          const C second = max2(chunk_[j + 2][row], chunk_[j + 3][row]);
+          top_[row] = max2(max2(first, second), top_[row]);
+        }
       }
     });
   }
@@ -100,12 +108,15 @@ class RowGroup {
     for (int64_t row = 0; row < rows_; ++row) label[row] = int32_t(labels_[row]);
     for (C& others : others_) others = 0;
     for_each_chunk([&](int64_t first, int64_t n) {
-      for (int64_t j = 0; j < n; ++j) {
+      for (int64_t j = 0; j < n; j += kAtOnce) {
         const int32_t own = int32_t(first + j);
 #pragma omp simd
         for (int64_t row = 0; row < kLanes; ++row) {
-          const C e = exp_nonpositive(chunk_[j][row] - top_[row]);
-          others_[row] += label[row] == own ? C(0) : e;
+          const auto other = [&](int32_t i) {
+            const C e = exp_nonpositive(chunk_[j + i][row] - top_[row]);
+            return label[row] == own + i ? C(0) : e;
+          };
+          others_[row] += (other(0) + other(1)) + (other(2) + other(3));
         }
       }
     });
