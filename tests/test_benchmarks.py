@@ -13,7 +13,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not installed
 
-from benchmarks import cli, harness, report
+import data_sets
+
+from benchmarks import cli, harness, report, training_run
 from benchmarks.bars import BARS, copies, extra_memory, faster, judge, reads
 from benchmarks.harness import Harness, Plan, Timing
 from benchmarks.inputs import anchor_grid
@@ -28,6 +30,28 @@ OPS = [w for w in REGISTRY.values() if "cpu" in w.devices and "eager" in w.provi
 
 def make_row(workload: str, provider: str, **values: Any) -> Row:
     return Row(workload, provider, "shape", check=AGREES, **values)
+
+
+# --- the training run
+
+
+def test_training_run_on_real_images_follows_the_eager_loss(tmp_path: Path) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(
+        'arch = "resnet18"\nfpn_channels = 32\nmin_size = [96]\nmax_size = 128\nbatch_size = 2\n'
+        'optimizer = "sgd"\nlr = 0.01\nanchor_sizes = [8, 16, 32, 64, 128]\nworkers = 0\n'
+    )
+    out = {"--json": tmp_path / "run.json", "--chart": tmp_path / "run.png"}
+    command = ["--data", str(data_sets.real("bccd")), "--recipe", str(recipe), "--steps", "4"]
+    code = training_run.main([*command, *(str(part) for pair in out.items() for part in pair)])
+    result = json.loads(out["--json"].read_text())
+    losses = {name: run["losses"] for name, run in result["runs"].items()}
+    assert code == 0
+    assert out["--chart"].stat().st_size > 0
+    assert [len(curve) for curve in losses.values()] == [4, 4, 4]
+    # The same weights and batch: only the sum's rounding differs at first.
+    assert losses["fused"][0] == pytest.approx(losses["eager"][0], rel=1e-5)
+    assert losses["fused"] != losses["eager, other rounding"]
 
 
 # --- harness
