@@ -214,6 +214,18 @@ def test_same_on_any_number_of_threads() -> None:
             ValueError,
             ".* for each of its 3 levels, got 1",
         ),
+        (
+            make_grid()._replace(strides=((8, 8), (16, 0), (32, 32))),
+            torch.ones(1, 4),
+            ValueError,
+            r"expected AnchorGrid strides in \[1, 16777216\] pixels, got 0 at level 1",
+        ),
+        (
+            make_grid()._replace(grid_sizes=((4, 4), (2, 2), (1 << 40, 1))),
+            torch.ones(1, 4),
+            ValueError,
+            r"expected AnchorGrid grid_sizes in \[0, 16777216\], got 1099511627776 at level 2",
+        ),
         (make_grid(levels=9), torch.ones(1, 4), ValueError, ".* at most 8 levels, got 9"),
     ],
 )

@@ -8,6 +8,8 @@
 namespace retinanet_fast {
 namespace {
 
+constexpr int64_t kMostPixels = int64_t{1} << 24;  // a coordinate beyond it is no exact float
+
 at::ScalarType kernel_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 }  // namespace
@@ -38,6 +40,13 @@ Anchors anchors_of(const char* op, const at::Tensor& anchors, at::IntArrayRef st
   result.levels = int32_t(levels);
   result.per_cell = int32_t(owner.size(1));
   for (int64_t l = 0; l < levels; ++l) {
+    for (int64_t i = 2 * l; i < 2 * l + 2; ++i) {
+      TORCH_CHECK_VALUE(strides[i] >= 1 && strides[i] <= kMostPixels, op, ": expected AnchorGrid strides in [1, ",
+                        kMostPixels, "] pixels, got ", strides[i], " at level ", l);
+      TORCH_CHECK_VALUE(grid_sizes[i] >= 0 && grid_sizes[i] <= kMostPixels, op,
+                        ": expected AnchorGrid grid_sizes in [0, ", kMostPixels, "], got ", grid_sizes[i], " at level ",
+                        l);
+    }
     result.level[l] = {
         .first = result.count,
         .height = int32_t(grid_sizes[2 * l]),

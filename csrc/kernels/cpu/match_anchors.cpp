@@ -137,21 +137,20 @@ RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const 
   for (int i = strip.count; i < strip.padded(); ++i) strip.x1[i] = strip.x2[i] = shape_y1[i] = shape_y2[i] = 0;
 
   constexpr float infinity = std::numeric_limits<float>::infinity();
-  Box<float> shape = {infinity, infinity, -infinity, -infinity};
+  float hull[4] = {infinity, infinity, -infinity, -infinity};  // of all shapes
   for (k = 0; k < anchors.per_cell; ++k) {
-    const Box<float> other = load_box(shapes + 4 * k);
-    shape = {min2(other.x1, shape.x1), min2(other.y1, shape.y1), max2(other.x2, shape.x2), max2(other.y2, shape.y2)};
+    for (int corner = 0; corner < 2; ++corner) hull[corner] = min2(shapes[4 * k + corner], hull[corner]);
+    for (int corner = 2; corner < 4; ++corner) hull[corner] = max2(shapes[4 * k + corner], hull[corner]);
   }
-  strip.left = double(shape.x1);
-  strip.right = double(shape.x2);
-  const float* const shape_corners = &shape.x1;
-  const Box<float> leftmost = grid_anchor(shape_corners, level, 0, part.first_column / anchors.per_cell);
-  const Box<float> rightmost = grid_anchor(shape_corners, level, 0, x);
+  strip.left = double(hull[0]);
+  strip.right = double(hull[2]);
+  const Box<float> leftmost = grid_anchor(hull, level, 0, part.first_column / anchors.per_cell);
+  const Box<float> rightmost = grid_anchor(hull, level, 0, x);
 
   for (int64_t y = part.first_row; y < part.first_row + part.rows; ++y) {
     const float shift = float(y * level.stride_y);
     strip.first = level.first + y * level.width * anchors.per_cell + part.first_column;
-    strip.bounds = {C(leftmost.x1), C(shape.y1 + shift), C(rightmost.x2), C(shape.y2 + shift)};
+    strip.bounds = {C(leftmost.x1), C(hull[1] + shift), C(rightmost.x2), C(hull[3] + shift)};
     for (int i = 0; i < strip.padded(); ++i) {
       strip.y1[i] = C(shape_y1[i] + shift);
       strip.y2[i] = C(shape_y2[i] + shift);
