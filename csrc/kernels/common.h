@@ -16,7 +16,7 @@ constexpr size_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dt
 // Calls `f` with a value of the storage type behind `dtype`: dispatch_dtype(p.dtype, [&](auto zero) {
 // using T = decltype(zero); ... }).
 template <class F>
-RETINANET_FAST_INLINE auto dispatch_dtype(DType dtype, F&& f) {
+RETINANET_FAST_HOST_INLINE auto dispatch_dtype(DType dtype, F&& f) {
   switch (dtype) {
     case DType::kFloat64: return f(double{});
     case DType::kFloat16: return f(math::Half{});

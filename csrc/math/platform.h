@@ -8,10 +8,11 @@
 
 // Always inlined on the host: the CPU kernels are compiled once per x86-64 level into one library, and an
 // out-of-line copy made for a newer level could be the one that the linker keeps for all of them.
+#define RETINANET_FAST_HOST_INLINE inline __attribute__((always_inline))
 #if defined(__CUDACC__)
 #define RETINANET_FAST_INLINE __host__ __device__ __forceinline__
 #else
-#define RETINANET_FAST_INLINE inline __attribute__((always_inline))
+#define RETINANET_FAST_INLINE RETINANET_FAST_HOST_INLINE
 #endif
 
 namespace retinanet_fast::math {
