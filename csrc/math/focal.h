@@ -71,47 +71,29 @@ struct AnyGamma {
 
 // Calls f with the policy for `gamma`.
 template <class T, class F>
-RETINANET_FAST_INLINE auto dispatch_gamma(double gamma, F&& f) {
+RETINANET_FAST_HOST_INLINE auto dispatch_gamma(double gamma, F&& f) {
   return gamma == 2 ? f(GammaTwo<T>{}) : f(AnyGamma<T>{T(gamma)});
 }
 
 // ---- hard targets: an element is background (t = 0) or foreground (t = 1) -----------------------------------
 
-// Without the weight a_t.
 template <class T>
 struct FocalTerm {
   T loss;
   T grad;  // d loss / d x
 };
 
-// t = 0: p^gamma softplus(x).
-template <class T, class Gamma>
-RETINANET_FAST_INLINE FocalTerm<T> focal_background(T x, const Gamma& gamma) {
-  const Logistic<T> s = logistic(x);
-  const T power = gamma.power(s);
-  return {
-      .loss = power * s.softplus,
-      // d p^gamma / dx = gamma p^gamma q,  d softplus / dx = p
-      .grad = power * multiply_add(gamma.value() * s.q, s.softplus, s.p),
-  };
-}
-
-// The same times `weight`: in the power it is one product, behind it two.
+// t = 0: p^gamma softplus(x) times `weight`, which in the power is one product, behind it two. The term of a foreground
+// element, t = 1, is that of -x, its derivative negated.
 template <class T, class Gamma>
 RETINANET_FAST_INLINE FocalTerm<T> focal_background(T x, const Gamma& gamma, T weight) {
   const Logistic<T> s = logistic(x);
   const T power = weight * gamma.power(s);
   return {
       .loss = power * s.softplus,
-      .grad = power * multiply_add(gamma.value() * s.q, s.softplus, s.p),  // as above
+      // d p^gamma / dx = gamma p^gamma q,  d softplus / dx = p
+      .grad = power * multiply_add(gamma.value() * s.q, s.softplus, s.p),
   };
-}
-
-// t = 1: q^gamma softplus(-x), the background of -x.
-template <class T, class Gamma>
-RETINANET_FAST_INLINE FocalTerm<T> focal_foreground(T x, const Gamma& gamma) {
-  const FocalTerm<T> opposite = focal_background(-x, gamma);
-  return {.loss = opposite.loss, .grad = -opposite.grad};
 }
 
 // The weight a_t of both kinds times whatever scales all losses; no alpha when it is negative.

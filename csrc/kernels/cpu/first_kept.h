@@ -12,9 +12,8 @@ class FirstKept {
  public:
   static constexpr int kLanes = 16;
 
-  // Useless, and off, where pairs may have to be told apart that are this close to the threshold, or below 0.
-  explicit FirstKept(const math::IouThreshold<C>& threshold)
-      : high_(threshold.value * C(1 + 1e-6)), on_(threshold.screened) {}
+  // For the thresholds that KeptGrid takes only: an IoU that compares with a threshold near 0 could underflow.
+  explicit FirstKept(const math::IouThreshold<C>& threshold) : high_(threshold.value * C(1 + 1e-6)) {}
 
   bool on() const { return on_; }
 
@@ -59,7 +58,7 @@ class FirstKept {
   static constexpr int64_t kTrial = 256;
 
   C high_;
-  bool on_;
+  bool on_ = true;
   int count_ = 0;
   int64_t seen_ = 0, suppressed_so_far_ = 0;
   math::Box<C> kept_[kMost];

@@ -11,12 +11,10 @@ using namespace math;
 // Long enough to hide the loop's ends, short enough that a few arrays of it stay in the first-level cache.
 constexpr int64_t kFocalBlock = 1024;
 
-// Writes n weighted losses and derivatives d loss / d logit, and returns the sum of the losses. weights[i] is the
-// weight of a background element, or the negated one of a foreground element, which is the background of -x. Where
-// an element is to have no loss its weight is 0; its logit must not be a NaN or infinite then unless kHides is true.
-template <bool kHides = false, class C, class Gamma>
-RETINANET_FAST_INLINE C focal_block(const C* __restrict logits, const C* __restrict weights, int64_t n,
-                                    const Gamma& gamma, C* __restrict loss, C* __restrict grad) {
+// focal_block, where elements of weight 0 may have a NaN or infinite logit only if kHides.
+template <bool kHides, class C, class Gamma>
+RETINANET_FAST_INLINE C focal_block_pass(const C* __restrict logits, const C* __restrict weights, int64_t n,
+                                         const Gamma& gamma, C* __restrict loss, C* __restrict grad) {
   C sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
@@ -30,6 +28,17 @@ RETINANET_FAST_INLINE C focal_block(const C* __restrict logits, const C* __restr
     sum += positive;
   }
   return sum;
+}
+
+// Writes n weighted losses and derivatives d loss / d logit, and returns the sum of the losses. weights[i] is the
+// weight of a background element, or the negated one of a foreground element, which is the background of -x. An
+// element of weight 0 has no loss, whatever its logit; `hides` says that there may be one.
+template <class C, class Gamma>
+RETINANET_FAST_INLINE C focal_block(const C* __restrict logits, const C* __restrict weights, int64_t n, bool hides,
+                                    const Gamma& gamma, C* __restrict loss, C* __restrict grad) {
+  const C sum = focal_block_pass<false>(logits, weights, n, gamma, loss, grad);
+  // A hidden NaN or infinity shows in the sum, and is rare: then once more, without it.
+  return hides && sum != sum ? focal_block_pass<true>(logits, weights, n, gamma, loss, grad) : sum;
 }
 
 // The same for soft targets. Returns the sum of the losses.

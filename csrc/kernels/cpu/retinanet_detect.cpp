@@ -147,7 +147,7 @@ void scan_chunk(const RetinanetDetectParams& p, const Space& space, int64_t task
   LevelScan<T>(p, space, image, l).scan_chunk(p, shared_bound(p, space, image, l), chunk);
 }
 
-// Scans levels again whose guess was wrong.
+// Scans an image's levels again whose guess was wrong.
 template <class T>
 void mend_guesses(const RetinanetDetectParams& p, const Space& space, int64_t image) {
   for (int64_t l = 0; l < p.num_levels; ++l) {
@@ -303,9 +303,11 @@ Status retinanet_detect(const RetinanetDetectParams& params, const Executor& exe
     using T = decltype(zero);
     executor.parallel_for(p.batch * p.num_levels, [&](int64_t row) { guess_bound<T>(p, space, row); });
     executor.parallel_for(p.batch * space.chunks, [&](int64_t task) { scan_chunk<T>(p, space, task); });
-    executor.parallel_for(p.batch, [&](int64_t image) { mend_guesses<T>(p, space, image); });
+    executor.parallel_for(p.batch, [&](int64_t image) {
+      mend_guesses<T>(p, space, image);
+      finish_image(p, space, image);
+    });
   });
-  executor.parallel_for(p.batch, [&](int64_t image) { finish_image(p, space, image); });
   return {};
 }
 

@@ -181,14 +181,12 @@ class LossPass {
 
   // ---- one block of logits --------------------------------------------------------------------------------------
 
-  // Its loss; writes its gradient. `hides` says that some weights are 0, whose logits may be anything: where one of
-  // these has left a NaN in the sum, the block is done again without them.
+  // Its loss; writes its gradient. `hides` as in focal_block.
   double block(const T* logits, const Run& from, T* grad, const Run& to, const C* weights, bool hides) const {
     C array[kFocalBlock], grad_array[kFocalBlock], loss[kFocalBlock];
     const C* x = read<T>(logits, from, array);
     C* out = write_target(grad, to, grad_array);
-    C sum = focal_block(x, weights, from.n, gamma_, loss, out);
-    if (hides && sum != sum) sum = focal_block<true>(x, weights, from.n, gamma_, loss, out);
+    const C sum = focal_block(x, weights, from.n, hides, gamma_, loss, out);
     if (grad_classification_ < 0) {  // the sign of a weight says foreground, so that of the gradient goes on here
       for (int64_t i = 0; i < from.n; ++i) out[i] = -out[i];
     }

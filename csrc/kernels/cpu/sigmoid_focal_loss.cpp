@@ -18,8 +18,7 @@ static_assert(kSigmoidFocalLossTile % kFocalBlock == 0);
 constexpr int64_t kBackground = -1;
 constexpr int64_t kIgnored = -2;
 
-// What focal_block takes of one block after the other: the weight of each element, from its row's label, and the
-// logits, which where a row is ignored are copied without it.
+// The weights that focal_block takes of one block after the other, from the labels of its rows.
 template <class C>
 class LabelledBlocks {
  public:
@@ -33,17 +32,16 @@ class LabelledBlocks {
   }
 
   // Moves to elements [begin, end), where the block before ended at `begin`.
-  void next(const C* logits, int64_t begin, int64_t end) {
+  void next(int64_t begin, int64_t end) {
     if (!all_background_) clear();
-    logits_ = logits;
     for (; row_begin_ < end; ++row_, row_begin_ += classes_) {
       if (labels_[row_] != kBackground) mark(labels_[row_], begin, end);
       if (row_begin_ + classes_ > end) break;  // the row goes on in the next block
     }
   }
 
-  const C* logits() const { return logits_; }
   const C* weights() const { return weights_; }
+  bool hides() const { return hides_; }
   // The first row so far whose label is neither a class nor one of the two above, or -1.
   int64_t bad_row() const { return bad_row_; }
 
@@ -51,12 +49,14 @@ class LabelledBlocks {
   void clear() {
     for (C& weight : weights_) weight = per_kind_.background;
     all_background_ = true;
+    hides_ = false;
   }
 
   void mark(int64_t label, int64_t begin, int64_t end) {
     all_background_ = false;
     if (label == kIgnored) {
-      ignore(max2(begin, row_begin_) - begin, min2(end, row_begin_ + classes_) - begin, end - begin);
+      hides_ = true;
+      for (int64_t i = max2(begin, row_begin_); i < min2(end, row_begin_ + classes_); ++i) weights_[i - begin] = 0;
     } else if (label >= 0 && label < classes_) {
       const int64_t i = row_begin_ + label;
       if (i >= begin && i < end) weights_[i - begin] = -per_kind_.foreground;
@@ -65,18 +65,9 @@ class LabelledBlocks {
     }
   }
 
-  void ignore(int64_t first, int64_t last, int64_t n) {
-    if (logits_ != copy_) {
-      for (int64_t i = 0; i < n; ++i) copy_[i] = logits_[i];
-      logits_ = copy_;
-    }
-    for (int64_t i = first; i < last; ++i) weights_[i] = copy_[i] = 0;
-  }
-
   C weights_[kFocalBlock];
-  C copy_[kFocalBlock];
-  const C* logits_ = nullptr;
   bool all_background_;
+  bool hides_;  // some weights are 0
   const int64_t* labels_;
   int64_t classes_;
   FocalWeights<C> per_kind_;
@@ -153,8 +144,8 @@ Status run(const SigmoidFocalLossParams& p, const Gamma& gamma, const Executor& 
     if (p.labels) {
       LabelledBlocks<C> labelled(p, weights, tile_begin);
       blocks([&](int64_t begin, int64_t n, const C* x, const T*, auto& loss, auto& grad) {
-        labelled.next(x, begin, begin + n);
-        return focal_block(labelled.logits(), labelled.weights(), n, gamma, loss.values(), grad.values());
+        labelled.next(begin, begin + n);
+        return focal_block(x, labelled.weights(), n, labelled.hides(), gamma, loss.values(), grad.values());
       });
       if (labelled.bad_row() >= 0) keep_lowest(bad_row, labelled.bad_row());
     } else {
