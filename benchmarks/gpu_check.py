@@ -74,9 +74,7 @@ def missing(parts: Sequence[str]) -> list[str]:
     """What these parts cannot do without and this machine lacks."""
     tools = {"build": ("nvcc", "cmake", "ninja", "c++"), "sanitizers": ("compute-sanitizer",)}
     lacking = [tool for part in parts for tool in tools.get(part, ()) if find_tool(tool) is None]
-    needs_pytest = {"tests", "sanitizers"} & set(
-        parts
-    )  # the sanitizers' pass shares its inputs with the tests
+    needs_pytest = {"tests", "sanitizers"} & set(parts)  # their inputs are the same
     return lacking + ["pytest"] * bool(needs_pytest and find_spec("pytest") is None)
 
 
@@ -240,18 +238,9 @@ def benchmarks(limit: float) -> dict[str, Any]:
             continue
         document = RUNS / "benchmarks.json"
         document.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks",
-            "--device",
-            "cuda",
-            "--filter",
-            group,
-            "--json",
-            str(document),
-        ]
-        status, _ = run("benchmarks", [*command, "--chart", str(RUNS / "benchmarks.png")], left)
+        command = [sys.executable, "-m", "benchmarks", "--device", "cuda", "--filter", group]
+        files = ["--json", str(document), "--chart", str(RUNS / "benchmarks.png")]
+        status, _ = run("benchmarks", [*command, *files], left)
         result["ok"] = result["ok"] and status in (0, 124)  # out of time: what was measured by then is kept
         if status == 124:
             result["left_out"].append(f"part of {group}")

@@ -22,9 +22,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would log each s
 
 WARM_UP_SECONDS = 0.1
 SLOW_SECONDS = 1.0  # from here on one warm-up call and a few rounds are enough
-SHORTEST_SAMPLE = (
-    200e-6  # shorter calls are repeated within one sample: the clock and the loop cost some 100 ns
-)
+SHORTEST_SAMPLE = 200e-6  # shorter calls are repeated in a sample: the clock and the loop cost some 100 ns
 MIN_ROUNDS, MIN_SLOW_ROUNDS, MAX_ROUNDS = 7, 3, 500
 
 

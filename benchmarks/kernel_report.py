@@ -182,11 +182,8 @@ class Row:
     @property
     def stream(self) -> Stream | None:
         kind = self.name
-        if (
-            found := re.search(r", (\w+), (\w+)>", self.kernel)
-            if kind == "sigmoid_focal_loss_kernel"
-            else None
-        ):
+        found = re.search(r"^sigmoid_focal_loss_kernel<.*, (\w+), (\w+)>", self.kernel)
+        if found:
             kind += " soft" * (found[1] == "true") + " each" * (found[2] == "true")
         return STREAMING.get(kind)
 

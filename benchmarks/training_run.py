@@ -76,7 +76,9 @@ def train(recipe: Recipe, split: Split, device: torch.device, loss: Any, change:
     run = training.Run(recipe, split, None, Path(), device, Problems(skip=False))
     optimizer = training.make_optimizer(recipe, model)
     dataset = CocoDataset(split, split.categories, recipe)
-    curve, step_seconds, loss_seconds = Curve(), [], []
+    curve = Curve()
+    step_seconds: list[float] = []
+    loss_seconds: list[float] = []
 
     def epochs() -> None:
         done = 0
