@@ -58,15 +58,6 @@ struct Executor {
     if (tasks == 1) return body(int64_t{0});
     run(tasks, [](void* context, int64_t index) { (*static_cast<const F*>(context))(index); }, const_cast<F*>(&body));
   }
-
-  // Calls body(i) for i in [0, n), `rows` of them a task.
-  template <class F>
-  void parallel_for_rows(int64_t n, int64_t rows, const F& body) const {
-    parallel_for(ceil_div(n, rows), [&](int64_t task) {
-      const int64_t end = n - task * rows < rows ? n : (task + 1) * rows;
-      for (int64_t i = task * rows; i < end; ++i) body(i);
-    });
-  }
 };
 
 // A cudaStream_t, spelled so that headers need no CUDA toolkit.

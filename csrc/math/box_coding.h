@@ -4,6 +4,7 @@
 #pragma once
 
 #include "math/box.h"
+#include "math/elementary.h"
 
 namespace retinanet_fast::math {
 
@@ -55,8 +56,8 @@ template <class T>
 RETINANET_FAST_INLINE Deltas<T> encode(const Box<T>& box, const Box<T>& anchor, const BoxWeights<T>& weights) {
   const CenterSize<T> b = center_size(box);
   const CenterSize<T> a = center_size(anchor);
-  return {weights.x * (b.x - a.x) / a.w, weights.y * (b.y - a.y) / a.h, weights.w * std::log(b.w / a.w),
-          weights.h * std::log(b.h / a.h)};
+  return {weights.x * (b.x - a.x) / a.w, weights.y * (b.y - a.y) / a.h, weights.w * log_any(b.w / a.w),
+          weights.h * log_any(b.h / a.h)};
 }
 
 template <class T>
@@ -80,8 +81,8 @@ RETINANET_FAST_INLINE Box<T> decode(const Deltas<T>& deltas, const Box<T>& ancho
   const CenterSize<T> a = center_size(anchor);
   const T x = mul_exact(deltas.dx / weights.x, a.w) + a.x;
   const T y = mul_exact(deltas.dy / weights.y, a.h) + a.y;
-  const T w = std::exp(min2(max_log_scale, deltas.dw / weights.w)) * a.w;
-  const T h = std::exp(min2(max_log_scale, deltas.dh / weights.h)) * a.h;
+  const T w = exp_any(min2(max_log_scale, deltas.dw / weights.w)) * a.w;
+  const T h = exp_any(min2(max_log_scale, deltas.dh / weights.h)) * a.h;
   const T half_w = mul_exact(T(0.5), w);
   const T half_h = mul_exact(T(0.5), h);
   return {x - half_w, y - half_h, x + half_w, y + half_h};
@@ -108,8 +109,8 @@ RETINANET_FAST_INLINE void decode_backward(const Deltas<T>& deltas, const Box<T>
   const CenterSize<T> a = center_size(anchor);
   const T log_w = deltas.dw / weights.w;
   const T log_h = deltas.dh / weights.h;
-  const T scale_w = std::exp(min2(max_log_scale, log_w));
-  const T scale_h = std::exp(min2(max_log_scale, log_h));
+  const T scale_w = exp_any(min2(max_log_scale, log_w));
+  const T scale_h = exp_any(min2(max_log_scale, log_h));
   const T x = upstream.x1 + upstream.x2;  // x1 = x - w / 2, x2 = x + w / 2
   const T y = upstream.y1 + upstream.y2;
   const T w = T(0.5) * (upstream.x2 - upstream.x1);

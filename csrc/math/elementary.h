@@ -97,8 +97,36 @@ RETINANET_FAST_INLINE float exp_nonpositive(float x) {
 }
 RETINANET_FAST_INLINE double exp_nonpositive(double x) { return exp(x); }
 
-// exp(-|x|), as above; for NaN anything. On the host the bound is an integer minimum, which vector code has in one
-// instruction where a selection takes two.
+// exp(x) for any x; NaN for NaN. On the host within 1e-7, subnormal results aside.
+RETINANET_FAST_INLINE float exp_any(float x) {
+#if defined(__CUDA_ARCH__)
+  return expf(x);
+#else
+  constexpr float kLowest = -104.0f, kHighest = 89.0f;  // beyond, the result is 0 or infinite
+  constexpr float kInverseLn2 = 1.44269504f;
+  constexpr float kRound = 12582912.0f;
+  constexpr float kLn2High = 0.693359375f;  // few bits, so that products with n are exact
+  constexpr float kLn2Low = -2.12194440e-4f;
+  const float bounded = max2(kLowest, min2(kHighest, x));
+  const float n = multiply_add(bounded, kInverseLn2, kRound) - kRound;
+  const float r = multiply_add(n, -kLn2Low, multiply_add(n, -kLn2High, bounded));
+  float y = 0.0013814467f;  // (exp(r) - 1 - r) / r^2
+  y = multiply_add(y, r, 0.008368781f);
+  y = multiply_add(y, r, 0.041668393f);
+  y = multiply_add(y, r, 0.1666652f);
+  y = multiply_add(y, r, 0.49999994f);
+  y = multiply_add(y, r * r, r) + 1.0f;
+  // 2^n may be out of range where the result is not.
+  const int32_t exponent = int32_t(n);
+  const int32_t half = exponent >> 1;
+  const float scale = bit_cast<float>(uint32_t(half + 127) << 23);
+  return y * scale * bit_cast<float>(uint32_t(exponent - half + 127) << 23);
+#endif
+}
+RETINANET_FAST_INLINE double exp_any(double x) { return exp(x); }
+
+// exp(-|x|), as exp_nonpositive; for NaN anything. On the host the bound is an integer minimum, which vector code has
+// in one instruction where a selection takes two.
 RETINANET_FAST_INLINE float exp_of_negative_abs(float x) {
 #if defined(__CUDA_ARCH__)
   return exp_nonpositive(negative_abs(x));
@@ -147,5 +175,20 @@ RETINANET_FAST_INLINE float log_positive(float x) {
 #endif
 }
 RETINANET_FAST_INLINE double log_positive(double x) { return log(x); }
+
+// log(x) for any x: as above for normal ones, -infinity for 0, NaN below. On CUDA the library's own.
+RETINANET_FAST_INLINE float log_any(float x) {
+#if defined(__CUDA_ARCH__)
+  return logf(x);
+#else
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kLift = 8388608.0f, kLogLift = 15.9423847f;  // 2^23, for subnormals
+  const bool subnormal = x < std::numeric_limits<float>::min();
+  const float finite = log_positive(subnormal ? x * kLift : x) - (subnormal ? kLogLift : 0.0f);
+  const float below = x == 0.0f ? -kInfinity : std::numeric_limits<float>::quiet_NaN();
+  return x > 0.0f ? (x < kInfinity ? finite : kInfinity) : below;
+#endif
+}
+RETINANET_FAST_INLINE double log_any(double x) { return log(x); }
 
 }  // namespace retinanet_fast::math

@@ -1,26 +1,28 @@
-// A fixed number of rows a task.
+// Block by block: rows to columns, a loop over these in vector code, and back.
+#include "kernels/cpu/columns.h"
 #include "kernels/cpu/kernels.h"
-#include "math/box_coding.h"
 
 namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
 
 using namespace math;
 
-namespace {
-constexpr int64_t kRows = 2048;
-}
-
 Status decode_boxes(const DecodeBoxesParams& p, const Executor& executor) {
   return dispatch_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     using C = ComputeType<T>;
-    const T* deltas = static_cast<const T*>(p.deltas);
-    const T* anchors = static_cast<const T*>(p.anchors);
-    T* boxes = static_cast<T*>(p.boxes);
     const BoxWeights<C> weights(p.weights);
-    executor.parallel_for_rows(p.n, kRows, [&](int64_t i) {
-      const Box<C> box = decode(load_deltas(deltas + 4 * i), load_box(anchors + 4 * i), weights, C(p.max_log_scale));
-      store_box(boxes + 4 * i, p.clip ? clip(box, C(p.height), C(p.width)) : box);
+    const C max_log_scale = C(p.max_log_scale), height = C(p.height), width = C(p.width);
+    for_each_block(executor, p.n, [&](int64_t first, int n) {
+      Columns<C> deltas, anchors, boxes;
+      deltas.load(static_cast<const T*>(p.deltas) + 4 * first, n);
+      anchors.load(static_cast<const T*>(p.anchors) + 4 * first, n);
+      for (int i = 0; i < Columns<C>::kRows; ++i) {
+        boxes.set(i, decode(deltas.deltas(i), anchors.box(i), weights, max_log_scale));
+      }
+      if (p.clip) {
+        for (int i = 0; i < Columns<C>::kRows; ++i) boxes.set(i, clip(boxes.box(i), height, width));
+      }
+      boxes.store(static_cast<T*>(p.boxes) + 4 * first, n);
     });
     return Status{};
   });
@@ -30,25 +32,29 @@ Status decode_boxes_backward(const DecodeBoxesBackwardParams& p, const Executor&
   return dispatch_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     using C = ComputeType<T>;
-    const T* grad_boxes = static_cast<const T*>(p.grad_boxes);
-    const T* deltas = static_cast<const T*>(p.deltas);
-    const T* anchors = static_cast<const T*>(p.anchors);
-    T* grad_deltas = static_cast<T*>(p.grad_deltas);
-    T* grad_anchors = static_cast<T*>(p.grad_anchors);
     const BoxWeights<C> weights(p.weights);
-    const C max_log_scale = C(p.max_log_scale);
-    executor.parallel_for_rows(p.n, kRows, [&](int64_t i) {
-      const Deltas<C> delta = load_deltas(deltas + 4 * i);
-      const Box<C> anchor = load_box(anchors + 4 * i);
-      Box<C> upstream = load_box(grad_boxes + 4 * i);
+    const C max_log_scale = C(p.max_log_scale), height = C(p.height), width = C(p.width);
+    for_each_block(executor, p.n, [&](int64_t first, int n) {
+      Columns<C> grad_boxes, deltas, anchors, grad_deltas, grad_anchors;
+      grad_boxes.load(static_cast<const T*>(p.grad_boxes) + 4 * first, n);
+      deltas.load(static_cast<const T*>(p.deltas) + 4 * first, n);
+      anchors.load(static_cast<const T*>(p.anchors) + 4 * first, n);
       if (p.clip) {
-        upstream = clip_backward(decode(delta, anchor, weights, max_log_scale), C(p.height), C(p.width), upstream);
+        for (int i = 0; i < Columns<C>::kRows; ++i) {
+          const Box<C> box = decode(deltas.deltas(i), anchors.box(i), weights, max_log_scale);
+          grad_boxes.set(i, clip_backward(box, height, width, grad_boxes.box(i)));
+        }
       }
-      Deltas<C> grad_delta;
-      Box<C> grad_anchor;
-      decode_backward(delta, anchor, weights, max_log_scale, upstream, grad_delta, grad_anchor);
-      store_deltas(grad_deltas + 4 * i, grad_delta);
-      store_box(grad_anchors + 4 * i, grad_anchor);
+      for (int i = 0; i < Columns<C>::kRows; ++i) {
+        Deltas<C> grad_delta;
+        Box<C> grad_anchor;
+        decode_backward(deltas.deltas(i), anchors.box(i), weights, max_log_scale, grad_boxes.box(i), grad_delta,
+                        grad_anchor);
+        grad_deltas.set(i, grad_delta);
+        grad_anchors.set(i, grad_anchor);
+      }
+      grad_deltas.store(static_cast<T*>(p.grad_deltas) + 4 * first, n);
+      grad_anchors.store(static_cast<T*>(p.grad_anchors) + 4 * first, n);
     });
     return Status{};
   });

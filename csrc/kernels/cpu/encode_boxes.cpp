@@ -1,24 +1,22 @@
-// A fixed number of rows a task.
+// Block by block: rows to columns, a loop over these in vector code, and back.
+#include "kernels/cpu/columns.h"
 #include "kernels/cpu/kernels.h"
-#include "math/box_coding.h"
 
 namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
 
 using namespace math;
 
-namespace {
-constexpr int64_t kRows = 2048;
-}
-
 Status encode_boxes(const EncodeBoxesParams& p, const Executor& executor) {
   return dispatch_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const T* boxes = static_cast<const T*>(p.boxes);
-    const T* anchors = static_cast<const T*>(p.anchors);
-    T* deltas = static_cast<T*>(p.deltas);
-    const BoxWeights<ComputeType<T>> weights(p.weights);
-    executor.parallel_for_rows(p.n, kRows, [&](int64_t i) {
-      store_deltas(deltas + 4 * i, encode(load_box(boxes + 4 * i), load_box(anchors + 4 * i), weights));
+    using C = ComputeType<T>;
+    const BoxWeights<C> weights(p.weights);
+    for_each_block(executor, p.n, [&](int64_t first, int n) {
+      Columns<C> boxes, anchors, deltas;
+      boxes.load(static_cast<const T*>(p.boxes) + 4 * first, n);
+      anchors.load(static_cast<const T*>(p.anchors) + 4 * first, n);
+      for (int i = 0; i < Columns<C>::kRows; ++i) deltas.set(i, encode(boxes.box(i), anchors.box(i), weights));
+      deltas.store(static_cast<T*>(p.deltas) + 4 * first, n);
     });
     return Status{};
   });
@@ -28,18 +26,20 @@ Status encode_boxes_backward(const EncodeBoxesBackwardParams& p, const Executor&
   return dispatch_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     using C = ComputeType<T>;
-    const T* upstream = static_cast<const T*>(p.grad_deltas);
-    const T* boxes = static_cast<const T*>(p.boxes);
-    const T* anchors = static_cast<const T*>(p.anchors);
-    T* grad_boxes = static_cast<T*>(p.grad_boxes);
-    T* grad_anchors = static_cast<T*>(p.grad_anchors);
     const BoxWeights<C> weights(p.weights);
-    executor.parallel_for_rows(p.n, kRows, [&](int64_t i) {
-      Box<C> grad_box, grad_anchor;
-      encode_backward(load_box(boxes + 4 * i), load_box(anchors + 4 * i), weights, load_deltas(upstream + 4 * i),
-                      grad_box, grad_anchor);
-      store_box(grad_boxes + 4 * i, grad_box);
-      store_box(grad_anchors + 4 * i, grad_anchor);
+    for_each_block(executor, p.n, [&](int64_t first, int n) {
+      Columns<C> grad_deltas, boxes, anchors, grad_boxes, grad_anchors;
+      grad_deltas.load(static_cast<const T*>(p.grad_deltas) + 4 * first, n);
+      boxes.load(static_cast<const T*>(p.boxes) + 4 * first, n);
+      anchors.load(static_cast<const T*>(p.anchors) + 4 * first, n);
+      for (int i = 0; i < Columns<C>::kRows; ++i) {
+        Box<C> grad_box, grad_anchor;
+        encode_backward(boxes.box(i), anchors.box(i), weights, grad_deltas.deltas(i), grad_box, grad_anchor);
+        grad_boxes.set(i, grad_box);
+        grad_anchors.set(i, grad_anchor);
+      }
+      grad_boxes.store(static_cast<T*>(p.grad_boxes) + 4 * first, n);
+      grad_anchors.store(static_cast<T*>(p.grad_anchors) + 4 * first, n);
     });
     return Status{};
   });
