@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from ..inputs import anchor_grid, level_outputs, nbytes
 from ..workload import NOT_COMPILED, Case, Setting, register
+
+# What becomes of a level's N(-4, 1.5) logits. All but the first are the worst that selection can meet: nothing above
+# the threshold; everything, close together; equal; and each better than all before it.
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "half-trained": lambda logits: logits,
+    "none": lambda logits: logits - 20,
+    "untrained": lambda logits: (logits + 4) / 15,
+    "equal": torch.ones_like,
+    "rising": lambda logits: torch.linspace(-2, 8, logits.numel()).view_as(logits),
+}
 
 
 def retinanet_detect(
@@ -16,19 +29,20 @@ def retinanet_detect(
     classes: int,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
+    scores: str = "half-trained",
 ) -> Case:
-    """Logits N(-4, 1.5): about one in 23 is above the score threshold, as in a model that is half trained."""
+    """Logits as the `scores` say; "half-trained" is N(-4, 1.5), of which one in 23 is above the score threshold."""
     size, generator = setting.size(image_size, 128), setting.generator()
     classes = setting.size(classes, 10)
     anchors = anchor_grid(size, setting.device)
     shapes = anchors.base_anchors.shape[1]
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    def head(channels: int, mean: float, std: float) -> list[torch.Tensor]:
-        levels = level_outputs(images, channels, size, mean, std, generator)
+    def head(channels: int, mean: float, std: float, scores: str = "half-trained") -> list[Tensor]:
+        levels = [SCORES[scores](x) for x in level_outputs(images, channels, size, mean, std, generator)]
         return [level.to(setting.device, dtype, memory_format=layout) for level in levels]
 
-    logits, deltas = head(shapes * classes, -4.0, 1.5), head(shapes * 4, 0.0, 0.2)
+    logits, deltas = head(shapes * classes, -4.0, 1.5, scores), head(shapes * 4, 0.0, 0.2)
     half = dtype != torch.float32
     return Case(
         op="retinanet_detect",
@@ -49,6 +63,16 @@ register(
     image_size=512,
     classes=91,
 )
+for scores in ("none", "untrained", "equal", "rising"):
+    register(
+        f"retinanet_detect/2x512/{scores}",
+        retinanet_detect,
+        providers=("ours", "eager"),  # of equal scores torchvision keeps others
+        images=2,
+        image_size=512,
+        classes=91,
+        scores=scores,
+    )
 register(
     "retinanet_detect/16x800/bf16/channels_last",
     retinanet_detect,
