@@ -1,12 +1,12 @@
 #include "kernels/box_iou.h"
 
-#include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <tuple>
 
 #include "torch/common.h"
+#include "torch/memory.h"
 
 namespace retinanet_fast {
 namespace {
@@ -22,7 +22,7 @@ at::Tensor box_iou(const at::Tensor& boxes1, const at::Tensor& boxes2) {
   check_box_iou(boxes1, boxes2);
   const at::Tensor first = boxes1.contiguous();
   const at::Tensor second = boxes2.contiguous();
-  at::Tensor iou = at::empty({first.size(0), second.size(0)}, first.options());
+  at::Tensor iou = empty_dense_like(first, {first.size(0), second.size(0)});
   if (iou.numel() == 0) return iou;
   const BoxIouParams params{
       .boxes1 = first.const_data_ptr(),

@@ -51,10 +51,6 @@ Reduction parse_reduction(const char* op, c10::string_view reduction);
 // A ValueError unless gamma is finite and >= 0.
 void check_gamma(const char* op, double gamma);
 
-// An uninitialised tensor like `like`, which is dense. Large ones on the CPU live in memory that is kept for the next
-// step.
-at::Tensor empty_dense_like(const at::Tensor& like);
-
 // gradient * scale, written into `gradient`, which nobody else may hold, and not touched if the scale is 1. Does not
 // synchronise: on CUDA the device looks at the scale.
 at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale);

@@ -1,6 +1,5 @@
 #include "kernels/decode_boxes.h"
 
-#include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -8,6 +7,7 @@
 
 #include "torch/box_coding.h"
 #include "torch/common.h"
+#include "torch/memory.h"
 
 namespace retinanet_fast {
 namespace {
@@ -30,7 +30,7 @@ at::Tensor decode_boxes(const at::Tensor& deltas, const at::Tensor& anchors, Wei
   const at::ScalarType dtype = check_decode_boxes(deltas, anchors, weights, image_size);
   const at::Tensor codes = deltas.to(dtype).contiguous();
   const at::Tensor priors = anchors.to(dtype).contiguous();
-  at::Tensor boxes = at::empty_like(codes);
+  at::Tensor boxes = empty_dense_like(codes);
   const bool clip = !image_size.empty();
   DecodeBoxesParams params{
       .deltas = codes.const_data_ptr(),
@@ -56,8 +56,8 @@ std::tuple<at::Tensor, at::Tensor> decode_boxes_backward(const at::Tensor& grad_
   const at::Tensor upstream = grad_boxes.to(dtype).contiguous();
   const at::Tensor codes = deltas.to(dtype).contiguous();
   const at::Tensor priors = anchors.to(dtype).contiguous();
-  at::Tensor grad_deltas = at::empty_like(codes);
-  at::Tensor grad_anchors = at::empty_like(priors);
+  at::Tensor grad_deltas = empty_dense_like(codes);
+  at::Tensor grad_anchors = empty_dense_like(priors);
   const bool clip = !image_size.empty();
   DecodeBoxesBackwardParams params{
       .grad_boxes = upstream.const_data_ptr(),

@@ -1,6 +1,5 @@
 #include "kernels/encode_boxes.h"
 
-#include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -8,6 +7,7 @@
 
 #include "torch/box_coding.h"
 #include "torch/common.h"
+#include "torch/memory.h"
 
 namespace retinanet_fast {
 namespace {
@@ -20,7 +20,7 @@ at::Tensor encode_boxes(const at::Tensor& boxes, const at::Tensor& anchors, Weig
   const at::ScalarType dtype = check_box_coding("encode_boxes", "boxes", boxes, anchors, weights);
   const at::Tensor targets = boxes.to(dtype).contiguous();
   const at::Tensor priors = anchors.to(dtype).contiguous();
-  at::Tensor deltas = at::empty_like(targets);
+  at::Tensor deltas = empty_dense_like(targets);
   EncodeBoxesParams params{
       .boxes = targets.const_data_ptr(),
       .anchors = priors.const_data_ptr(),
@@ -40,8 +40,8 @@ std::tuple<at::Tensor, at::Tensor> encode_boxes_backward(const at::Tensor& grad_
   const at::Tensor upstream = grad_deltas.to(dtype).contiguous();
   const at::Tensor targets = boxes.to(dtype).contiguous();
   const at::Tensor priors = anchors.to(dtype).contiguous();
-  at::Tensor grad_boxes = at::empty_like(targets);
-  at::Tensor grad_anchors = at::empty_like(priors);
+  at::Tensor grad_boxes = empty_dense_like(targets);
+  at::Tensor grad_anchors = empty_dense_like(priors);
   EncodeBoxesBackwardParams params{
       .grad_deltas = upstream.const_data_ptr(),
       .boxes = targets.const_data_ptr(),

@@ -16,6 +16,7 @@
 #include "torch/anchors.h"
 #include "torch/common.h"
 #include "torch/deferred_error.h"
+#include "torch/memory.h"
 
 namespace retinanet_fast {
 namespace {

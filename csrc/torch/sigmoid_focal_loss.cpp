@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "torch/common.h"
+#include "torch/memory.h"
 
 namespace retinanet_fast {
 namespace {

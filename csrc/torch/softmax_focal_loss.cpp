@@ -9,6 +9,7 @@
 #include <string>
 
 #include "torch/common.h"
+#include "torch/memory.h"
 
 namespace retinanet_fast {
 namespace {

@@ -1,0 +1,131 @@
+#include "torch/memory.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/Allocator.h>
+
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "torch/common.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace retinanet_fast {
+
+#if defined(__linux__) && defined(MADV_HUGEPAGE) && defined(MADV_FREE)
+
+namespace {
+
+constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kLarge = 4 * kHugePage;      // smaller blocks are recycled by malloc itself
+constexpr size_t kLargest = size_t(1) << 30;  // of the blocks that are kept
+
+struct Block {
+  void* memory = nullptr;
+  size_t bytes = 0;
+};
+
+// malloc gives blocks of tens of megabytes back to the system at once, and touching them anew, page fault by page
+// fault, takes longer than computing a focal loss. So a few freed blocks are kept for the next step, in huge pages, and
+// all but one marked as free to the system, which takes them when it is short of memory.
+class RecyclingAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    Block block = take(bytes);
+    if (block.memory == nullptr) {
+      block.bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+      block.memory = std::aligned_alloc(kHugePage, block.bytes);
+      TORCH_CHECK_WITH(OutOfMemoryError, block.memory != nullptr, "retinanet_fast: cannot allocate ", bytes, " bytes");
+      madvise(block.memory, block.bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+    }
+    report(block, int64_t(block.bytes));
+    return {block.memory, new Block(block), &RecyclingAllocator::release, c10::Device(c10::kCPU)};
+  }
+
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  // Never destroyed: tensors may outlive every other static object.
+  static RecyclingAllocator& instance() {
+    static auto* allocator = new RecyclingAllocator;
+    return *allocator;
+  }
+
+ private:
+  // To torch's memory profiler, as torch's own allocator does.
+  static void report(const Block& block, int64_t bytes) {
+    if (!c10::memoryProfilingEnabled()) return;
+    c10::reportMemoryUsageToProfiler(block.memory, bytes, 0, 0, c10::Device(c10::kCPU));
+  }
+
+  // A kept block of at least `bytes`, and not much larger; the one given up last if it fits.
+  Block take(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < kept_.size(); ++i) {
+      Block& kept = kept_[(last_ + kept_.size() - i) % kept_.size()];
+      if (kept.bytes >= bytes && kept.bytes - bytes <= bytes / 8) return std::exchange(kept, {});
+    }
+    return {};
+  }
+
+  // The block given up last is likely to be asked for next: only those before it are marked as free, which takes time.
+  static void release(void* context) {
+    const std::unique_ptr<Block> block(static_cast<Block*>(context));
+    report(*block, -int64_t(block->bytes));
+    if (block->bytes > kLargest) return std::free(block->memory);
+    RecyclingAllocator& self = instance();
+    void* oldest = nullptr;
+    {
+      const std::lock_guard lock(self.mutex_);
+      const Block& before = self.kept_[self.last_];
+      if (before.memory != nullptr) {
+        madvise(before.memory, before.bytes, MADV_FREE);
+        self.last_ = (self.last_ + 1) % self.kept_.size();
+      }
+      oldest = std::exchange(self.kept_[self.last_], *block).memory;
+    }
+    std::free(oldest);
+  }
+
+  std::mutex mutex_;
+  std::array<Block, 4> kept_;
+  size_t last_ = 0;
+};
+
+// With the layout of a tensor that has no memory.
+at::Tensor empty_large(const at::Tensor& meta) {
+  return at::detail::empty_strided_generic(meta.sizes(), meta.strides(), &RecyclingAllocator::instance(),
+                                           c10::DispatchKeySet(c10::DispatchKey::CPU), meta.scalar_type());
+}
+
+bool is_large(const at::Tensor& like, size_t elements) {
+  return uses_cpu_kernels(like) && elements * like.element_size() >= kLarge;
+}
+
+}  // namespace
+
+at::Tensor empty_dense_like(const at::Tensor& like) {
+  if (!is_large(like, like.numel())) return at::empty_like(like);
+  return empty_large(at::empty_like(like, like.options().device(at::kMeta)));
+}
+
+at::Tensor empty_dense_like(const at::Tensor& like, at::IntArrayRef sizes) {
+  if (!is_large(like, c10::multiply_integers(sizes))) return at::empty(sizes, like.options());
+  return empty_large(at::empty(sizes, like.options().device(at::kMeta)));
+}
+
+#else
+
+at::Tensor empty_dense_like(const at::Tensor& like) { return at::empty_like(like); }
+
+at::Tensor empty_dense_like(const at::Tensor& like, at::IntArrayRef sizes) { return at::empty(sizes, like.options()); }
+
+#endif
+
+}  // namespace retinanet_fast
