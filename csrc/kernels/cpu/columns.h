@@ -13,7 +13,7 @@ struct alignas(64) Columns {
 
   C column[4][kRows];
 
-  // The first n rows; the others become 0.
+  // The first n rows; the others become 0. All but the last block are whole: loops of a constant length need no ends.
   template <class S>
   void load(const S* rows, int n) {
     if (n == kRows) {
