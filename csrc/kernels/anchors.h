@@ -1,15 +1,13 @@
 // How kernels are told the anchors: as corners, or as the grid that generates them, so that they need not be stored.
 #pragma once
 
-#include "kernels/common.h"
+#include "kernels/head_levels.h"
 #include "math/box.h"
 
 namespace retinanet_fast {
 
-constexpr int kMaxLevels = 8;
-
 struct AnchorLevel {
-  int64_t first;  // index of the level's first anchor
+  int64_t first_anchor;  // anchors of the levels before
   int32_t height;
   int32_t width;  // cells
   int32_t stride_y;
@@ -18,25 +16,26 @@ struct AnchorLevel {
 
 // Anchors are ordered by level, y, x, k.
 struct Anchors {
-  const void* boxes;  // [A, 4] of `boxes_dtype`, or null for a grid
-  const float* base;  // [L, K, 4], centred at the origin
-  AnchorLevel level[kMaxLevels];
-  int32_t levels;     // L
-  int32_t per_cell;   // K
-  int64_t count;      // A
-  DType boxes_dtype;  // float64 or float32
+  const void* boxes;          // [A, 4] of `boxes_dtype`, or null for a grid
+  const float* base_anchors;  // [L, K, 4], centred at the origin
+  AnchorLevel levels[kMaxLevels];
+  int32_t num_levels;        // L
+  int32_t anchors_per_cell;  // K
+  int64_t num_anchors;       // A
+  DType boxes_dtype;         // float64 or float32
 };
 
 // Anchor k of cell (y, x), with the roundings of AnchorGrid.boxes(): shifts are added in float.
-RETINANET_FAST_INLINE math::Box<float> grid_anchor(const float* base, const AnchorLevel& level, int64_t y, int64_t x) {
+RETINANET_FAST_INLINE math::Box<float> grid_anchor(const float* base_anchor, const AnchorLevel& level, int64_t y,
+                                                   int64_t x) {
   const float shift_x = float(x * level.stride_x);
   const float shift_y = float(y * level.stride_y);
-  return {base[0] + shift_x, base[1] + shift_y, base[2] + shift_x, base[3] + shift_y};
+  return {base_anchor[0] + shift_x, base_anchor[1] + shift_y, base_anchor[2] + shift_x, base_anchor[3] + shift_y};
 }
 
 RETINANET_FAST_INLINE int anchor_level(const Anchors& anchors, int64_t index) {
   int level = 0;
-  while (level + 1 < anchors.levels && index >= anchors.level[level + 1].first) ++level;
+  while (level + 1 < anchors.num_levels && index >= anchors.levels[level + 1].first_anchor) ++level;
   return level;
 }
 
@@ -52,12 +51,13 @@ RETINANET_FAST_INLINE math::Box<C> anchor_at(const Anchors& anchors, int64_t ind
     return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
   }
   const int l = anchor_level(anchors, index);
-  const AnchorLevel& level = anchors.level[l];
-  const int64_t within = index - level.first;
-  const int64_t cell = within / anchors.per_cell;
-  const int64_t k = within - cell * anchors.per_cell;
+  const AnchorLevel& level = anchors.levels[l];
+  const int64_t within = index - level.first_anchor;
+  const int64_t cell = within / anchors.anchors_per_cell;
+  const int64_t k = within - cell * anchors.anchors_per_cell;
   const int64_t y = cell / level.width;
-  const auto box = grid_anchor(anchors.base + 4 * (l * anchors.per_cell + k), level, y, cell - y * level.width);
+  const auto box =
+      grid_anchor(anchors.base_anchors + 4 * (l * anchors.anchors_per_cell + k), level, y, cell - y * level.width);
   return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
 }
 

@@ -8,7 +8,7 @@
 namespace retinanet_fast {
 
 constexpr int kMatchBackground = -1;
-constexpr int kMatchBetween = -2;
+constexpr int kMatchIgnored = -2;
 
 struct MatchRule {
   double high_threshold;
@@ -21,7 +21,7 @@ struct MatchAnchorsParams {
   Anchors anchors;
   const void* gt_boxes;       // [G, 4] xyxy, the images' boxes one after the other, of `dtype`
   const int64_t* gt_offsets;  // [B + 1] on the host: image b has boxes [gt_offsets[b], gt_offsets[b + 1])
-  int64_t images;             // B
+  int64_t batch_size;         // B
   MatchRule rule;
   void* best_iou;           // [G] workspace of `dtype`
   void* matches;            // [B, A] int32 rows of gt_boxes; with wide_matches int64 rows of the image's own boxes
@@ -46,7 +46,7 @@ RETINANET_FAST_INLINE bool has_area(const math::Box<C>& box) {
 // The final word on an anchor: `restored` says that it has some box's best IoU.
 template <class C>
 RETINANET_FAST_INLINE int32_t match_of(C best, int32_t box, bool restored, C high, C low) {
-  const int32_t no_box = best >= low ? kMatchBetween : kMatchBackground;
+  const int32_t no_box = best >= low ? kMatchIgnored : kMatchBackground;
   return (restored | (best >= high)) ? box : no_box;
 }
 

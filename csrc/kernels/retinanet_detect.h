@@ -2,37 +2,19 @@
 // class by class, and stop at a fixed number of detections an image.
 #pragma once
 
+#include "kernels/anchors.h"
 #include "kernels/nms.h"
 #include "math/box_coding.h"
 #include "math/score.h"
 
 namespace retinanet_fast {
 
-constexpr int kMaxDetectLevels = 8;
-
-struct DetectLevel {
-  const void* logits;         // element (image, k * C + c, y, x) at these strides
-  const void* deltas;         // element (image, k * 4 + j, y, x)
-  int64_t logits_strides[4];  // image, channel, y, x
-  int64_t deltas_strides[4];
-  int64_t height;
-  int64_t width;
-  int64_t first_anchor;  // anchors of the levels before
-  float stride_y;        // of the anchor grid, in pixels
-  float stride_x;
-};
-
 enum class SoftNms : int8_t { kNone, kLinear, kGaussian };
 
 // A candidate's index is anchor * C + class over all levels, anchors ordered by level, y, x, k.
 struct RetinanetDetectParams {
-  DetectLevel levels[kMaxDetectLevels];
-  int64_t num_levels;
-  int64_t batch;               // B
-  int64_t num_classes;         // C
-  int64_t shapes;              // K, anchors a cell
-  const float* base_anchors;   // [L, K, 4], or null
-  const float* anchors;        // [A, 4] where base_anchors is null
+  HeadLevels head;
+  Anchors anchors;
   const int64_t* image_sizes;  // [B, 2] height, width; on the host or on the device
   bool image_sizes_on_host;
   float score_thresh;         // where class_thresh is null
@@ -49,12 +31,10 @@ struct RetinanetDetectParams {
   int64_t* labels;  // [B, D]
   int64_t* counts;  // [B]
   void* workspace;
-  DType logits_dtype;
-  DType deltas_dtype;
 };
 
 RETINANET_FAST_INLINE int64_t level_candidates(const RetinanetDetectParams& p, int64_t level) {
-  return p.levels[level].height * p.levels[level].width * p.shapes * p.num_classes;
+  return p.head.levels[level].height * p.head.levels[level].width * p.head.channels();
 }
 
 // The most candidates of one level that are decoded, and of one image.
@@ -64,7 +44,7 @@ RETINANET_FAST_INLINE int64_t level_topk(const RetinanetDetectParams& p, int64_t
 
 RETINANET_FAST_INLINE int64_t image_topk(const RetinanetDetectParams& p) {
   int64_t total = 0;
-  for (int64_t level = 0; level < p.num_levels; ++level) total += level_topk(p, level);
+  for (int64_t level = 0; level < p.head.num_levels; ++level) total += level_topk(p, level);
   return total;
 }
 
@@ -80,34 +60,33 @@ struct Candidate {
 
 RETINANET_FAST_INLINE Candidate locate(const RetinanetDetectParams& p, uint32_t index) {
   Candidate c;
-  c.anchor = index / uint32_t(p.num_classes);
-  c.label = index - c.anchor * p.num_classes;
+  c.anchor = index / uint32_t(p.head.num_classes);
+  c.label = index - c.anchor * p.head.num_classes;
   c.level = 0;
-  while (c.level + 1 < p.num_levels && c.anchor >= p.levels[c.level + 1].first_anchor) ++c.level;
-  const DetectLevel& level = p.levels[c.level];
+  while (c.level + 1 < p.head.num_levels && c.anchor >= p.head.levels[c.level + 1].first_anchor) ++c.level;
+  const HeadLevel& level = p.head.levels[c.level];
   const int64_t in_level = c.anchor - level.first_anchor;
-  const int64_t cell = in_level / p.shapes;
-  c.k = in_level - cell * p.shapes;
+  const int64_t cell = in_level / p.head.anchors_per_cell;
+  c.k = in_level - cell * p.head.anchors_per_cell;
   c.y = cell / level.width;
   c.x = cell - c.y * level.width;
   return c;
 }
 
 RETINANET_FAST_INLINE math::Box<float> candidate_anchor(const RetinanetDetectParams& p, const Candidate& c) {
-  if (p.base_anchors == nullptr) return math::load_box(p.anchors + 4 * c.anchor);
-  const math::Box<float> base = math::load_box(p.base_anchors + 4 * (c.level * p.shapes + c.k));
-  const float dx = float(c.x) * p.levels[c.level].stride_x;
-  const float dy = float(c.y) * p.levels[c.level].stride_y;
-  return {base.x1 + dx, base.y1 + dy, base.x2 + dx, base.y2 + dy};
+  if (p.anchors.boxes) return anchor_at<float>(p.anchors, c.anchor);
+  const float* base_anchor = p.anchors.base_anchors + 4 * (c.level * p.anchors.anchors_per_cell + c.k);
+  return grid_anchor(base_anchor, p.anchors.levels[c.level], c.y, c.x);
 }
 
 template <class T>
 RETINANET_FAST_INLINE math::Deltas<double> load_candidate_deltas(const RetinanetDetectParams& p, int64_t image,
                                                                  const Candidate& c) {
-  const DetectLevel& level = p.levels[c.level];
-  const int64_t stride = level.deltas_strides[1];
-  const T* at = static_cast<const T*>(level.deltas) + image * level.deltas_strides[0] + 4 * c.k * stride +
-                c.y * level.deltas_strides[2] + c.x * level.deltas_strides[3];
+  const HeadLevel& level = p.head.levels[c.level];
+  const LevelStrides& strides = level.deltas_strides;
+  const int64_t stride = strides.channel;
+  const T* at = static_cast<const T*>(level.deltas) + image * strides.image + 4 * c.k * stride + c.y * strides.y +
+                c.x * strides.x;
   return {float(math::load(at[0])), float(math::load(at[stride])), float(math::load(at[2 * stride])),
           float(math::load(at[3 * stride]))};
 }
@@ -158,26 +137,24 @@ constexpr uint64_t kDetectFirstBin = uint64_t(~0x3f800000u) << 32 >> kDetectBoun
 constexpr uint64_t kDetectBoundBins = (uint64_t(1) << (64 - kDetectBoundShift)) - kDetectFirstBin;
 
 RETINANET_FAST_INLINE DetectRuns detect_runs(const RetinanetDetectParams& p, int64_t index) {
-  const DetectLevel& level = p.levels[index];
-  const int64_t channels = p.shapes * p.num_classes;
-  const int64_t channel_stride = level.logits_strides[1];
-  const int64_t y_stride = level.logits_strides[2];
-  const int64_t x_stride = level.logits_strides[3];
+  const HeadLevel& level = p.head.levels[index];
+  const int64_t channels = p.head.channels();
+  const LevelStrides& strides = level.logits_strides;
   DetectRuns r;
-  r.over_channels = channel_stride == 1 && !(x_stride == 1 && level.height * level.width > 1);
+  r.over_channels = has_channel_rows(p.head, index, strides);
   if (r.over_channels) {
-    const bool row_at_once = x_stride == channels;
+    const bool row_at_once = strides.x == channels;
     r.rows = row_at_once ? 1 : level.width;
     r.runs = level.height * r.rows;
     r.length = channels * (row_at_once ? level.width : 1);
     r.stride = 1;
     r.index_step = 1;
   } else {
-    const bool plane_at_once = y_stride == level.width * x_stride;
+    const bool plane_at_once = strides.y == level.width * strides.x;
     r.rows = plane_at_once ? 1 : level.height;
     r.runs = channels * r.rows;
     r.length = level.width * (plane_at_once ? level.height : 1);
-    r.stride = x_stride;
+    r.stride = strides.x;
     r.index_step = uint32_t(channels);
   }
   r.runs_per_chunk = math::max2(int64_t(1), kDetectChunk / math::max2(int64_t(1), r.length));
@@ -188,7 +165,7 @@ RETINANET_FAST_INLINE DetectRuns detect_runs(const RetinanetDetectParams& p, int
 }
 
 struct DetectCpuWorkspace {
-  DetectRuns runs[kMaxDetectLevels];
+  DetectRuns runs[kMaxLevels];
   int64_t chunks = 0;    // of an image
   int64_t capacity = 0;  // candidates of an image's chunks
   int64_t topk;          // candidates of an image that are decoded
@@ -208,7 +185,7 @@ struct DetectCpuWorkspace {
   size_t bytes;
 
   RETINANET_FAST_INLINE DetectCpuWorkspace(void* base, const RetinanetDetectParams& p) {
-    for (int64_t level = 0; level < p.num_levels; ++level) {
+    for (int64_t level = 0; level < p.head.num_levels; ++level) {
       runs[level] = detect_runs(p, level);
       chunks += runs[level].chunks;
       capacity += runs[level].chunks * runs[level].capacity;
@@ -217,18 +194,18 @@ struct DetectCpuWorkspace {
     blocks_an_image = math::min2(p.max_detections, topk);
     const bool soft = p.soft_nms != SoftNms::kNone;
     Workspace space(base);
-    guesses = space.take<uint64_t>(p.batch * p.num_levels);
-    bounds = space.take<uint64_t>(p.batch * p.num_levels);
-    histograms = space.take<uint32_t>(p.batch * p.num_levels * int64_t(kDetectBoundBins));
-    counts = space.take<int64_t>(p.batch * chunks);
-    candidates = space.take<uint64_t>(p.batch * capacity);
-    for (auto& sorted : items) sorted = space.take<SortItem<uint64_t>>(p.batch * topk);
-    chains = space.take<KeptChain>(p.batch * p.num_classes);
-    blocks = space.take<KeptBlock<float>>(p.batch * blocks_an_image);
-    next_block = space.take<int32_t>(p.batch * blocks_an_image);
-    boxes = space.take<math::Box<float>>(soft ? p.batch * topk : 0);
-    scores = space.take<float>(soft ? p.batch * topk : 0);
-    labels = space.take<int64_t>(soft ? p.batch * topk : 0);
+    guesses = space.take<uint64_t>(p.head.batch_size * p.head.num_levels);
+    bounds = space.take<uint64_t>(p.head.batch_size * p.head.num_levels);
+    histograms = space.take<uint32_t>(p.head.batch_size * p.head.num_levels * int64_t(kDetectBoundBins));
+    counts = space.take<int64_t>(p.head.batch_size * chunks);
+    candidates = space.take<uint64_t>(p.head.batch_size * capacity);
+    for (auto& sorted : items) sorted = space.take<SortItem<uint64_t>>(p.head.batch_size * topk);
+    chains = space.take<KeptChain>(p.head.batch_size * p.head.num_classes);
+    blocks = space.take<KeptBlock<float>>(p.head.batch_size * blocks_an_image);
+    next_block = space.take<int32_t>(p.head.batch_size * blocks_an_image);
+    boxes = space.take<math::Box<float>>(soft ? p.head.batch_size * topk : 0);
+    scores = space.take<float>(soft ? p.head.batch_size * topk : 0);
+    labels = space.take<int64_t>(soft ? p.head.batch_size * topk : 0);
     bytes = space.bytes();
   }
 };
@@ -270,22 +247,22 @@ struct DetectCudaWorkspace {
 
   RETINANET_FAST_INLINE DetectCudaWorkspace(void* base, const RetinanetDetectParams& p) {
     int64_t most = 0;
-    for (int64_t level = 0; level < p.num_levels; ++level) most = math::max2(most, level_topk(p, level));
+    for (int64_t level = 0; level < p.head.num_levels; ++level) most = math::max2(most, level_topk(p, level));
     keys_a_row = 1;
     while (keys_a_row < most + kDetectSpareKeys) keys_a_row *= 2;  // a bitonic sort works on powers of two
     topk = image_topk(p);
-    const int64_t rows = p.batch * p.num_levels;
+    const int64_t rows = p.head.batch_size * p.head.num_levels;
     Workspace space(base);
-    image_sizes = space.take<int64_t>(p.image_sizes_on_host ? 2 * p.batch : 0);
-    lowest = space.take<float>(p.class_thresh != nullptr ? p.num_classes + 1 : 0);
+    image_sizes = space.take<int64_t>(p.image_sizes_on_host ? 2 * p.head.batch_size : 0);
+    lowest = space.take<float>(p.class_thresh != nullptr ? p.head.num_classes + 1 : 0);
     states = space.take<DetectState>(rows);
     histograms = space.take<uint32_t>(rows * kDetectBins);
     counts = space.take<uint32_t>(rows);
     keys = space.take<uint64_t>(rows * keys_a_row);
-    merged = space.take<uint64_t>(p.batch * topk);
-    boxes = space.take<math::Box<float>>(p.batch * topk);
-    scores = space.take<float>(p.soft_nms != SoftNms::kNone ? p.batch * topk : 0);
-    totals = space.take<int32_t>(p.batch);
+    merged = space.take<uint64_t>(p.head.batch_size * topk);
+    boxes = space.take<math::Box<float>>(p.head.batch_size * topk);
+    scores = space.take<float>(p.soft_nms != SoftNms::kNone ? p.head.batch_size * topk : 0);
+    totals = space.take<int32_t>(p.head.batch_size);
     bytes = space.bytes();
   }
 };

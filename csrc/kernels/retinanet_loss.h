@@ -1,6 +1,6 @@
 // RetinaNet's two losses and their gradients, from the head's level outputs where they lie and the anchors' matches.
 //
-//   classification = 1/B sum_b 1/max(1, F_b) sum of focal(logit) over all but the between anchors of image b
+//   classification = 1/B sum_b 1/max(1, F_b) sum of focal(logit) over all but the ignored anchors of image b
 //   bbox           = 1/B sum_b 1/max(1, F_b) sum of box_loss(deltas) over its F_b foreground anchors
 #pragma once
 
@@ -12,33 +12,17 @@ namespace retinanet_fast {
 
 enum class BoxLoss : int8_t { kL1, kSmoothL1, kGiou };
 
-// Where element (image, channel, y, x) of a level's output lies, in elements.
-struct LevelStrides {
-  int64_t image, channel, y, x;
-};
-
-// One level of the head. Channel k * C + c of `logits` is class c of anchor k, channel k * 4 + j of `deltas` its delta
-// j.
-struct LossLevel {
-  const void* logits;  // [B, K * C, H, W]
-  const void* deltas;  // [B, K * 4, H, W]
-  void* grad_logits;   // [B, K * C, H, W], or null
-  void* grad_deltas;   // [B, K * 4, H, W] filled with zeros, or null
-  LevelStrides logits_at;
-  LevelStrides deltas_at;
-  LevelStrides grad_logits_at;
-  LevelStrides grad_deltas_at;
-  int64_t first_anchor;  // of the level, in an image
-  int64_t height;
-  int64_t width;
+// Where the gradients of one level's outputs go.
+struct HeadGradients {
+  void* logits;  // [B, K * C, H, W], or null
+  void* deltas;  // [B, K * 4, H, W] filled with zeros, or null
+  LevelStrides logits_strides;
+  LevelStrides deltas_strides;
 };
 
 struct RetinanetLossParams {
-  LossLevel level[kMaxLevels];
-  int32_t levels;
-  int64_t images;    // B
-  int64_t per_cell;  // K
-  int64_t classes;   // C
+  HeadLevels head;  // logits and deltas of one dtype
+  HeadGradients gradients[kMaxLevels];
   Anchors anchors;
 
   const int32_t* matches;         // [B, A] rows of gt_boxes, from match_anchors
@@ -60,7 +44,6 @@ struct RetinanetLossParams {
   void* bbox;                       // [1]
   double* partial_sums;             // [2 * retinanet_loss_tasks()], on CUDA [retinanet_loss_blocks()], workspace
   int64_t* bad_label;               // CUDA: bad_label_code() of a label outside [0, C) is written here
-  DType dtype;                      // of logits and deltas
 };
 
 // A label as one number below 0.
@@ -69,9 +52,10 @@ RETINANET_FAST_INLINE int64_t bad_label_row(int64_t code) { return -(code + 1) >
 RETINANET_FAST_INLINE int64_t bad_label_value(int64_t code) { return int32_t(uint32_t(-(code + 1))); }
 
 // How a level's logits are walked over: as rows of channels where these lie side by side, else as planes.
-RETINANET_FAST_INLINE bool has_channel_rows(const LossLevel& level, int64_t channels) {
-  const auto rows = [&](const LevelStrides& at) { return at.channel == 1 && (at.x != 1 || level.width == 1); };
-  return channels > 1 && rows(level.logits_at) && (!level.grad_logits || rows(level.grad_logits_at));
+RETINANET_FAST_INLINE bool walks_channel_rows(const RetinanetLossParams& p, int64_t level) {
+  const HeadLevels& head = p.head;
+  return has_channel_rows(head, level, head.levels[level].logits_strides) &&
+         (!p.gradients[level].logits || has_channel_rows(head, level, p.gradients[level].logits_strides));
 }
 
 // Pieces that a level of one image is cut into on the CPU, by its size and layout alone.
@@ -87,27 +71,28 @@ RETINANET_FAST_INLINE int64_t loss_cells_per_task(int64_t channels) {
 struct PlaneTasks {
   int64_t pieces, classes, class_pieces;
 
-  RETINANET_FAST_INLINE PlaneTasks(const RetinanetLossParams& p, const LossLevel& level) {
+  RETINANET_FAST_INLINE PlaneTasks(const HeadLevels& head, const HeadLevel& level) {
     const int64_t positions = level.height * level.width;
     pieces = ceil_div(positions, kLossPlanePositions);
     const int64_t in_a_piece = positions < kLossPlanePositions ? positions : kLossPlanePositions;
-    class_pieces = ceil_div(p.classes * in_a_piece, kLossPlaneElements);
-    classes = ceil_div(p.classes, class_pieces > 0 ? class_pieces : 1);
+    class_pieces = ceil_div(head.num_classes * in_a_piece, kLossPlaneElements);
+    classes = ceil_div(head.num_classes, class_pieces > 0 ? class_pieces : 1);
   }
 
-  RETINANET_FAST_INLINE int64_t count(int64_t per_cell) const { return per_cell * pieces * class_pieces; }
+  RETINANET_FAST_INLINE int64_t count(int64_t anchors_per_cell) const {
+    return anchors_per_cell * pieces * class_pieces;
+  }
 };
 
-RETINANET_FAST_INLINE int64_t loss_tasks_per_image(const RetinanetLossParams& p, const LossLevel& level) {
-  const int64_t channels = p.per_cell * p.classes;
-  const int64_t cells = level.height * level.width;
-  return has_channel_rows(level, channels) ? ceil_div(cells, loss_cells_per_task(channels))
-                                           : PlaneTasks(p, level).count(p.per_cell);
+RETINANET_FAST_INLINE int64_t loss_tasks_per_image(const RetinanetLossParams& p, int64_t level) {
+  const HeadLevel& at = p.head.levels[level];
+  return walks_channel_rows(p, level) ? ceil_div(at.height * at.width, loss_cells_per_task(p.head.channels()))
+                                      : PlaneTasks(p.head, at).count(p.head.anchors_per_cell);
 }
 
 RETINANET_FAST_INLINE int64_t retinanet_loss_tasks(const RetinanetLossParams& p) {
   int64_t tasks = 0;
-  for (int l = 0; l < p.levels; ++l) tasks += p.images * loss_tasks_per_image(p, p.level[l]);
+  for (int64_t l = 0; l < p.head.num_levels; ++l) tasks += p.head.batch_size * loss_tasks_per_image(p, l);
   return tasks;
 }
 
@@ -115,21 +100,20 @@ RETINANET_FAST_INLINE int64_t retinanet_loss_tasks(const RetinanetLossParams& p)
 constexpr int kLossThreads = 256;
 constexpr int kLossRowVectors = 4;  // 16-byte vectors a thread takes of a channels-last level
 
-RETINANET_FAST_INLINE int64_t loss_blocks_per_image(const RetinanetLossParams& p, const LossLevel& level) {
-  const int64_t vector = int64_t(16 / size_of(p.dtype));
-  const int64_t channels = p.per_cell * p.classes;
-  const int64_t cells = level.height * level.width;
-  return has_channel_rows(level, channels) ? ceil_div(cells * channels, kLossThreads * kLossRowVectors * vector)
-                                           : p.per_cell * ceil_div(cells, 32 * vector);
+RETINANET_FAST_INLINE int64_t loss_blocks_per_image(const RetinanetLossParams& p, int64_t level) {
+  const int64_t vector = int64_t(16 / size_of(p.head.logits_dtype));
+  const int64_t cells = p.head.levels[level].height * p.head.levels[level].width;
+  return walks_channel_rows(p, level) ? ceil_div(cells * p.head.channels(), kLossThreads * kLossRowVectors * vector)
+                                      : p.head.anchors_per_cell * ceil_div(cells, 32 * vector);
 }
 
 RETINANET_FAST_INLINE int64_t box_loss_blocks_per_image(const RetinanetLossParams& p) {
-  return ceil_div(p.anchors.count, kLossThreads);
+  return ceil_div(p.anchors.num_anchors, kLossThreads);
 }
 
 RETINANET_FAST_INLINE int64_t retinanet_loss_blocks(const RetinanetLossParams& p) {
-  int64_t blocks = p.images * box_loss_blocks_per_image(p);
-  for (int l = 0; l < p.levels; ++l) blocks += p.images * loss_blocks_per_image(p, p.level[l]);
+  int64_t blocks = p.head.batch_size * box_loss_blocks_per_image(p);
+  for (int64_t l = 0; l < p.head.num_levels; ++l) blocks += p.head.batch_size * loss_blocks_per_image(p, l);
   return blocks;
 }
 

@@ -18,26 +18,28 @@ RETINANET_FAST_INLINE math::Box<C> gt_box(const RetinanetLossParams& p, int64_t 
 
 // The loss of anchor k of `cell` towards the box in row `match`; its gradient times `grad_scale` is written.
 template <class T>
-RETINANET_FAST_INLINE math::ComputeType<T> foreground_box_loss(const RetinanetLossParams& p, const LossLevel& level,
-                                                               int64_t image, int64_t cell, int64_t k, int32_t match,
+RETINANET_FAST_INLINE math::ComputeType<T> foreground_box_loss(const RetinanetLossParams& p, int64_t l, int64_t image,
+                                                               int64_t cell, int64_t k, int32_t match,
                                                                double grad_scale) {
   using C = math::ComputeType<T>;
+  const HeadLevel& level = p.head.levels[l];
+  const HeadGradients& gradients = p.gradients[l];
   const int64_t y = cell / level.width;
   const int64_t x = cell - y * level.width;
-  const LevelStrides& at = level.deltas_at;
+  const LevelStrides& at = level.deltas_strides;
   const T* from = static_cast<const T*>(level.deltas) + image * at.image + 4 * k * at.channel + y * at.y + x * at.x;
   const math::Deltas<C> deltas = {math::load(from[0]), math::load(from[at.channel]), math::load(from[2 * at.channel]),
                                   math::load(from[3 * at.channel])};
-  const math::Box<C> anchor = anchor_at<C>(p.anchors, level.first_anchor + cell * p.per_cell + k);
+  const math::Box<C> anchor = anchor_at<C>(p.anchors, level.first_anchor + cell * p.head.anchors_per_cell + k);
   const math::Box<C> target = gt_box<C>(p, match);
   const math::BoxWeights<C> weights(p.box_weights);
   const math::BoxLossTerm<C> term = p.box_loss == BoxLoss::kGiou
                                         ? math::giou_loss(deltas, anchor, target, weights, C(p.max_log_scale))
                                         : math::delta_loss(deltas, math::encode(target, anchor, weights),
                                                            p.box_loss == BoxLoss::kL1 ? C(0) : C(p.smooth_l1_beta));
-  if (level.grad_deltas) {
-    const LevelStrides& to = level.grad_deltas_at;
-    T* grad = static_cast<T*>(level.grad_deltas) + image * to.image + 4 * k * to.channel + y * to.y + x * to.x;
+  if (gradients.deltas) {
+    const LevelStrides& to = gradients.deltas_strides;
+    T* grad = static_cast<T*>(gradients.deltas) + image * to.image + 4 * k * to.channel + y * to.y + x * to.x;
     const C scale = C(grad_scale);
     math::store(grad[0], scale * term.grad.dx);
     math::store(grad[to.channel], scale * term.grad.dy);

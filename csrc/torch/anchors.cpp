@@ -24,7 +24,7 @@ Anchors anchors_of(const char* op, const at::Tensor& anchors, at::IntArrayRef st
     owner = anchors.to(kernel_dtype(anchors.scalar_type())).contiguous();
     result.boxes = owner.const_data_ptr();
     result.boxes_dtype = dtype_of(op, "anchors", owner);
-    result.count = owner.size(0);
+    result.num_anchors = owner.size(0);
     return result;
   }
   TORCH_CHECK_VALUE(anchors.dim() == 3 && anchors.size(2) == 4, op,
@@ -36,9 +36,9 @@ Anchors anchors_of(const char* op, const at::Tensor& anchors, at::IntArrayRef st
                     ": expected an AnchorGrid with a stride and a grid size for each of its ", levels, " levels, got ",
                     strides.size() / 2, " and ", grid_sizes.size() / 2);
   owner = anchors.to(at::kFloat).contiguous();
-  result.base = owner.const_data_ptr<float>();
-  result.levels = int32_t(levels);
-  result.per_cell = int32_t(owner.size(1));
+  result.base_anchors = owner.const_data_ptr<float>();
+  result.num_levels = int32_t(levels);
+  result.anchors_per_cell = int32_t(owner.size(1));
   for (int64_t l = 0; l < levels; ++l) {
     for (int64_t i = 2 * l; i < 2 * l + 2; ++i) {
       TORCH_CHECK_VALUE(strides[i] >= 1 && strides[i] <= kMostPixels, op, ": expected AnchorGrid strides in [1, ",
@@ -47,14 +47,14 @@ Anchors anchors_of(const char* op, const at::Tensor& anchors, at::IntArrayRef st
                         ": expected AnchorGrid grid_sizes in [0, ", kMostPixels, "], got ", grid_sizes[i], " at level ",
                         l);
     }
-    result.level[l] = {
-        .first = result.count,
+    result.levels[l] = {
+        .first_anchor = result.num_anchors,
         .height = int32_t(grid_sizes[2 * l]),
         .width = int32_t(grid_sizes[2 * l + 1]),
         .stride_y = int32_t(strides[2 * l]),
         .stride_x = int32_t(strides[2 * l + 1]),
     };
-    result.count += owner.size(1) * grid_sizes[2 * l] * grid_sizes[2 * l + 1];
+    result.num_anchors += owner.size(1) * grid_sizes[2 * l] * grid_sizes[2 * l + 1];
   }
   return result;
 }

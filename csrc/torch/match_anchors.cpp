@@ -20,13 +20,13 @@ at::Tensor match_anchors(const at::Tensor& anchors, at::IntArrayRef strides, at:
   const Anchors grid = anchors_of(op, anchors, strides, grid_sizes, anchors.device(), owner);
   const GroundTruth truth = ground_truth_of(op, gt_boxes, anchors.device(), owner.scalar_type());
   const auto images = int64_t(gt_boxes.size());
-  at::Tensor matches = at::empty({images, grid.count}, anchors.options().dtype(at::kLong));
+  at::Tensor matches = at::empty({images, grid.num_anchors}, anchors.options().dtype(at::kLong));
   at::Tensor best_iou = at::empty({truth.boxes.size(0)}, truth.boxes.options());
   const MatchAnchorsParams params{
       .anchors = grid,
       .gt_boxes = truth.boxes.const_data_ptr(),
       .gt_offsets = truth.offsets.data(),
-      .images = images,
+      .batch_size = images,
       .rule = {high_threshold, low_threshold, allow_low_quality_matches, match_zero_iou},
       .best_iou = best_iou.mutable_data_ptr(),
       .matches = matches.mutable_data_ptr(),

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "torch/anchors.h"
 #include "torch/common.h"
 
 namespace retinanet_fast {
@@ -14,8 +15,8 @@ namespace {
 constexpr const char* kOp = "retinanet_detect";
 
 void check_levels(at::TensorList cls_logits, at::TensorList bbox_regression) {
-  TORCH_CHECK_VALUE(!cls_logits.empty() && cls_logits.size() <= kMaxDetectLevels, kOp, ": expected 1 to ",
-                    kMaxDetectLevels, " levels of cls_logits, got ", cls_logits.size());
+  TORCH_CHECK_VALUE(!cls_logits.empty() && cls_logits.size() <= kMaxLevels, kOp, ": expected 1 to ", kMaxLevels,
+                    " levels of cls_logits, got ", cls_logits.size());
   TORCH_CHECK_VALUE(bbox_regression.size() == cls_logits.size(), kOp, ": expected bbox_regression of ",
                     cls_logits.size(), " levels as cls_logits, got ", bbox_regression.size());
   const at::Tensor& first = cls_logits[0];
@@ -53,9 +54,10 @@ void check_anchors(const at::Tensor& anchors, at::IntArrayRef strides, const Ret
                       ": expected anchors [", num_anchors, ", 4], got ", anchors.sizes());
     return;
   }
-  TORCH_CHECK_VALUE(anchors.dim() == 3 && anchors.size(0) == p.num_levels && anchors.size(1) == p.shapes &&
-                        anchors.size(2) == 4 && int64_t(strides.size()) == 2 * p.num_levels,
-                    kOp, ": expected base anchors [", p.num_levels, ", ", p.shapes,
+  TORCH_CHECK_VALUE(anchors.dim() == 3 && anchors.size(0) == p.head.num_levels &&
+                        anchors.size(1) == p.head.anchors_per_cell && anchors.size(2) == 4 &&
+                        int64_t(strides.size()) == 2 * p.head.num_levels,
+                    kOp, ": expected base anchors [", p.head.num_levels, ", ", p.head.anchors_per_cell,
                     ", 4] and as many pairs of strides, got ", anchors.sizes(), " and ", strides.size(), " strides");
 }
 
@@ -67,28 +69,23 @@ SoftNms soft_nms_of(c10::string_view name) {
 }
 
 // Sets the levels of `p`; returns the number of anchors.
-int64_t set_levels(RetinanetDetectParams& p, at::TensorList cls_logits, at::TensorList bbox_regression,
-                   at::IntArrayRef strides) {
+int64_t set_levels(RetinanetDetectParams& p, at::TensorList cls_logits, at::TensorList bbox_regression) {
   int64_t num_anchors = 0;
-  for (int64_t l = 0; l < p.num_levels; ++l) {
+  for (int64_t l = 0; l < p.head.num_levels; ++l) {
     const at::Tensor& logits = cls_logits[l];
     const at::Tensor& deltas = bbox_regression[l];
-    DetectLevel& level = p.levels[l];
+    HeadLevel& level = p.head.levels[l];
     level.logits = logits.const_data_ptr();
     level.deltas = deltas.const_data_ptr();
-    for (int64_t d = 0; d < 4; ++d) {
-      level.logits_strides[d] = logits.stride(d);
-      level.deltas_strides[d] = deltas.stride(d);
-    }
+    level.logits_strides = {logits.stride(0), logits.stride(1), logits.stride(2), logits.stride(3)};
+    level.deltas_strides = {deltas.stride(0), deltas.stride(1), deltas.stride(2), deltas.stride(3)};
     level.height = logits.size(2);
     level.width = logits.size(3);
     level.first_anchor = num_anchors;
-    level.stride_y = strides.empty() ? 0.0f : float(strides[2 * l]);
-    level.stride_x = strides.empty() ? 0.0f : float(strides[2 * l + 1]);
-    num_anchors += level.height * level.width * p.shapes;
+    num_anchors += level.height * level.width * p.head.anchors_per_cell;
   }
-  TORCH_CHECK_VALUE(num_anchors * p.num_classes < int64_t(1) << 32, kOp,
-                    ": expected fewer than 2^32 logits an image, got ", num_anchors * p.num_classes);
+  TORCH_CHECK_VALUE(num_anchors * p.head.num_classes < int64_t(1) << 32, kOp,
+                    ": expected fewer than 2^32 logits an image, got ", num_anchors * p.head.num_classes);
   return num_anchors;
 }
 
@@ -105,40 +102,45 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> retinanet_detect(
   TORCH_CHECK_VALUE(soft_nms_sigma > 0, kOp, ": expected soft_nms_sigma > 0, got ", soft_nms_sigma);
 
   RetinanetDetectParams p{};
-  p.num_levels = int64_t(cls_logits.size());
-  p.batch = first.size(0);
-  p.shapes = bbox_regression[0].size(1) / 4;
-  p.num_classes = first.size(1) / p.shapes;
-  const int64_t num_anchors = set_levels(p, cls_logits, bbox_regression, strides);
+  p.head.num_levels = int64_t(cls_logits.size());
+  p.head.batch_size = first.size(0);
+  p.head.anchors_per_cell = bbox_regression[0].size(1) / 4;
+  p.head.num_classes = first.size(1) / p.head.anchors_per_cell;
+  const int64_t num_anchors = set_levels(p, cls_logits, bbox_regression);
   check_anchors(anchors, strides, p, num_anchors);
   check_same_device(kOp, "anchors", anchors, first);
-  TORCH_CHECK_VALUE(image_sizes.dim() == 2 && image_sizes.size(0) == p.batch && image_sizes.size(1) == 2, kOp,
-                    ": expected image_sizes [", p.batch, ", 2], got ", image_sizes.sizes());
+  TORCH_CHECK_VALUE(image_sizes.dim() == 2 && image_sizes.size(0) == p.head.batch_size && image_sizes.size(1) == 2, kOp,
+                    ": expected image_sizes [", p.head.batch_size, ", 2], got ", image_sizes.sizes());
   TORCH_CHECK_TYPE(c10::isIntegralType(image_sizes.scalar_type(), /*includeBool=*/false), kOp,
                    ": expected image_sizes of an integer dtype, got ", image_sizes.scalar_type());
   if (!image_sizes.is_cpu()) check_same_device(kOp, "image_sizes", image_sizes, first);
 
-  TORCH_CHECK_VALUE(uses_cpu_kernels(first) || p.batch * p.num_levels <= 65535, kOp,
-                    ": expected at most 65535 images times levels on CUDA, got ", p.batch * p.num_levels);
+  TORCH_CHECK_VALUE(uses_cpu_kernels(first) || p.head.batch_size * p.head.num_levels <= 65535, kOp,
+                    ": expected at most 65535 images times levels on CUDA, got ",
+                    p.head.batch_size * p.head.num_levels);
 
   const c10::DeviceGuard guard(first.device());
-  const at::Tensor anchor_values = anchors.to(at::kFloat).contiguous();
+  std::vector<int64_t> grid_sizes;
+  for (int64_t l = 0; l < p.head.num_levels && !strides.empty(); ++l) {
+    grid_sizes.insert(grid_sizes.end(), {p.head.levels[l].height, p.head.levels[l].width});
+  }
+  at::Tensor anchor_values;
+  p.anchors = anchors_of(kOp, anchors, strides, grid_sizes, first.device(), anchor_values);
   const at::Tensor sizes = image_sizes.to(at::kLong).contiguous();
   at::Tensor thresholds;
   if (class_thresh.has_value()) {
-    TORCH_CHECK_VALUE(class_thresh->dim() == 1 && class_thresh->size(0) == p.num_classes, kOp,
-                      ": expected score_thresh, a tensor, [", p.num_classes, "], got ", class_thresh->sizes());
+    TORCH_CHECK_VALUE(class_thresh->dim() == 1 && class_thresh->size(0) == p.head.num_classes, kOp,
+                      ": expected score_thresh, a tensor, [", p.head.num_classes, "], got ", class_thresh->sizes());
     check_same_device(kOp, "score_thresh", *class_thresh, first);
     thresholds = class_thresh->to(at::kFloat).contiguous();
   }
   const auto options = first.options().dtype(at::kFloat);
-  at::Tensor boxes = at::empty({p.batch, detections_per_img, 4}, options);
-  at::Tensor scores = at::empty({p.batch, detections_per_img}, options);
-  at::Tensor labels = at::empty({p.batch, detections_per_img}, options.dtype(at::kLong));
-  at::Tensor counts = at::empty({p.batch}, options.dtype(at::kLong));
-  if (p.batch == 0) return {boxes, scores, labels, counts};
+  at::Tensor boxes = at::empty({p.head.batch_size, detections_per_img, 4}, options);
+  at::Tensor scores = at::empty({p.head.batch_size, detections_per_img}, options);
+  at::Tensor labels = at::empty({p.head.batch_size, detections_per_img}, options.dtype(at::kLong));
+  at::Tensor counts = at::empty({p.head.batch_size}, options.dtype(at::kLong));
+  if (p.head.batch_size == 0) return {boxes, scores, labels, counts};
 
-  (strides.empty() ? p.anchors : p.base_anchors) = anchor_values.const_data_ptr<float>();
   p.image_sizes = sizes.const_data_ptr<int64_t>();
   p.image_sizes_on_host = sizes.is_cpu();
   p.score_thresh = float(score_thresh);
@@ -154,8 +156,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> retinanet_detect(
   p.scores = scores.mutable_data_ptr<float>();
   p.labels = labels.mutable_data_ptr<int64_t>();
   p.counts = counts.mutable_data_ptr<int64_t>();
-  p.logits_dtype = dtype_of(kOp, "cls_logits", first);
-  p.deltas_dtype = dtype_of(kOp, "bbox_regression", bbox_regression[0]);
+  p.head.logits_dtype = dtype_of(kOp, "cls_logits", first);
+  p.head.deltas_dtype = dtype_of(kOp, "bbox_regression", bbox_regression[0]);
   const size_t bytes =
       uses_cpu_kernels(first) ? retinanet_detect_cpu_workspace_bytes(p) : retinanet_detect_cuda_workspace_bytes(p);
   const at::Tensor workspace = at::empty({int64_t(bytes)}, options.dtype(at::kByte));

@@ -154,12 +154,12 @@ class Call {
     check_levels(in);
     check_targets(in);
     const at::Tensor& first = in.cls_logits[0];
-    params_.levels = int32_t(in.cls_logits.size());
-    params_.images = first.size(0);
-    params_.per_cell = in.bbox_regression[0].size(1) / 4;
-    params_.classes = first.size(1) / params_.per_cell;
+    params_.head.num_levels = int64_t(in.cls_logits.size());
+    params_.head.batch_size = first.size(0);
+    params_.head.anchors_per_cell = in.bbox_regression[0].size(1) / 4;
+    params_.head.num_classes = first.size(1) / params_.head.anchors_per_cell;
     params_.anchors = anchors_of(kOp, in.anchors, strides, grid_sizes, first.device(), anchors_);
-    params_.dtype = dtype_of(kOp, "cls_logits", first);
+    params_.head.logits_dtype = params_.head.deltas_dtype = dtype_of(kOp, "cls_logits", first);
     params_.alpha = options.alpha;
     params_.gamma = options.gamma;
     params_.box_loss = parse_box_loss(options.box_loss);
@@ -172,17 +172,17 @@ class Call {
 
   Gradients add_gradients(const std::vector<bool>& of_logits, const std::vector<bool>& of_deltas) {
     Gradients result{std::vector<at::Tensor>(of_logits.size()), std::vector<at::Tensor>(of_deltas.size())};
-    for (int l = 0; l < params_.levels; ++l) {
-      LossLevel& level = params_.level[l];
+    for (int l = 0; l < params_.head.num_levels; ++l) {
+      HeadGradients& level = params_.gradients[l];
       if (of_logits[l]) {
         at::Tensor& grad = result.cls_logits[l] = empty_dense_like(in_.cls_logits[l]);
-        level.grad_logits = grad.mutable_data_ptr();
-        level.grad_logits_at = strides_of(grad);
+        level.logits = grad.mutable_data_ptr();
+        level.logits_strides = strides_of(grad);
       }
       if (of_deltas[l]) {
         at::Tensor& grad = result.bbox_regression[l] = at::zeros_like(in_.bbox_regression[l]);
-        level.grad_deltas = grad.mutable_data_ptr();
-        level.grad_deltas_at = strides_of(grad);
+        level.deltas = grad.mutable_data_ptr();
+        level.deltas_strides = strides_of(grad);
       }
     }
     return result;
@@ -206,36 +206,37 @@ class Call {
  private:
   void set_levels(at::IntArrayRef grid_sizes) {
     int64_t anchors = 0;
-    for (int l = 0; l < params_.levels; ++l) {
+    for (int l = 0; l < params_.head.num_levels; ++l) {
       const at::Tensor& logits = in_.cls_logits[l];
-      TORCH_CHECK_VALUE(in_.anchors.dim() == 2 ||
-                            (in_.anchors.size(0) == params_.levels && params_.anchors.per_cell == params_.per_cell &&
-                             grid_sizes[2 * l] == logits.size(2) && grid_sizes[2 * l + 1] == logits.size(3)),
-                        kOp, ": expected an AnchorGrid of ", params_.levels, " levels with ", params_.per_cell,
-                        " anchors a cell and ", logits.size(2), " x ", logits.size(3), " cells at level ", l,
-                        ", got base_anchors ", in_.anchors.sizes(), " and grid sizes ", grid_sizes);
-      LossLevel& level = params_.level[l];
+      TORCH_CHECK_VALUE(
+          in_.anchors.dim() == 2 || (in_.anchors.size(0) == params_.head.num_levels &&
+                                     params_.anchors.anchors_per_cell == params_.head.anchors_per_cell &&
+                                     grid_sizes[2 * l] == logits.size(2) && grid_sizes[2 * l + 1] == logits.size(3)),
+          kOp, ": expected an AnchorGrid of ", params_.head.num_levels, " levels with ", params_.head.anchors_per_cell,
+          " anchors a cell and ", logits.size(2), " x ", logits.size(3), " cells at level ", l, ", got base_anchors ",
+          in_.anchors.sizes(), " and grid sizes ", grid_sizes);
+      HeadLevel& level = params_.head.levels[l];
       level.logits = logits.const_data_ptr();
       level.deltas = in_.bbox_regression[l].const_data_ptr();
-      level.logits_at = strides_of(logits);
-      level.deltas_at = strides_of(in_.bbox_regression[l]);
+      level.logits_strides = strides_of(logits);
+      level.deltas_strides = strides_of(in_.bbox_regression[l]);
       level.first_anchor = anchors;
       level.height = logits.size(2);
       level.width = logits.size(3);
-      anchors += params_.per_cell * level.height * level.width;
+      anchors += params_.head.anchors_per_cell * level.height * level.width;
     }
-    TORCH_CHECK_VALUE(anchors == params_.anchors.count, kOp, ": expected ", anchors, " anchors for these levels, got ",
-                      params_.anchors.count);
+    TORCH_CHECK_VALUE(anchors == params_.anchors.num_anchors, kOp, ": expected ", anchors,
+                      " anchors for these levels, got ", params_.anchors.num_anchors);
   }
 
   void match(const Options& options) {
     const at::Tensor& first = in_.cls_logits[0];
     truth_ = ground_truth_of(kOp, in_.gt_boxes, first.device(), anchors_.scalar_type());
-    labels_ = labels_of(in_, params_.classes);
+    labels_ = labels_of(in_, params_.head.num_classes);
     params_.bad_label = deferred_error(kOp, first);
     const auto ints = first.options().dtype(at::kInt);
-    matches_ = at::empty({params_.images, params_.anchors.count}, ints);
-    num_foreground_ = at::empty({params_.images}, ints);
+    matches_ = at::empty({params_.head.batch_size, params_.anchors.num_anchors}, ints);
+    num_foreground_ = at::empty({params_.head.batch_size}, ints);
     at::Tensor best_iou = at::empty({truth_.boxes.size(0)}, truth_.boxes.options());
     params_.matches = matches_.const_data_ptr<int32_t>();
     params_.num_foreground = num_foreground_.const_data_ptr<int32_t>();
@@ -246,7 +247,7 @@ class Call {
         .anchors = params_.anchors,
         .gt_boxes = truth_.boxes.const_data_ptr(),
         .gt_offsets = truth_.offsets.data(),
-        .images = params_.images,
+        .batch_size = params_.head.batch_size,
         .rule = {options.high_threshold, options.low_threshold, options.allow_low_quality_matches,
                  options.match_zero_iou},
         .best_iou = best_iou.mutable_data_ptr(),

@@ -120,7 +120,8 @@ class Candidates {
     for (int64_t i = keys_; i < size_; ++i) {
       const uint64_t key = entries_[i];
       entries_[passed] = key;
-      passed += math::candidate_score(key) > p_.class_thresh[math::candidate_index(key) % uint32_t(p_.num_classes)];
+      passed +=
+          math::candidate_score(key) > p_.class_thresh[math::candidate_index(key) % uint32_t(p_.head.num_classes)];
     }
     size_ = passed;
   }

@@ -87,16 +87,16 @@ struct GridTasks {
   int64_t columns, strips, rows, count;  // anchors of a row, strips of a row, rows a task, tasks
 
   GridTasks(const Anchors& anchors, int level)
-      : columns(int64_t(anchors.level[level].width) * anchors.per_cell),
+      : columns(int64_t(anchors.levels[level].width) * anchors.anchors_per_cell),
         strips(ceil_div(columns, kStrip)),
         rows(kTaskAnchors / max2(int64_t(1), min2(columns, int64_t(kStrip))) + 1),
-        count(strips * ceil_div(anchors.level[level].height, rows)) {}
+        count(strips * ceil_div(anchors.levels[level].height, rows)) {}
 };
 
 int64_t num_tasks(const Anchors& anchors) {
-  if (anchors.boxes) return ceil_div(anchors.count, kTaskAnchors);
+  if (anchors.boxes) return ceil_div(anchors.num_anchors, kTaskAnchors);
   int64_t count = 0;
-  for (int level = 0; level < anchors.levels; ++level) count += GridTasks(anchors, level).count;
+  for (int level = 0; level < anchors.num_levels; ++level) count += GridTasks(anchors, level).count;
   return count;
 }
 
@@ -107,29 +107,29 @@ GridPart grid_part(const Anchors& anchors, int64_t task) {
   const int64_t first_column = task % tasks.strips * kStrip;
   const int64_t first_row = task / tasks.strips * tasks.rows;
   return {level, first_column, min2(int64_t(kStrip), tasks.columns - first_column), first_row,
-          min2(tasks.rows, anchors.level[level].height - first_row)};
+          min2(tasks.rows, anchors.levels[level].height - first_row)};
 }
 
 template <class C, class Body>
 RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const GridPart& part, const Body& body) {
-  const AnchorLevel& level = anchors.level[part.level];
-  const float* shapes = anchors.base + 4 * int64_t(part.level) * anchors.per_cell;
+  const AnchorLevel& level = anchors.levels[part.level];
+  const float* shapes = anchors.base_anchors + 4 * int64_t(part.level) * anchors.anchors_per_cell;
   Strip<C> strip;
   strip.count = int(part.columns);
   strip.first_in_row = part.first_column;
-  strip.per_cell = anchors.per_cell;
+  strip.per_cell = anchors.anchors_per_cell;
   strip.cells_per_pixel = 1.0 / level.stride_x;
   // x does not depend on the row, and y is the shape's plus the row's.
   float shape_y1[kStrip], shape_y2[kStrip];
-  int64_t x = part.first_column / anchors.per_cell;
-  int64_t k = part.first_column % anchors.per_cell;
+  int64_t x = part.first_column / anchors.anchors_per_cell;
+  int64_t k = part.first_column % anchors.anchors_per_cell;
   for (int i = 0; i < strip.count; ++i) {
     const Box<float> box = grid_anchor(shapes + 4 * k, level, 0, x);
     strip.x1[i] = C(box.x1);
     strip.x2[i] = C(box.x2);
     shape_y1[i] = box.y1;
     shape_y2[i] = box.y2;
-    if (++k == anchors.per_cell) {
+    if (++k == anchors.anchors_per_cell) {
       k = 0;
       ++x;
     }
@@ -138,18 +138,18 @@ RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const 
 
   constexpr float infinity = std::numeric_limits<float>::infinity();
   float hull[4] = {infinity, infinity, -infinity, -infinity};  // of all shapes
-  for (k = 0; k < anchors.per_cell; ++k) {
+  for (k = 0; k < anchors.anchors_per_cell; ++k) {
     for (int corner = 0; corner < 2; ++corner) hull[corner] = min2(shapes[4 * k + corner], hull[corner]);
     for (int corner = 2; corner < 4; ++corner) hull[corner] = max2(shapes[4 * k + corner], hull[corner]);
   }
   strip.left = double(hull[0]);
   strip.right = double(hull[2]);
-  const Box<float> leftmost = grid_anchor(hull, level, 0, part.first_column / anchors.per_cell);
+  const Box<float> leftmost = grid_anchor(hull, level, 0, part.first_column / anchors.anchors_per_cell);
   const Box<float> rightmost = grid_anchor(hull, level, 0, x);
 
   for (int64_t y = part.first_row; y < part.first_row + part.rows; ++y) {
     const float shift = float(y * level.stride_y);
-    strip.first = level.first + y * level.width * anchors.per_cell + part.first_column;
+    strip.first = level.first_anchor + y * level.width * anchors.anchors_per_cell + part.first_column;
     strip.bounds = {C(leftmost.x1), C(hull[1] + shift), C(rightmost.x2), C(hull[3] + shift)};
     for (int i = 0; i < strip.padded(); ++i) {
       strip.y1[i] = C(shape_y1[i] + shift);
@@ -252,28 +252,28 @@ class Matcher {
       executor.parallel_for(tasks, [&](int64_t task) {
         if (p_.anchors.boxes) {
           const int64_t begin = task * kTaskAnchors;
-          for_each_strip_of_boxes<C>(p_.anchors, begin, min2(p_.anchors.count, begin + kTaskAnchors), body);
+          for_each_strip_of_boxes<C>(p_.anchors, begin, min2(p_.anchors.num_anchors, begin + kTaskAnchors), body);
         } else {
           for_each_strip_of_grid<C>(p_.anchors, grid_part(p_.anchors, task), body);
         }
       });
     };
     if (p_.rule.allow_low_quality) {
-      for (int64_t g = 0; g < p_.gt_offsets[p_.images]; ++g) best_iou_[g] = 0;
+      for (int64_t g = 0; g < p_.gt_offsets[p_.batch_size]; ++g) best_iou_[g] = 0;
       for_each_strip([&](const Strip<C>& strip) { raise_best_iou(strip); });
     }
     if (p_.num_foreground) {
-      for (int64_t image = 0; image < p_.images; ++image) p_.num_foreground[image] = 0;
+      for (int64_t image = 0; image < p_.batch_size; ++image) p_.num_foreground[image] = 0;
     }
     for_each_strip([&](const Strip<C>& strip) {
-      for (int64_t image = 0; image < p_.images; ++image) match(strip, image);
+      for (int64_t image = 0; image < p_.batch_size; ++image) match(strip, image);
     });
     return {};
   }
 
  private:
   Status check_boxes() const {
-    for (int64_t image = 0; image < p_.images; ++image) {
+    for (int64_t image = 0; image < p_.batch_size; ++image) {
       for (int64_t g = p_.gt_offsets[image]; g < p_.gt_offsets[image + 1]; ++g) {
         if (!has_area(gt(g))) return {Status::Code::kBadBox, g - p_.gt_offsets[image], image};
       }
@@ -284,7 +284,7 @@ class Matcher {
   Box<C> gt(int64_t g) const { return load_box(gt_boxes_ + 4 * g); }
 
   void raise_best_iou(const Strip<C>& strip) const {
-    for (int64_t g = 0; g < p_.gt_offsets[p_.images]; ++g) {
+    for (int64_t g = 0; g < p_.gt_offsets[p_.batch_size]; ++g) {
       const Box<C> box = gt(g);
       const Range range = strip.near(box);
       if (range.begin == range.end) continue;
@@ -326,7 +326,7 @@ class Matcher {
   }
 
   void write(const Strip<C>& strip, int64_t image, const int32_t* found) const {
-    const int64_t to = image * p_.anchors.count + strip.first;
+    const int64_t to = image * p_.anchors.num_anchors + strip.first;
     if (p_.wide_matches) {
       int64_t* matches = static_cast<int64_t*>(p_.matches) + to;
       for (int i = 0; i < strip.count; ++i) matches[i] = found[i];

@@ -45,7 +45,7 @@ void scan_run(const DetectRuns& r, const T* logits, uint32_t index, Candidates& 
 }
 
 SharedBound shared_bound(const RetinanetDetectParams& p, const Space& space, int64_t image, int64_t level) {
-  const int64_t row = image * p.num_levels + level;
+  const int64_t row = image * p.head.num_levels + level;
   return {space.bounds + row, space.runs[level].chunks > 1 ? space.histograms + row * kDetectBoundBins : nullptr};
 }
 
@@ -61,17 +61,17 @@ struct LevelScan {
   const DetectRuns& runs;
   const T* logits;
   int64_t first_index;  // of the level's first logit
-  const DetectLevel& level;
+  const HeadLevel& level;
   int64_t channels;
   uint64_t* candidates;  // its chunks' part of the workspace
   int64_t* counts;
 
   LevelScan(const RetinanetDetectParams& p, const Space& space, int64_t image, int64_t l)
       : runs(space.runs[l]),
-        logits(static_cast<const T*>(p.levels[l].logits) + image * p.levels[l].logits_strides[0]),
-        first_index(p.levels[l].first_anchor * p.num_classes),
-        level(p.levels[l]),
-        channels(p.shapes * p.num_classes),
+        logits(static_cast<const T*>(p.head.levels[l].logits) + image * p.head.levels[l].logits_strides.image),
+        first_index(p.head.levels[l].first_anchor * p.head.num_classes),
+        level(p.head.levels[l]),
+        channels(p.head.channels()),
         candidates(space.candidates + image * space.capacity),
         counts(space.counts + image * space.chunks) {
     for (int64_t before = 0; before < l; ++before) {
@@ -86,8 +86,9 @@ struct LevelScan {
     const int64_t outer = run / runs.rows;
     const int64_t row = run - outer * runs.rows;
     // Over channels a run is row `outer` of the grid, or its cell `row`; else row `row` of channel `outer`.
-    const int64_t offset = runs.over_channels ? outer * level.logits_strides[2] + row * level.logits_strides[3]
-                                              : outer * level.logits_strides[1] + row * level.logits_strides[2];
+    const LevelStrides& strides = level.logits_strides;
+    const int64_t offset =
+        runs.over_channels ? outer * strides.y + row * strides.x : outer * strides.channel + row * strides.y;
     const int64_t index =
         runs.over_channels ? (outer * level.width + row) * channels : row * level.width * channels + outer;
     f(logits + offset, uint32_t(first_index + index));
@@ -131,8 +132,8 @@ struct LevelScan {
 
 template <class T>
 void guess_bound(const RetinanetDetectParams& p, const Space& space, int64_t row) {
-  const int64_t image = row / p.num_levels;
-  const int64_t level = row - image * p.num_levels;
+  const int64_t image = row / p.head.num_levels;
+  const int64_t level = row - image * p.head.num_levels;
   space.guesses[row] = LevelScan<T>(p, space, image, level).guess(p);
   clear(shared_bound(p, space, image, level), space.guesses[row]);
 }
@@ -150,8 +151,8 @@ void scan_chunk(const RetinanetDetectParams& p, const Space& space, int64_t task
 // Scans an image's levels again whose guess was wrong.
 template <class T>
 void mend_guesses(const RetinanetDetectParams& p, const Space& space, int64_t image) {
-  for (int64_t l = 0; l < p.num_levels; ++l) {
-    if (space.guesses[image * p.num_levels + l] == ~uint64_t(0)) continue;
+  for (int64_t l = 0; l < p.head.num_levels; ++l) {
+    if (space.guesses[image * p.head.num_levels + l] == ~uint64_t(0)) continue;
     const LevelScan<T> scan(p, space, image, l);
     int64_t found = 0;
     for (int64_t chunk = 0; chunk < scan.runs.chunks; ++chunk) found += scan.counts[chunk];
@@ -169,7 +170,7 @@ const SortItem<uint64_t>* sort_candidates(const RetinanetDetectParams& p, const 
   const int64_t* chunk_count = space.counts + image * space.chunks;
   SortItem<uint64_t>* const items[2] = {space.items[0] + image * space.topk, space.items[1] + image * space.topk};
   count = 0;
-  for (int64_t l = 0; l < p.num_levels; ++l) {
+  for (int64_t l = 0; l < p.head.num_levels; ++l) {
     uint64_t* level = chunk;
     int64_t found = 0;
     for (int64_t c = 0; c < space.runs[l].chunks; ++c, chunk += space.runs[l].capacity, ++chunk_count) {
@@ -220,8 +221,8 @@ class ImageOutput {
 
 Detection decode_item(const RetinanetDetectParams& p, int64_t image, uint64_t key) {
   const Candidate c = locate(p, candidate_index(key));
-  const Deltas<double> deltas =
-      dispatch_dtype(p.deltas_dtype, [&](auto zero) { return load_candidate_deltas<decltype(zero)>(p, image, c); });
+  const Deltas<double> deltas = dispatch_dtype(
+      p.head.deltas_dtype, [&](auto zero) { return load_candidate_deltas<decltype(zero)>(p, image, c); });
   const int64_t* size = p.image_sizes + 2 * image;
   return {decode_candidate(p, c, deltas, double(size[0]), double(size[1])), candidate_score(key), c.label};
 }
@@ -230,8 +231,8 @@ void suppress(const RetinanetDetectParams& p, const Space& space, int64_t image,
               int64_t count, ImageOutput& out) {
   const IouThreshold<float> threshold(p.nms_thresh);
   KeptPool<float> pool{space.blocks + image * space.blocks_an_image, space.next_block + image * space.blocks_an_image};
-  KeptChain* chains = space.chains + image * p.num_classes;
-  for (int64_t c = 0; c < p.num_classes; ++c) chains[c] = KeptChain{};
+  KeptChain* chains = space.chains + image * p.head.num_classes;
+  for (int64_t c = 0; c < p.head.num_classes; ++c) chains[c] = KeptChain{};
   for (int64_t i = 0; i < count && !out.full(); ++i) {
     const Detection candidate = decode_item(p, image, items[i].key);
     const float box_area = area(candidate.box);
@@ -296,14 +297,14 @@ Status retinanet_detect(const RetinanetDetectParams& params, const Executor& exe
   RetinanetDetectParams p = params;
   if (p.class_thresh != nullptr) {
     p.score_thresh = std::numeric_limits<float>::infinity();
-    for (int64_t c = 0; c < p.num_classes; ++c) p.score_thresh = min2(p.class_thresh[c], p.score_thresh);
+    for (int64_t c = 0; c < p.head.num_classes; ++c) p.score_thresh = min2(p.class_thresh[c], p.score_thresh);
   }
   const Space space(p.workspace, p);
-  dispatch_dtype(p.logits_dtype, [&](auto zero) {
+  dispatch_dtype(p.head.logits_dtype, [&](auto zero) {
     using T = decltype(zero);
-    executor.parallel_for(p.batch * p.num_levels, [&](int64_t row) { guess_bound<T>(p, space, row); });
-    executor.parallel_for(p.batch * space.chunks, [&](int64_t task) { scan_chunk<T>(p, space, task); });
-    executor.parallel_for(p.batch, [&](int64_t image) {
+    executor.parallel_for(p.head.batch_size * p.head.num_levels, [&](int64_t row) { guess_bound<T>(p, space, row); });
+    executor.parallel_for(p.head.batch_size * space.chunks, [&](int64_t task) { scan_chunk<T>(p, space, task); });
+    executor.parallel_for(p.head.batch_size, [&](int64_t image) {
       mend_guesses<T>(p, space, image);
       finish_image(p, space, image);
     });

@@ -115,7 +115,7 @@ class LossPass {
 
  public:
   LossPass(const RetinanetLossParams& params, const Gamma& gamma)
-      : p_(params), gamma_(gamma), channels_(params.per_cell * params.classes) {
+      : p_(params), gamma_(gamma), channels_(params.head.channels()) {
     grad_classification_ = upstream(params.grad_classification);
     grad_bbox_ = upstream(params.grad_bbox);
   }
@@ -144,7 +144,9 @@ class LossPass {
 
   // What a task needs to know about its level and image.
   struct Piece {
-    const LossLevel& level;
+    int64_t l;
+    const HeadLevel& level;
+    LevelStrides grad_strides;  // of the logits' gradient
     int64_t image;
     const int32_t* matches;  // of the level's anchors in this image
     const T* logits;
@@ -156,27 +158,30 @@ class LossPass {
   static double upstream(const void* gradient) { return gradient ? double(*static_cast<const C*>(gradient)) : 1.0; }
 
   Sums run_task(int64_t task) const {
-    int l = 0;
-    int64_t per_image = loss_tasks_per_image(p_, p_.level[0]);
-    while (task >= per_image * p_.images) {
-      task -= per_image * p_.images;
-      per_image = loss_tasks_per_image(p_, p_.level[++l]);
+    int64_t l = 0;
+    int64_t per_image = loss_tasks_per_image(p_, 0);
+    while (task >= per_image * p_.head.batch_size) {
+      task -= per_image * p_.head.batch_size;
+      per_image = loss_tasks_per_image(p_, ++l);
     }
-    const LossLevel& level = p_.level[l];
+    const HeadLevel& level = p_.head.levels[l];
+    const HeadGradients& gradients = p_.gradients[l];
     const int64_t image = task / per_image;
     const double scale =
-        1.0 / (double(p_.num_foreground[image] > 1 ? p_.num_foreground[image] : 1) * double(p_.images));
-    T* grad_logits = static_cast<T*>(level.grad_logits);
+        1.0 / (double(p_.num_foreground[image] > 1 ? p_.num_foreground[image] : 1) * double(p_.head.batch_size));
+    T* grad_logits = static_cast<T*>(gradients.logits);
     const Piece piece{
+        .l = l,
         .level = level,
+        .grad_strides = gradients.logits_strides,
         .image = image,
-        .matches = p_.matches + image * p_.anchors.count + level.first_anchor,
-        .logits = static_cast<const T*>(level.logits) + image * level.logits_at.image,
-        .grad_logits = grad_logits ? grad_logits + image * level.grad_logits_at.image : nullptr,
+        .matches = p_.matches + image * p_.anchors.num_anchors + level.first_anchor,
+        .logits = static_cast<const T*>(level.logits) + image * level.logits_strides.image,
+        .grad_logits = grad_logits ? grad_logits + image * gradients.logits_strides.image : nullptr,
         .weights = focal_weights<C>(p_.alpha, scale * std::abs(grad_classification_)),
         .box_scale = scale,
     };
-    return has_channel_rows(level, channels_) ? channel_rows(piece, task % per_image) : planes(piece, task % per_image);
+    return walks_channel_rows(p_, l) ? channel_rows(piece, task % per_image) : planes(piece, task % per_image);
   }
 
   // ---- one block of logits --------------------------------------------------------------------------------------
@@ -198,10 +203,10 @@ class LossPass {
 
   // Some positions and classes of anchor shape k: channel after channel, so that memory is walked through in order.
   Sums planes(const Piece& piece, int64_t task) const {
-    const LossLevel& level = piece.level;
-    const PlaneTasks tasks(p_, level);
+    const HeadLevel& level = piece.level;
+    const PlaneTasks tasks(p_.head, level);
     const int64_t first_class = task % tasks.class_pieces * tasks.classes;
-    const int64_t end_class = min2(p_.classes, first_class + tasks.classes);
+    const int64_t end_class = min2(p_.head.num_classes, first_class + tasks.classes);
     const int64_t first = task / tasks.class_pieces % tasks.pieces * kLossPlanePositions;
     const int64_t n = min2(kLossPlanePositions, level.height * level.width - first);
     const int64_t k = task / (tasks.class_pieces * tasks.pieces);
@@ -212,23 +217,23 @@ class LossPass {
     foreground.clear();
     bool hides = false;
     for (int64_t i = 0; i < n; ++i) {
-      const int32_t match = piece.matches[(first + i) * p_.per_cell + k];
-      weights[i] = match == kMatchBetween ? C(0) : piece.weights.background;
-      hides |= match == kMatchBetween;
+      const int32_t match = piece.matches[(first + i) * p_.head.anchors_per_cell + k];
+      weights[i] = match == kMatchIgnored ? C(0) : piece.weights.background;
+      hides |= match == kMatchIgnored;
       if (match >= 0) {
         foreground.add(i, p_.gt_labels[match]);
         if (first_class == 0) sums.bbox += box_loss(piece, first + i, k, match);
       }
     }
     for (int64_t c = first_class; c < end_class; ++c) {
-      const int64_t channel = k * p_.classes + c;
-      const T* logits = piece.logits + channel * level.logits_at.channel;
-      T* grad = piece.grad_logits ? piece.grad_logits + channel * level.grad_logits_at.channel : nullptr;
+      const int64_t channel = k * p_.head.num_classes + c;
+      const T* logits = piece.logits + channel * level.logits_strides.channel;
+      T* grad = piece.grad_logits ? piece.grad_logits + channel * piece.grad_strides.channel : nullptr;
       foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = -piece.weights.foreground; });
       for (int64_t i = 0; i < n; i += kFocalBlock) {
         const int64_t count = min2(kFocalBlock, n - i);
-        const Run from{first + i, count, level.width, level.logits_at.y, level.logits_at.x};
-        const Run to{first + i, count, level.width, level.grad_logits_at.y, level.grad_logits_at.x};
+        const Run from{first + i, count, level.width, level.logits_strides.y, level.logits_strides.x};
+        const Run to{first + i, count, level.width, piece.grad_strides.y, piece.grad_strides.x};
         sums.classification += block(logits, from, grad, to, weights + i, hides);
       }
       foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = piece.weights.background; });
@@ -239,37 +244,37 @@ class LossPass {
   // ---- channels side by side ------------------------------------------------------------------------------------
 
   Sums channel_rows(const Piece& piece, int64_t task) const {
-    const LossLevel& level = piece.level;
+    const HeadLevel& level = piece.level;
     const int64_t cells = level.height * level.width;
     const int64_t begin = task * loss_cells_per_task(channels_);
     const int64_t end = min2(cells, begin + loss_cells_per_task(channels_));
     // Cells that lie side by side too are one long run, cut into blocks wherever they end.
     const bool joined =
-        joins_cells(level, level.logits_at) && (!piece.grad_logits || joins_cells(level, level.grad_logits_at));
+        joins_cells(level, level.logits_strides) && (!piece.grad_logits || joins_cells(level, piece.grad_strides));
     const int64_t step = joined ? end - begin : 1;
     RowWeights weights(p_, piece);
     Sums sums;
     for (int64_t cell = begin; cell < end; cell += step) {
       const int64_t y = cell / level.width;
       const int64_t x = cell - y * level.width;
-      const T* logits = piece.logits + y * level.logits_at.y + x * level.logits_at.x;
-      T* grad =
-          piece.grad_logits ? piece.grad_logits + y * level.grad_logits_at.y + x * level.grad_logits_at.x : nullptr;
-      const int32_t* matches = piece.matches + cell * p_.per_cell;
+      const T* logits = piece.logits + y * level.logits_strides.y + x * level.logits_strides.x;
+      T* grad = piece.grad_logits ? piece.grad_logits + y * piece.grad_strides.y + x * piece.grad_strides.x : nullptr;
+      const int32_t* matches = piece.matches + cell * p_.head.anchors_per_cell;
       const int64_t n = step * channels_;
       for (int64_t first = 0; first < n; first += kFocalBlock) {
         const Run run{first, min2(kFocalBlock, n - first), n, n, 1};
         weights.set(matches, first, run.n);
         sums.classification += block(logits, run, grad, run, weights.values(), weights.hides());
       }
-      for (int64_t i = 0; i < step * p_.per_cell; ++i) {
-        if (matches[i] >= 0) sums.bbox += box_loss(piece, cell + i / p_.per_cell, i % p_.per_cell, matches[i]);
+      for (int64_t i = 0; i < step * p_.head.anchors_per_cell; ++i) {
+        if (matches[i] >= 0)
+          sums.bbox += box_loss(piece, cell + i / p_.head.anchors_per_cell, i % p_.head.anchors_per_cell, matches[i]);
       }
     }
     return sums;
   }
 
-  bool joins_cells(const LossLevel& level, const LevelStrides& at) const {
+  bool joins_cells(const HeadLevel& level, const LevelStrides& at) const {
     return (at.x == channels_ || level.width == 1) && (at.y == level.width * channels_ || level.height == 1);
   }
 
@@ -289,13 +294,13 @@ class LossPass {
         for (C& value : values_) value = piece_.weights.background;
       }
       dirty_ = hides_ = false;
-      for (int64_t k = first / p_.classes; k * p_.classes < first + n; ++k) {
+      for (int64_t k = first / p_.head.num_classes; k * p_.head.num_classes < first + n; ++k) {
         if (matches[k] == kMatchBackground) continue;
         dirty_ = true;
-        const int64_t begin = k * p_.classes - first;
-        if (matches[k] == kMatchBetween) {
+        const int64_t begin = k * p_.head.num_classes - first;
+        if (matches[k] == kMatchIgnored) {
           hides_ = true;
-          for (int64_t i = max2(begin, int64_t(0)); i < min2(begin + p_.classes, n); ++i) values_[i] = 0;
+          for (int64_t i = max2(begin, int64_t(0)); i < min2(begin + p_.head.num_classes, n); ++i) values_[i] = 0;
         } else {
           const int64_t i = begin + p_.gt_labels[matches[k]];
           if (i >= 0 && i < n) values_[i] = -piece_.weights.foreground;
@@ -315,8 +320,7 @@ class LossPass {
 
   // The normalised box loss of anchor k of a cell; writes its gradient.
   double box_loss(const Piece& piece, int64_t cell, int64_t k, int32_t match) const {
-    const double loss =
-        foreground_box_loss<T>(p_, piece.level, piece.image, cell, k, match, piece.box_scale * grad_bbox_);
+    const double loss = foreground_box_loss<T>(p_, piece.l, piece.image, cell, k, match, piece.box_scale * grad_bbox_);
     return loss * piece.box_scale;
   }
 
@@ -330,7 +334,7 @@ class LossPass {
 }  // namespace
 
 Status retinanet_loss(const RetinanetLossParams& p, const Executor& executor) {
-  return dispatch_dtype(p.dtype, [&](auto zero) {
+  return dispatch_dtype(p.head.logits_dtype, [&](auto zero) {
     using T = decltype(zero);
     return dispatch_gamma<ComputeType<T>>(p.gamma, [&](auto gamma) {
       LossPass<T, decltype(gamma)>(p, gamma).run(executor);

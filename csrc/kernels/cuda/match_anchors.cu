@@ -71,7 +71,7 @@ template <class C>
 __global__ void best_iou_kernel(MatchAnchorsParams p, ImageBatch batch) {
   __shared__ BoxChunk<C> chunk;
   const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const bool inside = index < p.anchors.count;
+  const bool inside = index < p.anchors.num_anchors;
   const Box<C> anchor = inside ? anchor_at<C>(p.anchors, index) : Box<C>{};
   const C anchor_area = area(anchor);
   const int32_t end = batch.offsets[blockIdx.y + 1];
@@ -95,7 +95,7 @@ template <class C>
 __global__ void match_kernel(MatchAnchorsParams p, ImageBatch batch) {
   __shared__ BoxChunk<C> chunk;
   const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const bool inside = index < p.anchors.count;
+  const bool inside = index < p.anchors.num_anchors;
   const Box<C> anchor = inside ? anchor_at<C>(p.anchors, index) : Box<C>{};
   const C anchor_area = area(anchor);
   const int32_t first = batch.offsets[blockIdx.y];
@@ -129,7 +129,7 @@ __global__ void match_kernel(MatchAnchorsParams p, ImageBatch batch) {
     atomicAdd(p.num_foreground + image, __popc(foreground));
   }
   if (!inside) return;
-  const int64_t to = image * p.anchors.count + index;
+  const int64_t to = image * p.anchors.num_anchors + index;
   if (p.wide_matches) {
     static_cast<int64_t*>(p.matches)[to] = match;
   } else {
@@ -141,7 +141,7 @@ template <class C>
 Status match_batch(const MatchAnchorsParams& p, const ImageBatch& batch, int64_t most_boxes, CudaStream stream) {
   const dim3 block(kThreads);
   const dim3 box_grid(unsigned(ceil_div(most_boxes > 0 ? most_boxes : 1, kThreads)), batch.count);
-  const dim3 anchor_grid(unsigned(ceil_div(p.anchors.count, kThreads)), batch.count);
+  const dim3 anchor_grid(unsigned(ceil_div(p.anchors.num_anchors, kThreads)), batch.count);
   Status status = launch(prepare_kernel<C>, box_grid, block, 0, stream, p, batch);
   if (status.ok() && p.rule.allow_low_quality && most_boxes > 0) {
     status = launch(best_iou_kernel<C>, anchor_grid, block, 0, stream, p, batch);
@@ -153,10 +153,10 @@ Status match_batch(const MatchAnchorsParams& p, const ImageBatch& batch, int64_t
 }  // namespace
 
 Status match_anchors_cuda(const MatchAnchorsParams& p, CudaStream stream) {
-  for (int64_t first = 0; first < p.images; first += kImagesPerLaunch) {
+  for (int64_t first = 0; first < p.batch_size; first += kImagesPerLaunch) {
     ImageBatch batch{};
     batch.first = first;
-    batch.count = int32_t(min2(int64_t(kImagesPerLaunch), p.images - first));
+    batch.count = int32_t(min2(int64_t(kImagesPerLaunch), p.batch_size - first));
     int64_t most_boxes = 0;
     for (int i = 0; i <= batch.count; ++i) {
       batch.offsets[i] = int32_t(p.gt_offsets[first + i]);

@@ -40,17 +40,15 @@ struct Detect {
 class Row {
  public:
   __device__ Row(const RetinanetDetectParams& p, int64_t row)
-      : image_(row / p.num_levels),
-        level_(p.levels[row - image_ * p.num_levels]),
-        channels_(p.shapes * p.num_classes),
+      : image_(row / p.head.num_levels),
+        level_(p.head.levels[row - image_ * p.head.num_levels]),
+        channels_(p.head.channels()),
         cells_(level_.height * level_.width),
-        first_index_(level_.first_anchor * p.num_classes) {
-    const int64_t channel = level_.logits_strides[1];
-    const int64_t y = level_.logits_strides[2];
-    const int64_t x = level_.logits_strides[3];
-    channels_last_ = channel == 1 && !(x == 1 && cells_ > 1);
-    dense_ = channels_last_ ? x == channels_ && y == level_.width * channels_
-                            : x == 1 && y == level_.width && channel == cells_;
+        first_index_(level_.first_anchor * p.head.num_classes) {
+    const LevelStrides& at = level_.logits_strides;
+    channels_last_ = has_channel_rows(p.head, row - image_ * p.head.num_levels, at);
+    dense_ = channels_last_ ? at.x == channels_ && at.y == level_.width * channels_
+                            : at.x == 1 && at.y == level_.width && at.channel == cells_;
   }
 
   __device__ int64_t size() const { return cells_ * channels_; }
@@ -64,7 +62,7 @@ class Row {
   // Calls visit(logit, place) for this block's share of the row.
   template <class T, class Visit>
   __device__ void for_each(const Visit& visit) const {
-    const T* logits = static_cast<const T*>(level_.logits) + image_ * level_.logits_strides[0];
+    const T* logits = static_cast<const T*>(level_.logits) + image_ * level_.logits_strides.image;
     const int64_t step = int64_t(gridDim.x) * blockDim.x;
     const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (!dense_) {
@@ -87,12 +85,12 @@ class Row {
     const int64_t channel = channels_last_ ? place % channels_ : place / cells_;
     const int64_t cell = channels_last_ ? place / channels_ : place % cells_;
     const int64_t y = cell / level_.width;
-    return channel * level_.logits_strides[1] + y * level_.logits_strides[2] +
-           (cell - y * level_.width) * level_.logits_strides[3];
+    return channel * level_.logits_strides.channel + y * level_.logits_strides.y +
+           (cell - y * level_.width) * level_.logits_strides.x;
   }
 
   int64_t image_;
-  DetectLevel level_;
+  HeadLevel level_;
   int64_t channels_;
   int64_t cells_;
   int64_t first_index_;
@@ -114,14 +112,14 @@ __global__ void class_thresholds_kernel(Detect d) {
   __shared__ uint32_t lowest;
   if (threadIdx.x == 0) lowest = ~0u;
   __syncthreads();
-  for (int64_t c = threadIdx.x; c < d.p.num_classes; c += blockDim.x) {
+  for (int64_t c = threadIdx.x; c < d.p.head.num_classes; c += blockDim.x) {
     const float logit = bound_by_threshold(d.p.class_thresh[c]).above;
     d.space.lowest[c] = logit;
     if (logit == logit) atomicMin(&lowest, ascending_key(logit));
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    d.space.lowest[d.p.num_classes] =
+    d.space.lowest[d.p.head.num_classes] =
         lowest == ~0u ? std::numeric_limits<float>::quiet_NaN() : from_ascending_key(lowest);
   }
 }
@@ -133,13 +131,13 @@ __global__ void begin_kernel(Detect d) {
   if (threadIdx.x != 0) return;
   DetectState state{};
   state.bound = bound_by_threshold(d.p.score_thresh);
-  if (d.p.class_thresh != nullptr) state.bound.above = state.bound.equal = d.space.lowest[d.p.num_classes];
+  if (d.p.class_thresh != nullptr) state.bound.above = state.bound.equal = d.space.lowest[d.p.head.num_classes];
   d.space.states[row] = state;
   d.space.counts[row] = 0;
 }
 
 __device__ bool passes_class(const Detect& d, const Row& row, float logit, int64_t place) {
-  return d.p.class_thresh == nullptr || logit >= d.space.lowest[row.index(place) % uint32_t(d.p.num_classes)];
+  return d.p.class_thresh == nullptr || logit >= d.space.lowest[row.index(place) % uint32_t(d.p.head.num_classes)];
 }
 
 // ---- select -------------------------------------------------------------------------------------------------------
@@ -347,17 +345,17 @@ __device__ int64_t count_below(const uint64_t* keys, int64_t count, uint64_t key
 template <class D>
 __global__ void merge_kernel(Detect d) {
   const int64_t r = blockIdx.y;
-  const int64_t image = r / d.p.num_levels;
+  const int64_t image = r / d.p.head.num_levels;
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i == 0 && r % d.p.num_levels == 0) {
+  if (i == 0 && r % d.p.head.num_levels == 0) {
     int32_t total = 0;
-    for (int64_t l = 0; l < d.p.num_levels; ++l) total += int32_t(d.space.counts[r + l]);
+    for (int64_t l = 0; l < d.p.head.num_levels; ++l) total += int32_t(d.space.counts[r + l]);
     d.space.totals[image] = total;
   }
   if (i >= d.space.counts[r]) return;
   const uint64_t key = d.space.keys[r * d.space.keys_a_row + i];
   int64_t rank = i;
-  for (int64_t other = image * d.p.num_levels; other < (image + 1) * d.p.num_levels; ++other) {
+  for (int64_t other = image * d.p.head.num_levels; other < (image + 1) * d.p.head.num_levels; ++other) {
     if (other == r) continue;
     rank += count_below(d.space.keys + other * d.space.keys_a_row, d.space.counts[other], key);
   }
@@ -371,7 +369,9 @@ __global__ void merge_kernel(Detect d) {
 
 // ---- suppress -----------------------------------------------------------------------------------------------------
 
-__device__ int64_t label_of(const Detect& d, uint64_t key) { return candidate_index(key) % uint32_t(d.p.num_classes); }
+__device__ int64_t label_of(const Detect& d, uint64_t key) {
+  return candidate_index(key) % uint32_t(d.p.head.num_classes);
+}
 
 __device__ void write(const Detect& d, int64_t image, int64_t i, const Box<float>& box, float score, int64_t label) {
   const int64_t to = image * d.p.max_detections + i;
@@ -491,8 +491,8 @@ __global__ void soft_suppress_kernel(Detect d, float threshold) {
 Status store_sizes(Detect& d, CudaStream stream) {
   if (!d.p.image_sizes_on_host) return {};
   Status status;
-  for (int64_t image = 0; image < d.p.batch && status.ok(); image += kDetectSizesAtOnce) {
-    const int64_t count = 2 * min2(kDetectSizesAtOnce, d.p.batch - image);
+  for (int64_t image = 0; image < d.p.head.batch_size && status.ok(); image += kDetectSizesAtOnce) {
+    const int64_t count = 2 * min2(kDetectSizesAtOnce, d.p.head.batch_size - image);
     HostSizes sizes{};
     for (int64_t i = 0; i < count; ++i) sizes.values[i] = d.p.image_sizes[2 * image + i];
     status = launch(store_sizes_kernel, dim3(1), dim3(2 * kDetectSizesAtOnce), 0, stream, sizes,
@@ -507,8 +507,8 @@ Status select(const Detect& d, CudaStream stream) {
   constexpr int64_t kLogitsAThread = 64;
   constexpr int64_t kMostBlocks = 4096;
   int64_t largest = 0;
-  for (int64_t l = 0; l < d.p.num_levels; ++l) largest = max2(largest, level_candidates(d.p, l));
-  const int64_t rows = d.p.batch * d.p.num_levels;
+  for (int64_t l = 0; l < d.p.head.num_levels; ++l) largest = max2(largest, level_candidates(d.p, l));
+  const int64_t rows = d.p.head.batch_size * d.p.head.num_levels;
   const dim3 scan(unsigned(min2(kMostBlocks, ceil_div(largest, kThreads * kLogitsAThread))), unsigned(rows));
   Status status;
   for (int pass = 0; pass < kPasses && status.ok(); ++pass) {
@@ -523,8 +523,8 @@ Status select(const Detect& d, CudaStream stream) {
 template <class D>
 Status merge(const Detect& d, CudaStream stream) {
   int64_t most = 1;
-  for (int64_t l = 0; l < d.p.num_levels; ++l) most = max2(most, level_topk(d.p, l));
-  const dim3 grid(unsigned(ceil_div(most, kThreads)), unsigned(d.p.batch * d.p.num_levels));
+  for (int64_t l = 0; l < d.p.head.num_levels; ++l) most = max2(most, level_topk(d.p, l));
+  const dim3 grid(unsigned(ceil_div(most, kThreads)), unsigned(d.p.head.batch_size * d.p.head.num_levels));
   return launch(merge_kernel<D>, grid, dim3(kThreads), 0, stream, d);
 }
 
@@ -532,20 +532,20 @@ Status merge(const Detect& d, CudaStream stream) {
 
 Status retinanet_detect_cuda(const RetinanetDetectParams& p, CudaStream stream) {
   Detect d{p, DetectCudaWorkspace(p.workspace, p)};
-  const dim3 rows(unsigned(p.batch * p.num_levels));
+  const dim3 rows(unsigned(p.head.batch_size * p.head.num_levels));
   Status status = store_sizes(d, stream);
   if (status.ok() && p.class_thresh != nullptr) {
     status = launch(class_thresholds_kernel, dim3(1), dim3(kThreads), 0, stream, d);
   }
   if (status.ok()) status = launch(begin_kernel, rows, dim3(kThreads), 0, stream, d);
   if (status.ok()) {
-    status = dispatch_dtype(p.logits_dtype, [&](auto zero) { return select<decltype(zero)>(d, stream); });
+    status = dispatch_dtype(p.head.logits_dtype, [&](auto zero) { return select<decltype(zero)>(d, stream); });
   }
   if (status.ok()) {
-    status = dispatch_dtype(p.deltas_dtype, [&](auto zero) { return merge<decltype(zero)>(d, stream); });
+    status = dispatch_dtype(p.head.deltas_dtype, [&](auto zero) { return merge<decltype(zero)>(d, stream); });
   }
   if (!status.ok()) return status;
-  const dim3 images(unsigned(p.batch));
+  const dim3 images(unsigned(p.head.batch_size));
   if (p.soft_nms == SoftNms::kNone) {
     return launch(suppress_kernel, images, dim3(kThreads), 0, stream, d, IouThreshold<float>(p.nms_thresh));
   }

@@ -39,14 +39,14 @@ struct LossGrid {
     int64_t per_image;  // blocks
     bool aligned;       // vectors lie on 16 bytes
   };
-  Level level[kMaxLevels];
+  Level levels[kMaxLevels];
   RowStep step;  // from a thread's vector to its next, over rows of classes
 };
 
 // An image's normalisation.
 __device__ double image_scale(const RetinanetLossParams& p, int64_t image) {
   const int32_t foreground = p.num_foreground[image];
-  return 1.0 / (double(foreground > 1 ? foreground : 1) * double(p.images));
+  return 1.0 / (double(foreground > 1 ? foreground : 1) * double(p.head.batch_size));
 }
 
 // What all elements of a block share.
@@ -91,8 +91,8 @@ __device__ int32_t label_of(const RetinanetLossParams& p, int32_t match) {
 }
 
 template <class T, class Gamma>
-__device__ double planes(const RetinanetLossParams& p, const LossLevel& level, const Piece<T, Gamma>& piece,
-                         int64_t image, int64_t block, bool aligned) {
+__device__ double planes(const RetinanetLossParams& p, const HeadLevel& level, const HeadGradients& gradients,
+                         const Piece<T, Gamma>& piece, int64_t image, int64_t block, bool aligned) {
   using C = ComputeType<T>;
   constexpr int kSize = kVector<T>;
   const int64_t cells = level.height * level.width;
@@ -103,16 +103,16 @@ __device__ double planes(const RetinanetLossParams& p, const LossLevel& level, c
   const int warp = threadIdx.x / 32;
   const auto position = [&](int j) { return first + (aligned ? lane * kSize + j : lane + 32 * j); };
 
-  const int32_t* matches = p.matches + image * p.anchors.count + level.first_anchor + k;
+  const int32_t* matches = p.matches + image * p.anchors.num_anchors + level.first_anchor + k;
   int32_t label[kSize];
   bool all_background = true;
   bool any_ignored = false;
 #pragma unroll
   for (int j = 0; j < kSize; ++j) {
     const int64_t cell = position(j);
-    label[j] = cell < cells ? label_of(p, matches[cell * p.per_cell]) : kMatchBetween;
+    label[j] = cell < cells ? label_of(p, matches[cell * p.head.anchors_per_cell]) : kMatchIgnored;
     all_background = all_background && label[j] == kMatchBackground;
-    any_ignored = any_ignored || label[j] == kMatchBetween;
+    any_ignored = any_ignored || label[j] == kMatchIgnored;
   }
   const auto is_background = [&](int32_t c) {
     bool background = !any_ignored;
@@ -121,22 +121,22 @@ __device__ double planes(const RetinanetLossParams& p, const LossLevel& level, c
     return background;
   };
 
-  const T* logits = static_cast<const T*>(level.logits) + image * level.logits_at.image;
-  T* grads = static_cast<T*>(level.grad_logits);
-  if (grads) grads += image * level.grad_logits_at.image;
-  const int32_t classes = int32_t(p.classes);
+  const T* logits = static_cast<const T*>(level.logits) + image * level.logits_strides.image;
+  T* grads = static_cast<T*>(gradients.logits);
+  if (grads) grads += image * gradients.logits_strides.image;
+  const int32_t classes = int32_t(p.head.num_classes);
   double total = 0;
   if (aligned) {  // then the number of cells is a multiple of kSize
     if (position(0) >= cells) return 0;
     const int64_t channel = k * classes + warp;
-    const T* from = logits + channel * level.logits_at.channel + position(0);
-    T* to = grads ? grads + channel * level.grad_logits_at.channel + position(0) : nullptr;
+    const T* from = logits + channel * level.logits_strides.channel + position(0);
+    T* to = grads ? grads + channel * gradients.logits_strides.channel + position(0) : nullptr;
     uint4 next{};
     if (warp < classes) next = read_vector(from, 0, kSize, true);
     for (int32_t c = warp; c < classes; c += kWarps) {
       C x[kSize], grad[kSize];
       widen<T>(next, x);
-      from += kWarps * level.logits_at.channel;
+      from += kWarps * level.logits_strides.channel;
       if (c + kWarps < classes) next = read_vector(from, 0, kSize, true);  // under way during what follows
       C sum = 0;
       if (all_background || is_background(c)) {
@@ -144,20 +144,20 @@ __device__ double planes(const RetinanetLossParams& p, const LossLevel& level, c
       } else {
 #pragma unroll
         for (int j = 0; j < kSize; ++j) {
-          sum += piece.element(x[j], label[j] == kMatchBetween, label[j] == c, grad[j]);
+          sum += piece.element(x[j], label[j] == kMatchIgnored, label[j] == c, grad[j]);
         }
       }
       total += double(sum);
       if (!to) continue;
       store_vector(to, 0, kSize, true, grad);
-      to += kWarps * level.grad_logits_at.channel;
+      to += kWarps * gradients.logits_strides.channel;
     }
     return total;
   }
   for (int32_t c = warp; c < classes; c += kWarps) {
     const int64_t channel = k * classes + c;
-    const T* from = logits + channel * level.logits_at.channel;
-    T* to = grads ? grads + channel * level.grad_logits_at.channel : nullptr;
+    const T* from = logits + channel * level.logits_strides.channel;
+    T* to = grads ? grads + channel * gradients.logits_strides.channel : nullptr;
     C sum = 0;
 #pragma unroll
     for (int j = 0; j < kSize; ++j) {
@@ -166,9 +166,9 @@ __device__ double planes(const RetinanetLossParams& p, const LossLevel& level, c
       const int64_t y = cell / level.width;
       const int64_t x = cell - y * level.width;
       C grad;
-      sum += piece.element(load(from[y * level.logits_at.y + x * level.logits_at.x]), label[j] == kMatchBetween,
-                           label[j] == c, grad);
-      if (to) store(to[y * level.grad_logits_at.y + x * level.grad_logits_at.x], grad);
+      sum += piece.element(load(from[y * level.logits_strides.y + x * level.logits_strides.x]),
+                           label[j] == kMatchIgnored, label[j] == c, grad);
+      if (to) store(to[y * gradients.logits_strides.y + x * gradients.logits_strides.x], grad);
     }
     total += double(sum);
   }
@@ -176,20 +176,21 @@ __device__ double planes(const RetinanetLossParams& p, const LossLevel& level, c
 }
 
 template <class T, class Gamma>
-__device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& level, const Piece<T, Gamma>& piece,
-                               int64_t image, int64_t block, const RowStep& step, bool aligned) {
+__device__ double channel_rows(const RetinanetLossParams& p, const HeadLevel& level, const HeadGradients& gradients,
+                               const Piece<T, Gamma>& piece, int64_t image, int64_t block, const RowStep& step,
+                               bool aligned) {
   using C = ComputeType<T>;
   constexpr int kSize = kVector<T>;
   constexpr int kStride = kLossThreads * kSize;
   constexpr int kInFlight = 2;
   constexpr int64_t kTile = kLossRowVectors * kStride;
   static_assert(kLossRowVectors % kInFlight == 0);
-  const int64_t channels = p.per_cell * p.classes;
+  const int64_t channels = p.head.anchors_per_cell * p.head.num_classes;
   const int64_t elements = level.height * level.width * channels;
-  const T* logits = static_cast<const T*>(level.logits) + image * level.logits_at.image;
-  T* grads = static_cast<T*>(level.grad_logits);
-  if (grads) grads += image * level.grad_logits_at.image;
-  const int32_t* matches = p.matches + image * p.anchors.count + level.first_anchor;
+  const T* logits = static_cast<const T*>(level.logits) + image * level.logits_strides.image;
+  T* grads = static_cast<T*>(gradients.logits);
+  if (grads) grads += image * gradients.logits_strides.image;
+  const int32_t* matches = p.matches + image * p.anchors.num_anchors + level.first_anchor;
   const auto offset = [&](const LevelStrides& at, int64_t element) {
     const int64_t cell = element / channels;
     const int64_t y = cell / level.width;
@@ -200,7 +201,7 @@ __device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& le
   const int64_t tile = block * kTile;
   const int32_t count = int32_t(min2(elements - tile, kTile));
   const int32_t thread = int32_t(threadIdx.x) * kSize;
-  RowCursor cursor(tile + thread, p.classes);
+  RowCursor cursor(tile + thread, p.head.num_classes);
   matches += cursor.first;
   double total = 0;
   // Vectors i, i + kStride, ... of the tile, kVectors in all: whole and on 16 bytes, or else element by element.
@@ -219,7 +220,7 @@ __device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& le
         VectorOf<T> vector{};
 #pragma unroll
         for (int j = 0; j < kSize; ++j) {
-          if (begin + j < count) vector.values[j] = logits[offset(level.logits_at, tile + begin + j)];
+          if (begin + j < count) vector.values[j] = logits[offset(level.logits_strides, tile + begin + j)];
         }
         here[v] = bit_cast<uint4>(vector);
       }
@@ -243,16 +244,16 @@ __device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& le
         sum = piece.background(x, grad);
       } else {
         const int32_t* match = matches + cursors[v].row;
-        int32_t c = int32_t(p.classes) - cursors[v].left;
+        int32_t c = int32_t(p.head.num_classes) - cursors[v].left;
         int32_t label = label_of(p, *match);
 #pragma unroll
         for (int j = 0; j < kSize; ++j, ++c) {
           const bool inside = kWhole || begin + j < count;
-          if (c == p.classes) {
+          if (c == p.head.num_classes) {
             c = 0;
-            label = inside ? label_of(p, *++match) : kMatchBetween;
+            label = inside ? label_of(p, *++match) : kMatchIgnored;
           }
-          sum += piece.element(x[j], label == kMatchBetween || !inside, label == c, grad[j]);
+          sum += piece.element(x[j], label == kMatchIgnored || !inside, label == c, grad[j]);
         }
       }
       total += double(sum);
@@ -262,7 +263,7 @@ __device__ double channel_rows(const RetinanetLossParams& p, const LossLevel& le
       } else {
 #pragma unroll
         for (int j = 0; j < kSize; ++j) {
-          if (begin + j < count) store(grads[offset(level.grad_logits_at, tile + begin + j)], grad[j]);
+          if (begin + j < count) store(grads[offset(gradients.logits_strides, tile + begin + j)], grad[j]);
         }
       }
     }
@@ -283,22 +284,21 @@ template <class T, class Gamma>
 __global__ void __launch_bounds__(kLossThreads, kFocalBlocks<Gamma>)
     focal_kernel(RetinanetLossParams p, LossGrid grid, Gamma gamma) {
   int l = 0;
-  LossGrid::Level blocks = grid.level[0];
+  LossGrid::Level blocks = grid.levels[0];
 #pragma unroll
   for (int i = 1; i < kMaxLevels; ++i) {  // constant indices: arguments stay where they are
-    if (int64_t(blockIdx.x) >= grid.level[i].first) {
+    if (int64_t(blockIdx.x) >= grid.levels[i].first) {
       l = i;
-      blocks = grid.level[i];
+      blocks = grid.levels[i];
     }
   }
-  const LossLevel& level = p.level[l];
+  const HeadLevel& level = p.head.levels[l];
   const int64_t image = (blockIdx.x - blocks.first) / blocks.per_image;
   const int64_t block = blockIdx.x - blocks.first - image * blocks.per_image;
   const Piece<T, Gamma> piece(p, gamma, image);
-  const double sum =
-      block_sum<kLossThreads>(has_channel_rows(level, p.per_cell * p.classes)
-                                  ? channel_rows(p, level, piece, image, block, grid.step, blocks.aligned)
-                                  : planes(p, level, piece, image, block, blocks.aligned));
+  const double sum = block_sum<kLossThreads>(
+      walks_channel_rows(p, l) ? channel_rows(p, level, p.gradients[l], piece, image, block, grid.step, blocks.aligned)
+                               : planes(p, level, p.gradients[l], piece, image, block, blocks.aligned));
   if (threadIdx.x == 0) p.partial_sums[blockIdx.x] = sum;
 }
 
@@ -306,19 +306,20 @@ template <class T>
 __global__ void __launch_bounds__(kLossThreads) box_loss_kernel(RetinanetLossParams p, double* partial_sums) {
   const int64_t image = blockIdx.y;
   const int64_t anchor = int64_t(blockIdx.x) * kLossThreads + threadIdx.x;
-  const int32_t match = anchor < p.anchors.count ? p.matches[image * p.anchors.count + anchor] : kMatchBackground;
+  const int32_t match =
+      anchor < p.anchors.num_anchors ? p.matches[image * p.anchors.num_anchors + anchor] : kMatchBackground;
   double loss = 0;
   if (match >= 0) {
     int l = 0;
-    while (l + 1 < p.levels && anchor >= p.level[l + 1].first_anchor) ++l;
-    const LossLevel& level = p.level[l];
-    const int64_t cell = (anchor - level.first_anchor) / p.per_cell;
-    const int64_t k = anchor - level.first_anchor - cell * p.per_cell;
+    while (l + 1 < p.head.num_levels && anchor >= p.head.levels[l + 1].first_anchor) ++l;
+    const HeadLevel& level = p.head.levels[l];
+    const int64_t cell = (anchor - level.first_anchor) / p.head.anchors_per_cell;
+    const int64_t k = anchor - level.first_anchor - cell * p.head.anchors_per_cell;
     const double scale = image_scale(p, image);
     const double upstream = p.grad_bbox ? double(*static_cast<const ComputeType<T>*>(p.grad_bbox)) : 1.0;
-    loss = foreground_box_loss<T>(p, level, image, cell, k, match, scale * upstream) * scale;
+    loss = foreground_box_loss<T>(p, l, image, cell, k, match, scale * upstream) * scale;
     const int64_t label = p.gt_labels[match];
-    if ((label < 0 || label >= p.classes) && p.bad_label) *p.bad_label = bad_label_code(match, label);
+    if ((label < 0 || label >= p.head.num_classes) && p.bad_label) *p.bad_label = bad_label_code(match, label);
   }
   const double sum = block_sum<kLossThreads>(loss);
   if (threadIdx.x == 0) partial_sums[image * gridDim.x + blockIdx.x] = sum;
@@ -339,10 +340,12 @@ __global__ void __launch_bounds__(kLossThreads)
 }
 
 // Whether every vector that a thread takes lies on 16 bytes and ends with its plane (NCHW), or image (channels last).
-bool vectors_are_aligned(const RetinanetLossParams& p, const LossLevel& level) {
-  const int64_t size = int64_t(16 / size_of(p.dtype));
-  const int64_t channels = p.per_cell * p.classes;
-  const bool rows = has_channel_rows(level, channels);
+bool vectors_are_aligned(const RetinanetLossParams& p, int l) {
+  const int64_t size = int64_t(16 / size_of(p.head.logits_dtype));
+  const int64_t channels = p.head.channels();
+  const HeadLevel& level = p.head.levels[l];
+  const HeadGradients& gradients = p.gradients[l];
+  const bool rows = walks_channel_rows(p, l);
   const auto aligned = [&](const void* pointer, const LevelStrides& at) {
     if (!pointer) return true;
     const int64_t step = rows ? channels : 1;  // from a cell to the next
@@ -350,32 +353,32 @@ bool vectors_are_aligned(const RetinanetLossParams& p, const LossLevel& level) {
     const bool planes_end = rows || (at.channel % size == 0 && level.height * level.width % size == 0);
     return dense && planes_end && at.image % size == 0 && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
   };
-  return aligned(level.logits, level.logits_at) && aligned(level.grad_logits, level.grad_logits_at);
+  return aligned(level.logits, level.logits_strides) && aligned(gradients.logits, gradients.logits_strides);
 }
 
 template <class T, class Gamma>
 Status run(const RetinanetLossParams& p, const Gamma& gamma, CudaStream stream) {
-  LossGrid grid{.level = {}, .step = RowStep(p.classes, kLossThreads * kVector<T>)};
+  LossGrid grid{.levels = {}, .step = RowStep(p.head.num_classes, kLossThreads * kVector<T>)};
   int64_t focal_blocks = 0;
   for (int l = 0; l < kMaxLevels; ++l) {
-    grid.level[l] = {std::numeric_limits<int64_t>::max(), 1, false};
-    if (l >= p.levels) continue;
-    const int64_t per_image = loss_blocks_per_image(p, p.level[l]);
-    grid.level[l] = {focal_blocks, per_image, vectors_are_aligned(p, p.level[l])};
-    focal_blocks += p.images * per_image;
+    grid.levels[l] = {std::numeric_limits<int64_t>::max(), 1, false};
+    if (l >= p.head.num_levels) continue;
+    const int64_t per_image = loss_blocks_per_image(p, l);
+    grid.levels[l] = {focal_blocks, per_image, vectors_are_aligned(p, l)};
+    focal_blocks += p.head.batch_size * per_image;
   }
   const int64_t box_blocks = box_loss_blocks_per_image(p);
   double* box_sums = p.partial_sums + focal_blocks;
   const dim3 threads(kLossThreads);
   Status status = launch(focal_kernel<T, Gamma>, dim3(unsigned(focal_blocks)), threads, 0, stream, p, grid, gamma);
   if (status.ok()) {
-    const dim3 blocks(unsigned(box_blocks), unsigned(p.images));
+    const dim3 blocks(unsigned(box_blocks), unsigned(p.head.batch_size));
     status = launch(box_loss_kernel<T>, blocks, threads, 0, stream, p, box_sums);
   }
   if (status.ok()) {
-    status =
-        launch(sum_kernel<ComputeType<T>>, dim3(2), threads, 0, stream, static_cast<const double*>(p.partial_sums),
-               focal_blocks, static_cast<const double*>(box_sums), box_blocks * p.images, p.classification, p.bbox);
+    status = launch(sum_kernel<ComputeType<T>>, dim3(2), threads, 0, stream, static_cast<const double*>(p.partial_sums),
+                    focal_blocks, static_cast<const double*>(box_sums), box_blocks * p.head.batch_size,
+                    p.classification, p.bbox);
   }
   return status;
 }
@@ -383,7 +386,7 @@ Status run(const RetinanetLossParams& p, const Gamma& gamma, CudaStream stream) 
 }  // namespace
 
 Status retinanet_loss_cuda(const RetinanetLossParams& p, CudaStream stream) {
-  return dispatch_dtype(p.dtype, [&](auto zero) {
+  return dispatch_dtype(p.head.logits_dtype, [&](auto zero) {
     using T = decltype(zero);
     return dispatch_gamma<ComputeType<T>>(p.gamma, [&](auto gamma) { return run<T>(p, gamma, stream); });
   });
