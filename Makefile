@@ -67,6 +67,7 @@ lint: $(VENV)/.requirements  ## ruff, mypy, clang-format
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 format: $(VENV)/.requirements  ## the same tools, writing
+	$(BIN)/python cmake/generate_bindings.py stub csrc/tensor/*.cpp > retinanet_fast/_C.pyi
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')

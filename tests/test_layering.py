@@ -15,8 +15,8 @@ C_STANDARD = re.compile(r"^[a-z_]+(\.h)?$")
 INCLUDES = {
     "math": ("math/",),
     "kernels": ("math/", "kernels/"),
-    "torch": ("math/", "kernels/", "torch/", "ATen/", "c10/", "sys/"),
-    "bindings.cpp": ("math/", "kernels/", "torch/", "ATen/", "c10/", "pybind11/", "build_info.h"),
+    "tensor": ("math/", "kernels/", "tensor/", "torch/", "ATen/", "c10/", "sys/"),
+    "bindings.cpp": ("kernels/", "tensor/", "torch/", "build_info.h", "bindings.inc"),
 }
 CUDA_HEADERS = ("cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h")
 
@@ -104,7 +104,7 @@ def test_an_op_has_one_name_in_every_folder(op: str) -> None:
         f"csrc/kernels/{op}.h",
         f"csrc/kernels/cpu/{op}.cpp",
         f"csrc/kernels/cuda/{op}.cu",
-        f"csrc/torch/{op}.cpp",
+        f"csrc/tensor/{op}.cpp",
     ]
     assert [path for path in folders if not (ROOT / path).exists()] == []
 

@@ -10,12 +10,12 @@ struct DecodeBoxesParams {
   const void* anchors;  // [N, 4] xyxy
   void* boxes;          // [N, 4] xyxy
   int64_t n;
-  double weights[4];
-  double max_log_scale;
-  bool clip;  // to [0, width] x [0, height]
-  double height;
-  double width;
-  DType dtype;
+  double weights[4] = {};
+  double max_log_scale = 0;
+  bool clip = false;  // to [0, width] x [0, height]
+  double height = 0;
+  double width = 0;
+  DType dtype = DType::kFloat32;
 };
 
 struct DecodeBoxesBackwardParams {
@@ -25,12 +25,12 @@ struct DecodeBoxesBackwardParams {
   void* grad_deltas;       // [N, 4]
   void* grad_anchors;      // [N, 4]
   int64_t n;
-  double weights[4];
-  double max_log_scale;
-  bool clip;
-  double height;
-  double width;
-  DType dtype;
+  double weights[4] = {};
+  double max_log_scale = 0;
+  bool clip = false;
+  double height = 0;
+  double width = 0;
+  DType dtype = DType::kFloat32;
 };
 
 Status decode_boxes_cuda(const DecodeBoxesParams& params, CudaStream stream);

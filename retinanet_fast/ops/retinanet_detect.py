@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast.ops.match_anchors import grid_arguments
 from retinanet_fast.structures import AnchorGrid, Detections
 
 
@@ -65,17 +65,12 @@ def retinanet_detect(
         TypeError: outputs that are not floating point or of mixed dtypes, or image sizes that are not integers.
     """
     sizes = image_sizes if isinstance(image_sizes, Tensor) else _size_tensor(image_sizes)
-    strides: list[int] = []
-    if isinstance(anchors, AnchorGrid):
-        _check_grid(anchors, cls_logits)
-        strides = [step for stride in anchors.strides for step in stride]
     per_class = isinstance(score_thresh, Tensor)
     return Detections(
         *torch.ops.retinanet_fast.retinanet_detect(
             cls_logits,
             bbox_regression,
-            anchors.base_anchors if isinstance(anchors, AnchorGrid) else anchors,
-            strides,
+            *grid_arguments(anchors),
             sizes,
             0.0 if per_class else score_thresh,
             score_thresh if per_class else None,
@@ -94,20 +89,13 @@ def _size_tensor(image_sizes: Sequence[tuple[int, int]]) -> Tensor:
     return torch.tensor([list(size) for size in image_sizes], dtype=torch.int64).reshape(-1, 2)
 
 
-def _check_grid(grid: AnchorGrid, cls_logits: Sequence[Tensor]) -> None:
-    found = tuple((level.shape[-2], level.shape[-1]) for level in cls_logits)
-    if found != tuple((height, width) for height, width in grid.grid_sizes):
-        raise ValueError(
-            f"retinanet_detect: expected cls_logits of the anchors' grid sizes {grid.grid_sizes}, got {found}"
-        )
-
-
 @torch.library.register_fake("retinanet_fast::retinanet_detect")
 def _(
     cls_logits: Sequence[Tensor],
     bbox_regression: Sequence[Tensor],
     anchors: Tensor,
     strides: Sequence[int],
+    grid_sizes: Sequence[int],
     image_sizes: Tensor,
     score_thresh: float,
     class_thresh: Tensor | None,

@@ -1,14 +1,10 @@
-// Ties the emulator to torch: every CPU tensor becomes a buffer that kernels may touch, exactly as large as its
-// storage, and ops on CPU tensors run the CUDA kernels unless a test asks for the CPU ones.
+// Every CPU tensor becomes a buffer of the emulator that kernels may touch, exactly as large as its storage.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
 #include "emulator.h"
-#include "torch/common.h"
 
 namespace {
-
-bool use_cpu_kernels = false;
 
 class Buffers final : public at::Allocator {
  public:
@@ -24,8 +20,3 @@ Buffers buffers;
 [[maybe_unused]] const bool registered = (c10::SetCPUAllocator(&buffers, /*priority=*/1), true);
 
 }  // namespace
-
-bool retinanet_fast::uses_cpu_kernels(const at::Tensor&) { return use_cpu_kernels; }
-
-// Called by plugin.py.
-extern "C" __attribute__((visibility("default"))) void emulator_use_cpu_kernels(bool use) { use_cpu_kernels = use; }

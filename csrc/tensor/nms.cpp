@@ -1,18 +1,18 @@
-#include "torch/nms.h"
+#include "tensor/nms.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sort.h>
-#include <torch/library.h>
 
 #include <cstring>
 
 #include "kernels/nms.h"
-#include "torch/common.h"
+#include "tensor/checks.h"
+#include "tensor/op.h"
 
 namespace retinanet_fast {
 namespace {
 
-void check_nms(const char* op, const at::Tensor& boxes, const at::Tensor& scores) {
+void check(const char* op, const at::Tensor& boxes, const at::Tensor& scores) {
   check_boxes(op, "boxes", boxes);
   TORCH_CHECK_VALUE(scores.dim() == 1 && scores.size(0) == boxes.size(0), op, ": expected scores [", boxes.size(0),
                     "], got ", scores.sizes());
@@ -21,39 +21,35 @@ void check_nms(const char* op, const at::Tensor& boxes, const at::Tensor& scores
   TORCH_CHECK_VALUE(boxes.size(0) < int64_t(1) << 31, op, ": expected fewer than 2^31 boxes, got ", boxes.size(0));
 }
 
-size_t workspace_bytes(const at::Tensor& boxes, bool classes, DType dtype) {
-  const int64_t n = boxes.size(0);
-  return uses_cpu_kernels(boxes) ? nms_cpu_workspace_bytes(n, classes, dtype)
-                                 : nms_cuda_workspace_bytes(n, classes, dtype);
-}
-
-at::Tensor nms(const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
-  return run_nms("nms", boxes, scores, nullptr, iou_threshold);
+at::Tensor nms(const at::Tensor& boxes,   // [N, 4]
+               const at::Tensor& scores,  // [N]
+               double iou_threshold) {
+  return suppress("nms", boxes, scores, at::Tensor(), iou_threshold);
 }
 
 }  // namespace
 
-at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor* classes,
-                   double iou_threshold) {
-  check_nms(op, boxes, scores);
+at::Tensor suppress(const char* op, const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& classes,
+                    double iou_threshold) {
+  check(op, boxes, scores);
   const int64_t n = boxes.size(0);
   const DType dtype = dtype_of(op, "boxes", boxes);
   const auto indices = boxes.options().dtype(at::kLong);
   if (n == 0) return at::empty({0}, indices);
 
-  const c10::DeviceGuard guard(boxes.device());
   const at::Tensor corners = boxes.contiguous();
   const at::Tensor values = scores.contiguous();
-  const at::Tensor order = uses_cpu_kernels(boxes)
-                               ? at::Tensor()
-                               : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
-  const at::Tensor workspace =
-      at::empty({int64_t(workspace_bytes(boxes, classes != nullptr, dtype))}, boxes.options().dtype(at::kByte));
+  const bool on_cpu = uses_cpu_kernels(op, boxes);
+  const at::Tensor order =
+      on_cpu ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
+  const size_t bytes = on_cpu ? nms_cpu_workspace_bytes(n, classes.defined(), dtype)
+                              : nms_cuda_workspace_bytes(n, classes.defined(), dtype);
+  const at::Tensor workspace = at::empty({int64_t(bytes)}, boxes.options().dtype(at::kByte));
   const at::Tensor kept_and_count = at::empty({n + 1}, indices);
   const NmsParams params{
       .boxes = corners.const_data_ptr(),
       .scores = values.const_data_ptr(),
-      .classes = classes == nullptr ? nullptr : classes->const_data_ptr<int64_t>(),
+      .classes = classes.defined() ? classes.const_data_ptr<int64_t>() : nullptr,
       .order = order.defined() ? order.const_data_ptr<int64_t>() : nullptr,
       .workspace = workspace.mutable_data_ptr(),
       .kept = kept_and_count.mutable_data_ptr<int64_t>(),
@@ -62,7 +58,7 @@ at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& sc
       .threshold = iou_threshold,
       .dtype = dtype,
   };
-  run(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA(nms_cuda));
+  launch(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA_LAUNCHER(nms_cuda));
   // Copied, so that the result does not hold the memory of all n. On CUDA the count is the one synchronisation.
   if (!boxes.is_cpu()) return kept_and_count.narrow(0, 0, kept_and_count[n].item<int64_t>()).clone();
   const at::Tensor kept = at::empty({*params.count}, indices);
@@ -70,8 +66,9 @@ at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& sc
   return kept;
 }
 
-TORCH_LIBRARY_IMPL(retinanet_fast, CPU, m) { m.impl("nms", nms); }
-TORCH_LIBRARY_IMPL(retinanet_fast, CUDA, m) { m.impl("nms", nms); }
-TORCH_LIBRARY_IMPL(retinanet_fast, Autograd, m) { m.impl("nms", torch::CppFunction::makeFallthrough()); }
+TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
+  // Indices (int64) of the boxes that non-maximum suppression keeps, best first.
+  define_op<nms>(m, "nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
+}
 
 }  // namespace retinanet_fast

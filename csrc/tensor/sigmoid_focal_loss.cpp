@@ -3,29 +3,23 @@
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <string>
 #include <tuple>
 
-#include "torch/common.h"
-#include "torch/memory.h"
+#include "tensor/checks.h"
+#include "tensor/memory.h"
+#include "tensor/op.h"
 
 namespace retinanet_fast {
 namespace {
 
 constexpr const char* kOp = "sigmoid_focal_loss";
 
-using Forward = at::Tensor(const at::Tensor&, const at::Tensor&, double, double, c10::string_view);
-using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
-                                                    double, c10::string_view, bool);
-
 void check(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma) {
   dtype_of(kOp, "inputs", inputs);
-  TORCH_CHECK_VALUE((alpha >= 0 && alpha <= 1) || alpha == -1, kOp, ": expected alpha in [0, 1], or -1 for none, got ",
-                    alpha);
+  check_alpha(kOp, alpha);
   check_gamma(kOp, gamma);
   check_same_device(kOp, "targets", targets, inputs);
   if (targets.is_floating_point()) {
@@ -38,7 +32,8 @@ void check(const at::Tensor& inputs, const at::Tensor& targets, double alpha, do
                    ": expected targets of a floating point dtype, int64 or int32, got ", targets.scalar_type());
   TORCH_CHECK_VALUE(inputs.dim() >= 1 && targets.sizes() == inputs.sizes().slice(0, inputs.dim() - 1), kOp,
                     ": expected integer targets of shape inputs.shape[:-1] with inputs ", inputs.sizes(), ", got ",
-                    targets.sizes());
+                    targets.sizes(),
+                    targets.sizes() == inputs.sizes() ? "; one-hot targets are floating point: targets.float()" : "");
 }
 
 // `tensor` in the dense layout of `like`: itself where it has that already.
@@ -79,8 +74,7 @@ struct Prepared {
   }
 
   void run(const SigmoidFocalLossParams& params) const {
-    retinanet_fast::run(kOp, inputs, params, &CpuKernels::sigmoid_focal_loss,
-                        RETINANET_FAST_CUDA(sigmoid_focal_loss_cuda));
+    launch(kOp, inputs, params, &CpuKernels::sigmoid_focal_loss, RETINANET_FAST_CUDA_LAUNCHER(sigmoid_focal_loss_cuda));
   }
 };
 
@@ -119,8 +113,9 @@ LossAndGradient compute(const at::Tensor& inputs, const at::Tensor& targets, dou
   return result;
 }
 
-at::Tensor sigmoid_focal_loss(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
-                              c10::string_view reduction) {
+at::Tensor sigmoid_focal_loss(const at::Tensor& inputs,   // [..., K]
+                              const at::Tensor& targets,  // [..., K] floating point, or [...] labels
+                              double alpha, double gamma, c10::string_view reduction) {
   return compute(inputs, targets, alpha, gamma, parse_reduction(kOp, reduction), false).loss;
 }
 
@@ -128,8 +123,10 @@ bool all_one_element(const at::Tensor& tensor) {
   return std::all_of(tensor.strides().begin(), tensor.strides().end(), [](int64_t stride) { return stride == 0; });
 }
 
-std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor& grad_output, const at::Tensor& inputs,
-                                                               const at::Tensor& targets, double alpha, double gamma,
+std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor& grad_output,  // of the loss's shape
+                                                               const at::Tensor& inputs,       // [..., K]
+                                                               const at::Tensor& targets,      // [..., K] or [...]
+                                                               double alpha, double gamma,
                                                                c10::string_view reduction_name, bool targets_grad) {
   check(inputs, targets, alpha, gamma);
   const Reduction reduction = parse_reduction(kOp, reduction_name);
@@ -153,33 +150,6 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor&
   return {grad_inputs, grad_targets};
 }
 
-// The backward pass as a function of its own: what raises where somebody differentiates it once more.
-class SigmoidFocalLossBackward : public torch::autograd::Function<SigmoidFocalLossBackward> {
- public:
-  static torch::autograd::tensor_list forward(torch::autograd::AutogradContext*, const at::Tensor& grad_output,
-                                              const at::Tensor& inputs, const at::Tensor& targets, double alpha,
-                                              double gamma, const std::string& reduction, bool targets_grad) {
-    static const auto op = typed_op<Backward>("retinanet_fast::sigmoid_focal_loss_backward");
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    auto [grad_inputs, grad_targets] = op.call(grad_output, inputs, targets, alpha, gamma, reduction, targets_grad);
-    return {grad_inputs, grad_targets};
-  }
-
-  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext*, torch::autograd::tensor_list) {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, kOp, ": has no second derivative; retinanet_fast.reference.", kOp, " has one");
-  }
-};
-
-std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward_autograd(const at::Tensor& grad_output,
-                                                                        const at::Tensor& inputs,
-                                                                        const at::Tensor& targets, double alpha,
-                                                                        double gamma, c10::string_view reduction,
-                                                                        bool targets_grad) {
-  auto grads =
-      SigmoidFocalLossBackward::apply(grad_output, inputs, targets, alpha, gamma, std::string(reduction), targets_grad);
-  return {grads[0], grads[1]};
-}
-
 // A reduced loss makes the gradient in the same pass, for a scale of 1, and the backward pass hands it out: the
 // logits are read once instead of twice. Not so where that is not exact or cannot be seen through:
 // - float16, whose small numbers a GradScaler must scale before they are rounded;
@@ -194,7 +164,7 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& inputs,
                             const at::Tensor& targets, double alpha, double gamma, const std::string& reduction) {
-    static const auto op = typed_op<Forward>("retinanet_fast::sigmoid_focal_loss");
+    static const auto op = dispatcher_handle<sigmoid_focal_loss>("sigmoid_focal_loss");
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({inputs, targets});
     context->saved_data["alpha"] = alpha;
@@ -208,9 +178,9 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
     return result.loss;
   }
 
-  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext* context,
-                                               torch::autograd::tensor_list grads) {
-    static const auto op = typed_op<Backward>("retinanet_fast::sigmoid_focal_loss_backward");
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    static const auto op = dispatcher_handle<sigmoid_focal_loss_backward>("sigmoid_focal_loss_backward");
     const auto saved = context->get_saved_variables();  // raises if they were changed in place
     const auto gradient = context->saved_data.find("gradient");
     if (gradient != context->saved_data.end() && !at::GradMode::is_enabled()) {
@@ -224,13 +194,14 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
     const bool targets_grad = data["targets_grad"].toBool();
     auto [grad_inputs, grad_targets] = op.call(grads[0], saved[0], saved[1], data["alpha"].toDouble(),
                                                data["gamma"].toDouble(), data["reduction"].toStringRef(), targets_grad);
-    return {grad_inputs, targets_grad ? grad_targets : at::Tensor(), {}, {}, {}};
+    return once_differentiable(kOp, {saved[0], saved[1], grads[0]},
+                               {grad_inputs, targets_grad ? grad_targets : at::Tensor(), {}, {}, {}});
   }
 };
 
 at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
                                        c10::string_view reduction) {
-  static const auto op = typed_op<Forward>("retinanet_fast::sigmoid_focal_loss");
+  static const auto op = dispatcher_handle<sigmoid_focal_loss>("sigmoid_focal_loss");
   if (targets.is_floating_point() && inputs.is_floating_point() && targets.scalar_type() != inputs.scalar_type()) {
     // Soft targets are not rounded to the logits' dtype: the wider of the two is computed in.
     const at::ScalarType wide = at::promote_types(inputs.scalar_type(), targets.scalar_type());
@@ -243,17 +214,16 @@ at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tenso
   return op.call(inputs, targets, alpha, gamma, reduction);
 }
 
-TORCH_LIBRARY_IMPL(retinanet_fast, CPU, m) {
-  m.impl("sigmoid_focal_loss", sigmoid_focal_loss);
-  m.impl("sigmoid_focal_loss_backward", sigmoid_focal_loss_backward);
-}
-TORCH_LIBRARY_IMPL(retinanet_fast, CUDA, m) {
-  m.impl("sigmoid_focal_loss", sigmoid_focal_loss);
-  m.impl("sigmoid_focal_loss_backward", sigmoid_focal_loss_backward);
-}
-TORCH_LIBRARY_IMPL(retinanet_fast, Autograd, m) {
-  m.impl("sigmoid_focal_loss", sigmoid_focal_loss_autograd);
-  m.impl("sigmoid_focal_loss_backward", sigmoid_focal_loss_backward_autograd);
+TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
+  // Sigmoid focal loss of logits [..., K] and targets [..., K] or labels [...].
+  define_op<sigmoid_focal_loss, sigmoid_focal_loss_autograd>(
+      m,
+      "sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha=0.25, float gamma=2.0, str reduction=\"none\") "
+      "-> Tensor");
+  define_op<sigmoid_focal_loss_backward>(
+      m,
+      "sigmoid_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float alpha, float gamma, "
+      "str reduction, bool targets_grad) -> (Tensor, Tensor)");
 }
 
 }  // namespace

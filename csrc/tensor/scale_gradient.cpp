@@ -1,6 +1,7 @@
 #include "kernels/scale_gradient.h"
 
-#include "torch/common.h"
+#include "tensor/checks.h"
+#include "tensor/op.h"
 
 namespace retinanet_fast {
 
@@ -14,7 +15,8 @@ at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale) {
       .n = gradient.numel(),
       .dtype = dtype_of("scale_gradient", "gradient", gradient),
   };
-  run("scale_gradient", gradient, params, &CpuKernels::scale_gradient, RETINANET_FAST_CUDA(scale_gradient_cuda));
+  launch("scale_gradient", gradient, params, &CpuKernels::scale_gradient,
+         RETINANET_FAST_CUDA_LAUNCHER(scale_gradient_cuda));
   return gradient;
 }
 

@@ -1,32 +1,27 @@
 #include "kernels/softmax_focal_loss.h"
 
 #include <ATen/ops/empty.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <cmath>
 #include <optional>
 #include <string>
 
-#include "torch/common.h"
-#include "torch/memory.h"
+#include "tensor/checks.h"
+#include "tensor/memory.h"
+#include "tensor/op.h"
 
 namespace retinanet_fast {
 namespace {
 
 constexpr const char* kOp = "softmax_focal_loss";
 
-using Weights = std::optional<at::Tensor>;
-using Forward = at::Tensor(const at::Tensor&, const at::Tensor&, const Weights&, double, double, c10::string_view);
-using Backward = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const Weights&, double, double,
-                            c10::string_view);
+using Weights = std::optional<at::Tensor>;  // [C]
 
 void check(const at::Tensor& inputs, const at::Tensor& targets, const Weights& class_weights, double alpha,
            double gamma) {
   dtype_of(kOp, "inputs", inputs);
   TORCH_CHECK_VALUE(inputs.dim() == 2, kOp, ": expected inputs [N, C], got ", inputs.sizes());
-  TORCH_CHECK_TYPE(targets.scalar_type() == at::kLong || targets.scalar_type() == at::kInt, kOp,
-                   ": expected targets of dtype int64 or int32, got ", targets.scalar_type());
+  check_labels(kOp, "targets", targets);
   TORCH_CHECK_VALUE(targets.dim() == 1 && targets.size(0) == inputs.size(0), kOp, ": expected targets [",
                     inputs.size(0), "], got ", targets.sizes());
   check_same_device(kOp, "targets", targets, inputs);
@@ -34,7 +29,7 @@ void check(const at::Tensor& inputs, const at::Tensor& targets, const Weights& c
   check_gamma(kOp, gamma);
   if (!class_weights) return;
   TORCH_CHECK_VALUE(class_weights->dim() == 1 && class_weights->size(0) == inputs.size(1), kOp,
-                    ": expected alpha to be a number or one weight a class, [", inputs.size(1), "], got ",
+                    ": expected alpha to be a number or one weight per class, [", inputs.size(1), "], got ",
                     class_weights->sizes());
   check_same_device(kOp, "alpha", *class_weights, inputs);
   TORCH_CHECK_VALUE(!class_weights->requires_grad(), kOp, ": expected alpha to need no gradient; it has none here");
@@ -65,13 +60,14 @@ struct Prepared {
   }
 
   void run(const SoftmaxFocalLossParams& params) const {
-    retinanet_fast::run(kOp, inputs, params, &CpuKernels::softmax_focal_loss,
-                        RETINANET_FAST_CUDA(softmax_focal_loss_cuda));
+    launch(kOp, inputs, params, &CpuKernels::softmax_focal_loss, RETINANET_FAST_CUDA_LAUNCHER(softmax_focal_loss_cuda));
   }
 };
 
-at::Tensor softmax_focal_loss(const at::Tensor& inputs, const at::Tensor& targets, const Weights& class_weights,
-                              double alpha, double gamma, c10::string_view reduction_name) {
+at::Tensor softmax_focal_loss(const at::Tensor& inputs,   // [N, C]
+                              const at::Tensor& targets,  // [N]
+                              const Weights& class_weights, double alpha, double gamma,
+                              c10::string_view reduction_name) {
   const Reduction reduction = parse_reduction(kOp, reduction_name);
   check(inputs, targets, class_weights, alpha, gamma);
   const Prepared prepared(inputs, targets, class_weights);
@@ -95,9 +91,11 @@ at::Tensor softmax_focal_loss(const at::Tensor& inputs, const at::Tensor& target
   return sum;
 }
 
-at::Tensor softmax_focal_loss_backward(const at::Tensor& grad_output, const at::Tensor& inputs,
-                                       const at::Tensor& targets, const Weights& class_weights, double alpha,
-                                       double gamma, c10::string_view reduction_name) {
+at::Tensor softmax_focal_loss_backward(const at::Tensor& grad_output,  // [N] or []
+                                       const at::Tensor& inputs,       // [N, C]
+                                       const at::Tensor& targets,      // [N]
+                                       const Weights& class_weights, double alpha, double gamma,
+                                       c10::string_view reduction_name) {
   const Reduction reduction = parse_reduction(kOp, reduction_name);
   check(inputs, targets, class_weights, alpha, gamma);
   check_same_device(kOp, "grad_output", grad_output, inputs);
@@ -117,35 +115,12 @@ at::Tensor softmax_focal_loss_backward(const at::Tensor& grad_output, const at::
   return grad_inputs;
 }
 
-// The backward pass as a function of its own: what raises where somebody differentiates it once more.
-class SoftmaxFocalLossBackward : public torch::autograd::Function<SoftmaxFocalLossBackward> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& grad_output, const at::Tensor& inputs,
-                            const at::Tensor& targets, const Weights& class_weights, double alpha, double gamma,
-                            const std::string& reduction) {
-    static const auto op = typed_op<Backward>("retinanet_fast::softmax_focal_loss_backward");
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    return op.call(grad_output, inputs, targets, class_weights, alpha, gamma, reduction);
-  }
-
-  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext*, torch::autograd::tensor_list) {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, kOp, ": has no second derivative; retinanet_fast.reference.", kOp, " has one");
-  }
-};
-
-at::Tensor softmax_focal_loss_backward_autograd(const at::Tensor& grad_output, const at::Tensor& inputs,
-                                                const at::Tensor& targets, const Weights& class_weights, double alpha,
-                                                double gamma, c10::string_view reduction) {
-  return SoftmaxFocalLossBackward::apply(grad_output, inputs, targets, class_weights, alpha, gamma,
-                                         std::string(reduction));
-}
-
 class SoftmaxFocalLoss : public torch::autograd::Function<SoftmaxFocalLoss> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& inputs,
                             const at::Tensor& targets, const Weights& class_weights, double alpha, double gamma,
                             const std::string& reduction) {
-    static const auto op = typed_op<Forward>("retinanet_fast::softmax_focal_loss");
+    static const auto op = dispatcher_handle<softmax_focal_loss>("softmax_focal_loss");
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({inputs, targets, class_weights.value_or(at::Tensor())});
     context->saved_data["alpha"] = alpha;
@@ -154,15 +129,15 @@ class SoftmaxFocalLoss : public torch::autograd::Function<SoftmaxFocalLoss> {
     return op.call(inputs, targets, class_weights, alpha, gamma, reduction);
   }
 
-  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext* context,
-                                               torch::autograd::tensor_list grads) {
-    static const auto op = typed_op<Backward>("retinanet_fast::softmax_focal_loss_backward");
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    static const auto op = dispatcher_handle<softmax_focal_loss_backward>("softmax_focal_loss_backward");
     const auto saved = context->get_saved_variables();
     auto& data = context->saved_data;
     const Weights class_weights = saved[2].defined() ? Weights(saved[2]) : std::nullopt;
     at::Tensor grad_inputs = op.call(grads[0], saved[0], saved[1], class_weights, data["alpha"].toDouble(),
                                      data["gamma"].toDouble(), data["reduction"].toStringRef());
-    return {grad_inputs, {}, {}, {}, {}, {}};
+    return once_differentiable(kOp, {saved[0], grads[0]}, {grad_inputs, {}, {}, {}, {}, {}});
   }
 };
 
@@ -172,22 +147,21 @@ at::Tensor softmax_focal_loss_autograd(const at::Tensor& inputs, const at::Tenso
   if (needs_grad(inputs) || (class_weights && needs_grad(*class_weights))) {
     return SoftmaxFocalLoss::apply(inputs, targets, class_weights, alpha, gamma, std::string(reduction));
   }
-  static const auto op = typed_op<Forward>("retinanet_fast::softmax_focal_loss");
+  static const auto op = dispatcher_handle<softmax_focal_loss>("softmax_focal_loss");
   const at::AutoDispatchBelowADInplaceOrView guard;
   return op.call(inputs, targets, class_weights, alpha, gamma, reduction);
 }
 
-TORCH_LIBRARY_IMPL(retinanet_fast, CPU, m) {
-  m.impl("softmax_focal_loss", softmax_focal_loss);
-  m.impl("softmax_focal_loss_backward", softmax_focal_loss_backward);
-}
-TORCH_LIBRARY_IMPL(retinanet_fast, CUDA, m) {
-  m.impl("softmax_focal_loss", softmax_focal_loss);
-  m.impl("softmax_focal_loss_backward", softmax_focal_loss_backward);
-}
-TORCH_LIBRARY_IMPL(retinanet_fast, Autograd, m) {
-  m.impl("softmax_focal_loss", softmax_focal_loss_autograd);
-  m.impl("softmax_focal_loss_backward", softmax_focal_loss_backward_autograd);
+TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
+  // Softmax focal loss of logits [N, C] and labels [N], times alpha and the label's weight of class_weights [C].
+  define_op<softmax_focal_loss, softmax_focal_loss_autograd>(
+      m,
+      "softmax_focal_loss(Tensor inputs, Tensor targets, Tensor? class_weights=None, float alpha=1.0, "
+      "float gamma=2.0, str reduction=\"mean\") -> Tensor");
+  define_op<softmax_focal_loss_backward>(
+      m,
+      "softmax_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, Tensor? class_weights, "
+      "float alpha, float gamma, str reduction) -> Tensor");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "torch/deferred_error.h"
+#include "tensor/deferred_error.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -8,7 +8,7 @@
 
 #include "kernels/match_anchors.h"
 #include "kernels/retinanet_loss.h"
-#include "torch/common.h"
+#include "tensor/op.h"
 
 namespace retinanet_fast {
 namespace {
@@ -22,7 +22,9 @@ int64_t* host_word(const at::Device& device) {
   return word.mutable_data_ptr<int64_t>();
 }
 
-void raise_code(const std::string& context, int64_t code) {
+// Takes the code from `word` and raises what it says.
+void raise_code(const std::string& context, int64_t* word) {
+  const int64_t code = __atomic_exchange_n(word, 0, __ATOMIC_RELAXED);
   if (code == 0) return;
   TORCH_CHECK_INDEX(code > 0, context, ": expected gt_labels in [0, C), got ", bad_label_value(code), " in row ",
                     bad_label_row(code), " of the batch's boxes");
@@ -31,17 +33,13 @@ void raise_code(const std::string& context, int64_t code) {
 
 }  // namespace
 
-int64_t* deferred_error(const char* op, const at::Tensor& tensor) {
-  if (uses_cpu_kernels(tensor)) return nullptr;
-  int64_t* word = host_word(tensor.device());
-  raise_code(std::string(op) + " (an earlier call on " + tensor.device().str() + ")",
-             __atomic_exchange_n(word, 0, __ATOMIC_RELAXED));
-  return word;
+DeferredError::DeferredError(const char* op, const at::Tensor& tensor)
+    : op_(op), device_(tensor.device()), word_(uses_cpu_kernels(op, tensor) ? nullptr : host_word(tensor.device())) {
+  if (word_) raise_code(std::string(op) + " (an earlier call on " + device_.str() + ")", word_);
 }
 
-void raise_deferred_error_of_emulator(const char* op, const at::Tensor& tensor) {
-  if (!tensor.is_cpu() || uses_cpu_kernels(tensor)) return;
-  raise_code(op, __atomic_exchange_n(host_word(tensor.device()), 0, __ATOMIC_RELAXED));
+void DeferredError::raise_if_known() const {
+  if (word_ && runs_synchronously(device_)) raise_code(op_, word_);
 }
 
 }  // namespace retinanet_fast

@@ -12,4 +12,7 @@ at::Tensor empty_dense_like(const at::Tensor& like);
 // The same, contiguous, of other sizes.
 at::Tensor empty_dense_like(const at::Tensor& like, at::IntArrayRef sizes);
 
+// Gives what is kept back to the system.
+void release_kept_memory();
+
 }  // namespace retinanet_fast

@@ -1,4 +1,4 @@
-#include "torch/memory.h"
+#include "tensor/memory.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
@@ -11,7 +11,7 @@
 #include <mutex>
 #include <utility>
 
-#include "torch/common.h"
+#include "tensor/device.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -50,6 +50,12 @@ class RecyclingAllocator final : public c10::Allocator {
   }
 
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  // Gives the kept blocks back to the system.
+  void release_all() {
+    const std::lock_guard lock(mutex_);
+    for (Block& kept : kept_) std::free(std::exchange(kept, {}).memory);
+  }
 
   // Never destroyed: tensors may outlive every other static object.
   static RecyclingAllocator& instance() {
@@ -105,7 +111,7 @@ at::Tensor empty_large(const at::Tensor& meta) {
 }
 
 bool is_large(const at::Tensor& like, size_t elements) {
-  return uses_cpu_kernels(like) && elements * like.element_size() >= kLarge;
+  return uses_cpu_kernels("empty_dense_like", like) && elements * like.element_size() >= kLarge;
 }
 
 }  // namespace
@@ -120,11 +126,15 @@ at::Tensor empty_dense_like(const at::Tensor& like, at::IntArrayRef sizes) {
   return empty_large(at::empty(sizes, like.options().device(at::kMeta)));
 }
 
+void release_kept_memory() { RecyclingAllocator::instance().release_all(); }
+
 #else
 
 at::Tensor empty_dense_like(const at::Tensor& like) { return at::empty_like(like); }
 
 at::Tensor empty_dense_like(const at::Tensor& like, at::IntArrayRef sizes) { return at::empty(sizes, like.options()); }
+
+void release_kept_memory() {}
 
 #endif
 

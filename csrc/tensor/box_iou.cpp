@@ -1,0 +1,104 @@
+#include "kernels/box_iou.h"
+
+#include <tuple>
+
+#include "tensor/checks.h"
+#include "tensor/memory.h"
+#include "tensor/op.h"
+
+namespace retinanet_fast {
+namespace {
+
+constexpr const char* kOp = "box_iou";
+
+void check(const at::Tensor& boxes1, const at::Tensor& boxes2) {
+  check_boxes(kOp, "boxes1", boxes1);
+  check_boxes(kOp, "boxes2", boxes2);
+  check_same_device(kOp, "boxes2", boxes2, boxes1);
+  check_same_dtype(kOp, "boxes2", boxes2, boxes1);
+}
+
+at::Tensor box_iou(const at::Tensor& boxes1,    // [N, 4]
+                   const at::Tensor& boxes2) {  // [M, 4]
+  check(boxes1, boxes2);
+  const at::Tensor first = boxes1.contiguous();
+  const at::Tensor second = boxes2.contiguous();
+  at::Tensor iou = empty_dense_like(first, {first.size(0), second.size(0)});
+  if (iou.numel() == 0) return iou;
+  const BoxIouParams params{
+      .boxes1 = first.const_data_ptr(),
+      .boxes2 = second.const_data_ptr(),
+      .iou = iou.mutable_data_ptr(),
+      .n = first.size(0),
+      .m = second.size(0),
+      .dtype = dtype_of(kOp, "boxes1", first),
+  };
+  launch(kOp, first, params, &CpuKernels::box_iou, RETINANET_FAST_CUDA_LAUNCHER(box_iou_cuda));
+  return iou;
+}
+
+at::Tensor gradient_by_rows(const at::Tensor& grad_iou,  // [N, M]
+                            const at::Tensor& boxes,     // [N, 4]
+                            const at::Tensor& others) {  // [M, 4]
+  at::Tensor grad = at::empty_like(boxes);
+  if (grad.numel() == 0) return grad;
+  if (others.numel() == 0) return grad.zero_();
+  const BoxIouBackwardParams params{
+      .boxes1 = boxes.const_data_ptr(),
+      .boxes2 = others.const_data_ptr(),
+      .grad_iou = grad_iou.const_data_ptr(),
+      .grad_boxes1 = grad.mutable_data_ptr(),
+      .n = boxes.size(0),
+      .m = others.size(0),
+      .stride_n = grad_iou.stride(0),
+      .stride_m = grad_iou.stride(1),
+      .dtype = dtype_of(kOp, "boxes1", boxes),
+  };
+  launch(kOp, boxes, params, &CpuKernels::box_iou_backward, RETINANET_FAST_CUDA_LAUNCHER(box_iou_backward_cuda));
+  return grad;
+}
+
+std::tuple<at::Tensor, at::Tensor> box_iou_backward(const at::Tensor& grad_iou,  // [N, M]
+                                                    const at::Tensor& boxes1,    // [N, 4]
+                                                    const at::Tensor& boxes2) {  // [M, 4]
+  check(boxes1, boxes2);
+  check_same_device(kOp, "grad_iou", grad_iou, boxes1);
+  check_same_dtype(kOp, "grad_iou", grad_iou, boxes1);
+  TORCH_CHECK_VALUE(grad_iou.dim() == 2 && grad_iou.size(0) == boxes1.size(0) && grad_iou.size(1) == boxes2.size(0),
+                    kOp, ": expected grad_iou [", boxes1.size(0), ", ", boxes2.size(0), "], got ", grad_iou.sizes());
+  const at::Tensor first = boxes1.contiguous();
+  const at::Tensor second = boxes2.contiguous();
+  return {gradient_by_rows(grad_iou, first, second), gradient_by_rows(grad_iou.t(), second, first)};
+}
+
+class BoxIou : public torch::autograd::Function<BoxIou> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& boxes1,
+                            const at::Tensor& boxes2) {
+    static const auto op = dispatcher_handle<box_iou>("box_iou");
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    context->save_for_backward({boxes1, boxes2});
+    return op.call(boxes1, boxes2);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    static const auto op = dispatcher_handle<box_iou_backward>("box_iou_backward");
+    const auto saved = context->get_saved_variables();
+    auto [grad1, grad2] = op.call(grads[0], saved[0], saved[1]);
+    return once_differentiable(kOp, {saved[0], saved[1], grads[0]}, {grad1, grad2});
+  }
+};
+
+at::Tensor box_iou_autograd(const at::Tensor& boxes1, const at::Tensor& boxes2) {
+  return BoxIou::apply(boxes1, boxes2);
+}
+
+TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
+  // Pairwise IoU of xyxy boxes, [N, 4] and [M, 4] -> [N, M].
+  define_op<box_iou, box_iou_autograd>(m, "box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
+  define_op<box_iou_backward>(m, "box_iou_backward(Tensor grad_iou, Tensor boxes1, Tensor boxes2) -> (Tensor, Tensor)");
+}
+
+}  // namespace
+}  // namespace retinanet_fast

@@ -1,0 +1,25 @@
+// Where kernels run: which device's, on whose threads, in which stream.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "kernels/common.h"
+
+namespace retinanet_fast {
+
+// Whether an op on `tensor` runs the CPU kernels; an error for a device that has no kernels at all.
+bool uses_cpu_kernels(const char* op, const at::Tensor& tensor);
+
+// at::parallel_for as an Executor: torch.set_num_threads() and torch's own thread pool apply.
+const Executor& torch_executor();
+
+// torch's current stream on `device`.
+CudaStream current_stream(const at::Device& device);
+
+// Whether what was launched on `device` has run to its end when the launch returns.
+bool runs_synchronously(const at::Device& device);
+
+// In words, a launcher's cudaError_t.
+const char* cuda_error_text(int64_t error);
+
+}  // namespace retinanet_fast

@@ -1,0 +1,42 @@
+// A head's level outputs, anchors and ground truth from tensors, checked: what matching, loss and detection share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "kernels/anchors.h"
+#include "kernels/head_levels.h"
+
+namespace retinanet_fast {
+
+LevelStrides strides_of(const at::Tensor& level);  // [B, channels, H, W]
+
+// `cls_logits` are [B, K * C, H, W] and `bbox_regression` [B, K * 4, H, W], one of each per level.
+HeadLevels head_levels_of(const char* op, at::TensorList cls_logits, at::TensorList bbox_regression);
+
+// Anchors as kernels take them, and the memory that they point at.
+struct AnchorsOf {
+  Anchors anchors;
+  at::Tensor memory;
+};
+
+// Either `anchors` is [A, 4] and the lists are empty, or it holds a grid's base anchors [L, K, 4], and the lists the
+// levels' (stride_y, stride_x) and (height, width), one pair after the other. They lie on the device of `like`.
+AnchorsOf anchors_of(const char* op, const at::Tensor& anchors, at::IntArrayRef strides, at::IntArrayRef grid_sizes,
+                     const at::Tensor& like);
+
+// Raises unless every anchor belongs to a cell of `head`.
+void check_anchors_of_head(const char* op, const Anchors& anchors, const HeadLevels& head);
+
+// The boxes of a batch, one image's after the other's.
+struct GroundTruth {
+  at::Tensor boxes;              // [G, 4] float64 or float32
+  std::vector<int64_t> offsets;  // [B + 1]
+};
+
+// `gt_boxes` are [G_i, 4] each, on the device of `anchors`, concatenated in the widest of their dtypes and of that of
+// `anchors`, which is float64 or float32.
+GroundTruth ground_truth_of(const char* op, at::TensorList gt_boxes, const at::Tensor& anchors);
+
+}  // namespace retinanet_fast

@@ -1,0 +1,57 @@
+#include "kernels/match_anchors.h"
+
+#include <ATen/ops/empty.h>
+
+#include "tensor/checks.h"
+#include "tensor/deferred_error.h"
+#include "tensor/head_levels.h"
+#include "tensor/op.h"
+
+namespace retinanet_fast {
+namespace {
+
+constexpr const char* kOp = "match_anchors";
+
+at::Tensor match_anchors(const at::Tensor& anchors,       // [A, 4], or a grid's base anchors [L, K, 4]
+                         c10::SymIntArrayRef strides,     // [2 L], or empty
+                         c10::SymIntArrayRef grid_sizes,  // [2 L], or empty
+                         at::TensorList gt_boxes,         // B of [G, 4]
+                         double high_threshold, double low_threshold, bool allow_low_quality_matches,
+                         bool match_zero_iou) {
+  check_thresholds(kOp, high_threshold, low_threshold);
+  const AnchorsOf held =
+      anchors_of(kOp, anchors, C10_AS_INTARRAYREF_SLOW(strides), C10_AS_INTARRAYREF_SLOW(grid_sizes), anchors);
+  const GroundTruth truth = ground_truth_of(kOp, gt_boxes, held.memory);
+  const auto batch_size = int64_t(gt_boxes.size());
+  at::Tensor matches = at::empty({batch_size, held.anchors.num_anchors}, anchors.options().dtype(at::kLong));
+  at::Tensor best_iou = at::empty({truth.boxes.size(0)}, truth.boxes.options());
+  const DeferredError error(kOp, anchors);
+  const MatchAnchorsParams params{
+      .anchors = held.anchors,
+      .gt_boxes = truth.boxes.const_data_ptr(),
+      .gt_offsets = truth.offsets.data(),
+      .batch_size = batch_size,
+      .rule = {high_threshold, low_threshold, allow_low_quality_matches, match_zero_iou},
+      .best_iou = best_iou.mutable_data_ptr(),
+      .matches = matches.mutable_data_ptr(),
+      .num_foreground = nullptr,
+      .bad_box = error.word(),
+      .dtype = dtype_of(kOp, "gt_boxes", truth.boxes),
+      .wide_matches = true,
+  };
+  launch(kOp, anchors, params, &CpuKernels::match_anchors, RETINANET_FAST_CUDA_LAUNCHER(match_anchors_cuda));
+  error.raise_if_known();
+  return matches;
+}
+
+TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
+  // Per image and anchor its box, -1 for background, -2 for ignored: [A, 4] and a list of [G, 4] -> [B, A]. The lists
+  // are empty, or anchors are a grid's base anchors [L, K, 4] and they hold its levels' strides and sizes.
+  define_op<match_anchors>(
+      m,
+      "match_anchors(Tensor anchors, SymInt[] strides, SymInt[] grid_sizes, Tensor[] gt_boxes, float high_threshold, "
+      "float low_threshold, bool allow_low_quality_matches, bool match_zero_iou) -> Tensor");
+}
+
+}  // namespace
+}  // namespace retinanet_fast

@@ -1,0 +1,84 @@
+// From a schema to a kernel: how every op is registered, launched and differentiated.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/DeviceGuard.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <string>
+#include <type_traits>
+
+#include "kernels/common.h"
+#include "kernels/cpu/kernels.h"
+#include "tensor/device.h"
+
+// The CUDA launcher of an op, or null in a build without CUDA kernels.
+#ifdef RETINANET_FAST_WITH_CUDA
+#define RETINANET_FAST_CUDA_LAUNCHER(launcher) launcher
+#else
+#define RETINANET_FAST_CUDA_LAUNCHER(launcher) nullptr
+#endif
+
+namespace retinanet_fast {
+
+// ---- registration -------------------------------------------------------------------------------------------------
+
+// An op by its schema: `kernel` for tensors on the CPU and on CUDA, `autograd` where a gradient may be asked for;
+// without one the result has no gradient.
+template <auto* kernel, auto* autograd = static_cast<void (*)()>(nullptr)>
+void define_op(torch::Library& library, const std::string& schema) {
+  const std::string name = schema.substr(0, schema.find('('));
+  library.def(schema.c_str());
+  library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(kernel)));
+  library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::CUDA, TORCH_FN(kernel)));
+  if constexpr (autograd == nullptr) {
+    library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::Autograd, torch::CppFunction::makeFallthrough()));
+  } else {
+    library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::Autograd, TORCH_FN(autograd)));
+  }
+}
+
+// The dispatcher's handle of a registered op, whose kernel says its signature; kept by the caller:
+// static const auto op = dispatcher_handle<nms>("nms").
+template <auto* kernel>
+auto dispatcher_handle(const std::string& name) {
+  using Signature = std::remove_pointer_t<decltype(kernel)>;
+  return c10::Dispatcher::singleton().findSchemaOrThrow(("retinanet_fast::" + name).c_str(), "").typed<Signature>();
+}
+
+// ---- launch -------------------------------------------------------------------------------------------------------
+
+// Throws what `status` says, naming `op`; nothing when it is ok.
+void raise_unless_ok(const char* op, const Status& status);
+
+// Runs the launcher of the device that `tensor` lies on. The one place that guards a device.
+template <class Params>
+void launch(const char* op, const at::Tensor& tensor, const Params& params,
+            Status (*CpuKernels::*cpu)(const Params&, const Executor&),
+            std::type_identity_t<Status (*)(const Params&, CudaStream)> cuda) {
+  if (uses_cpu_kernels(op, tensor)) return raise_unless_ok(op, (cpu_kernels().*cpu)(params, torch_executor()));
+  TORCH_CHECK(
+      cuda != nullptr, op,
+      ": this build of retinanet_fast has no CUDA kernels; `retinanet-fast info` says why and how to build them");
+  const c10::DeviceGuard guard(tensor.device());
+  raise_unless_ok(op, cuda(params, current_stream(tensor.device())));
+}
+
+// ---- autograd -----------------------------------------------------------------------------------------------------
+
+template <class... Tensors>
+bool needs_grad(const Tensors&... tensors) {
+  return at::GradMode::is_enabled() && (... || (tensors.defined() && tensors.requires_grad()));
+}
+
+// What a backward pass returns. Where it is itself being recorded (create_graph=True), `gradients` become functions of
+// `inputs` that raise when somebody differentiates them once more.
+torch::autograd::variable_list once_differentiable(const char* op, at::TensorList inputs,
+                                                   torch::autograd::variable_list gradients);
+
+// gradient * scale, written into `gradient`, which nobody else may hold, and not touched if the scale is 1. Does not
+// synchronise: on CUDA the device looks at the scale.
+at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale);
+
+}  // namespace retinanet_fast

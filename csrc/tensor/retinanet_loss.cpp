@@ -1,0 +1,230 @@
+// The op's arguments are listed as its schema, as the fields of LossArguments and as the types of `Functions`;
+// everything else takes them together.
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <list>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "tensor/op.h"
+#include "tensor/retinanet_loss_launch.h"
+
+namespace retinanet_fast {
+namespace {
+
+constexpr const char* kOp = "retinanet_loss";
+
+using TensorLists = std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>>;
+
+// ---- autograd -----------------------------------------------------------------------------------------------------
+
+std::vector<bool> which_need_grad(at::TensorList tensors) {
+  std::vector<bool> result;
+  for (const at::Tensor& tensor : tensors) result.push_back(tensor.requires_grad());
+  return result;
+}
+
+bool any(const std::vector<bool>& flags) { return std::find(flags.begin(), flags.end(), true) != flags.end(); }
+
+// In eager mode the gradients are made in the same pass as the losses, for an incoming gradient of 1, and backward
+// hands them out: the logits are read once. Not in float16, whose small numbers a GradScaler must scale before they
+// are rounded, nor for traced tensors (torch.compile, export), whose graph gets the plain backward op.
+bool makes_gradients_in_forward(const LossArguments& in) {
+  const auto traced = [](at::TensorList tensors) {
+    return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) { return at::isTensorSubclassLike(t); });
+  };
+  return in.cls_logits[0].scalar_type() != at::kHalf && !traced(in.cls_logits) && !traced(in.bbox_regression) &&
+         !traced(in.gt_boxes) && !traced(in.gt_labels) && !at::isTensorSubclassLike(in.anchors);
+}
+
+Losses call_forward(const LossArguments& in);
+TensorLists call_backward(const at::Tensor& grad_classification, const at::Tensor& grad_box, const LossArguments& in);
+
+using SavedData = ska::flat_hash_map<std::string, at::IValue>;
+
+void save(torch::autograd::AutogradContext* context, LossArguments in) {
+  torch::autograd::variable_list tensors{in.anchors};
+  for (const at::TensorList list : {in.cls_logits, in.bbox_regression, in.gt_boxes, in.gt_labels}) {
+    tensors.insert(tensors.end(), list.begin(), list.end());
+  }
+  context->save_for_backward(std::move(tensors));
+  SavedData& data = context->saved_data;
+  data["levels"] = int64_t(in.cls_logits.size());
+  in.for_each_option([&](const char* name, const auto& value) {
+    using Value = std::decay_t<decltype(value)>;
+    if constexpr (std::is_arithmetic_v<Value>) {
+      data[name] = value;
+    } else if constexpr (std::is_same_v<Value, c10::string_view>) {
+      data[name] = std::string(value);
+    } else {
+      data[name] = value.vec();
+    }
+  });
+}
+
+// What save() stored, as arguments again; raises if a tensor was changed in place.
+class Saved {
+ public:
+  explicit Saved(torch::autograd::AutogradContext* context)
+      : data_(context->saved_data), tensors_(context->get_saved_variables()) {
+    const at::TensorList all(tensors_);
+    const auto levels = size_t(data_["levels"].toInt());
+    const size_t images = (all.size() - 1 - 2 * levels) / 2;
+    arguments_.anchors = all[0];
+    arguments_.cls_logits = all.slice(1, levels);
+    arguments_.bbox_regression = all.slice(1 + levels, levels);
+    arguments_.gt_boxes = all.slice(1 + 2 * levels, images);
+    arguments_.gt_labels = all.slice(1 + 2 * levels + images, images);
+    arguments_.for_each_option([&](const char* name, auto& value) { load(data_[name], value); });
+  }
+
+  const LossArguments& arguments() const { return arguments_; }
+  at::TensorList head() const { return at::TensorList(tensors_).slice(1, 2 * arguments_.cls_logits.size()); }
+
+ private:
+  void load(const at::IValue& from, double& value) { value = from.toDouble(); }
+  void load(const at::IValue& from, bool& value) { value = from.toBool(); }
+  void load(const at::IValue& from, c10::string_view& value) { value = from.toStringRef(); }
+  void load(const at::IValue& from, at::ArrayRef<double>& value) {
+    value = doubles_.emplace_back(from.toDoubleVector());
+  }
+  void load(const at::IValue& from, c10::SymIntArrayRef& value) { value = ints_.emplace_back(from.toSymIntVector()); }
+
+  SavedData& data_;
+  torch::autograd::variable_list tensors_;
+  std::list<std::vector<double>> doubles_;
+  std::list<std::vector<c10::SymInt>> ints_;
+  LossArguments arguments_{};
+};
+
+class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
+ public:
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, at::TensorList cls_logits,
+                                                at::TensorList bbox_regression, const LossArguments& in) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const auto of_logits = which_need_grad(cls_logits);
+    const auto of_deltas = which_need_grad(bbox_regression);
+    save(context, in);
+    context->set_materialize_grads(false);
+    Losses losses;
+    if (makes_gradients_in_forward(in)) {
+      LossLaunch launch(in);
+      LossGradients gradients = launch.add_gradients(of_logits, of_deltas);
+      losses = launch.run();
+      context->saved_data["grad_logits"] = std::move(gradients.cls_logits);
+      context->saved_data["grad_deltas"] = std::move(gradients.bbox_regression);
+    } else {
+      losses = call_forward(in);
+    }
+    auto [classification, box] = losses;
+    if (!any(of_logits)) context->mark_non_differentiable({classification});
+    if (!any(of_deltas)) context->mark_non_differentiable({box});
+    return {classification, box};
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    const Saved saved(context);
+    const size_t levels = saved.arguments().cls_logits.size();
+    std::vector<at::Tensor> grad_logits(levels), grad_deltas(levels);
+    if (context->saved_data.count("grad_logits") != 0 && !at::GradMode::is_enabled()) {
+      grad_logits = take(context->saved_data, "grad_logits", grads[0]);
+      grad_deltas = take(context->saved_data, "grad_deltas", grads[1]);
+    } else if (grads[0].defined() || grads[1].defined()) {
+      const at::Tensor& given = grads[0].defined() ? grads[0] : grads[1];
+      const auto or_zero = [&](const at::Tensor& grad) { return grad.defined() ? grad : at::zeros_like(given); };
+      std::tie(grad_logits, grad_deltas) = call_backward(or_zero(grads[0]), or_zero(grads[1]), saved.arguments());
+    }
+    torch::autograd::variable_list result = std::move(grad_logits);
+    result.insert(result.end(), grad_deltas.begin(), grad_deltas.end());
+    result = once_differentiable(kOp, saved.head(), std::move(result));
+    result.emplace_back();  // of the arguments as a whole
+    return result;
+  }
+
+ private:
+  // The gradients that forward left, times `scale`. They are given up with the last reference to them, so that
+  // scaling in place and accumulating by moving are safe; a second backward pass computes them anew.
+  static std::vector<at::Tensor> take(SavedData& data, const std::string& name, const at::Tensor& scale) {
+    std::vector<at::Tensor> gradients = data[name].toTensorVector();
+    data.erase(name);
+    for (at::Tensor& gradient : gradients) {
+      if (!scale.defined()) {
+        gradient = at::Tensor();
+      } else if (gradient.defined()) {
+        gradient = scale_gradient(std::move(gradient), scale);
+      }
+    }
+    return gradients;
+  }
+};
+
+// ---- the ops ------------------------------------------------------------------------------------------------------
+
+template <class... Types>
+struct Functions {
+  static Losses forward(Types... arguments) { return LossLaunch(LossArguments{arguments...}).run(); }
+
+  static TensorLists backward(const at::Tensor& grad_classification, const at::Tensor& grad_box, Types... arguments) {
+    const LossArguments in{arguments...};
+    LossLaunch launch(in);
+    const std::vector<bool> all(in.cls_logits.size(), true);
+    LossGradients gradients = launch.add_gradients(all, all);
+    launch.run(grad_classification, grad_box);
+    return {std::move(gradients.cls_logits), std::move(gradients.bbox_regression)};
+  }
+
+  static Losses autograd(Types... arguments) {
+    const LossArguments in{arguments...};
+    if (at::GradMode::is_enabled() &&
+        (any(which_need_grad(in.cls_logits)) || any(which_need_grad(in.bbox_regression)))) {
+      const auto losses = RetinanetLoss::apply(in.cls_logits, in.bbox_regression, in);
+      return {losses[0], losses[1]};
+    }
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return call_forward(in);
+  }
+};
+
+using Op = Functions<at::TensorList, at::TensorList, const at::Tensor&, c10::SymIntArrayRef, c10::SymIntArrayRef,
+                     at::TensorList, at::TensorList, double, double, c10::string_view, double, at::ArrayRef<double>,
+                     double, double, bool, bool>;
+
+// f(first..., all of `in`)
+template <class F, class... First>
+auto call_with(const F& f, const LossArguments& in, const First&... first) {
+  return f.call(first..., in.cls_logits, in.bbox_regression, in.anchors, in.strides, in.grid_sizes, in.gt_boxes,
+                in.gt_labels, in.alpha, in.gamma, in.box_loss, in.smooth_l1_beta, in.box_weights, in.high_threshold,
+                in.low_threshold, in.allow_low_quality_matches, in.match_zero_iou);
+}
+
+Losses call_forward(const LossArguments& in) {
+  static const auto op = dispatcher_handle<&Op::forward>("retinanet_loss");
+  return call_with(op, in);
+}
+
+TensorLists call_backward(const at::Tensor& grad_classification, const at::Tensor& grad_box, const LossArguments& in) {
+  static const auto op = dispatcher_handle<&Op::backward>("retinanet_loss_backward");
+  return call_with(op, in, grad_classification, grad_box);
+}
+
+#define RETINANET_LOSS_ARGUMENTS                                                                           \
+  "Tensor[] cls_logits, Tensor[] bbox_regression, Tensor anchors, SymInt[] strides, SymInt[] grid_sizes, " \
+  "Tensor[] gt_boxes, Tensor[] gt_labels, float alpha, float gamma, str box_loss, float smooth_l1_beta, "  \
+  "float[] box_weights, float high_threshold, float low_threshold, bool allow_low_quality_matches, "       \
+  "bool match_zero_iou"
+
+TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
+  // RetinaNet's classification and box loss from the head's levels [B, K * C, H, W] and [B, K * 4, H, W]; anchors as
+  // match_anchors takes them.
+  define_op<&Op::forward, &Op::autograd>(m, "retinanet_loss(" RETINANET_LOSS_ARGUMENTS ") -> (Tensor, Tensor)");
+  define_op<&Op::backward>(
+      m, "retinanet_loss_backward(Tensor grad_classification, Tensor grad_box, " RETINANET_LOSS_ARGUMENTS
+         ") -> (Tensor[], Tensor[])");
+}
+
+}  // namespace
+}  // namespace retinanet_fast

@@ -1,0 +1,155 @@
+#include "tensor/retinanet_loss_launch.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+
+#include "tensor/box_coding.h"
+#include "tensor/checks.h"
+#include "tensor/deferred_error.h"
+#include "tensor/memory.h"
+#include "tensor/op.h"
+
+namespace retinanet_fast {
+namespace {
+
+constexpr const char* kOp = "retinanet_loss";
+
+BoxLoss parse_box_loss(c10::string_view name) {
+  if (name == "l1") return BoxLoss::kL1;
+  if (name == "smooth_l1") return BoxLoss::kSmoothL1;
+  TORCH_CHECK_VALUE(name == "giou", kOp, ": expected box_loss 'l1', 'smooth_l1' or 'giou', got '", name, "'");
+  return BoxLoss::kGiou;
+}
+
+void check_options(const LossArguments& in) {
+  check_alpha(kOp, in.alpha);
+  check_gamma(kOp, in.gamma);
+  check_thresholds(kOp, in.high_threshold, in.low_threshold);
+  check_box_weights(kOp, "box_weights", in.box_weights);
+  TORCH_CHECK_VALUE(in.smooth_l1_beta >= 0, kOp, ": expected smooth_l1_beta >= 0, got ", in.smooth_l1_beta);
+}
+
+void check_targets(const LossArguments& in, int64_t batch_size) {
+  const auto images = size_t(batch_size);
+  TORCH_CHECK_VALUE(in.gt_boxes.size() == images && in.gt_labels.size() == images, kOp,
+                    ": expected gt_boxes and gt_labels of ", images, " images, got ", in.gt_boxes.size(), " and ",
+                    in.gt_labels.size());
+  for (size_t image = 0; image < images; ++image) {
+    const at::Tensor& labels = in.gt_labels[image];
+    check_labels(kOp, "gt_labels", labels);
+    TORCH_CHECK_VALUE(
+        labels.dim() == 1 && in.gt_boxes[image].dim() == 2 && labels.size(0) == in.gt_boxes[image].size(0), kOp,
+        ": expected a label for each box of image ", image, ", got gt_labels ", labels.sizes(), " and gt_boxes ",
+        in.gt_boxes[image].sizes());
+    check_same_device(kOp, "gt_labels", labels, in.cls_logits[0]);
+  }
+}
+
+// The images' labels one after the other, [G] int64. On CUDA the kernel looks at their values, so that nothing waits.
+at::Tensor labels_of(const LossArguments& in, int64_t num_classes) {
+  if (in.gt_labels.empty()) return at::empty({0}, in.cls_logits[0].options().dtype(at::kLong));
+  const at::Tensor all =
+      (in.gt_labels.size() == 1 ? in.gt_labels[0] : at::cat(in.gt_labels)).to(at::kLong).contiguous();
+  if (!all.is_cpu()) return all;
+  const int64_t* label = all.const_data_ptr<int64_t>();
+  for (size_t image = 0; image < in.gt_labels.size(); ++image) {
+    for (int64_t row = 0; row < in.gt_labels[image].size(0); ++row, ++label) {
+      TORCH_CHECK_INDEX(*label >= 0 && *label < num_classes, kOp, ": expected gt_labels in [0, ", num_classes,
+                        "), got ", *label, " in image ", image, ", row ", row);
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+LossLaunch::LossLaunch(const LossArguments& in) : in_(in) {
+  check_options(in);
+  params_.head = head_levels_of(kOp, in.cls_logits, in.bbox_regression);
+  check_same_dtype(kOp, "bbox_regression", in.bbox_regression[0], in.cls_logits[0]);
+  check_targets(in, params_.head.batch_size);
+  anchors_ = anchors_of(kOp, in.anchors, C10_AS_INTARRAYREF_SLOW(in.strides), C10_AS_INTARRAYREF_SLOW(in.grid_sizes),
+                        in.cls_logits[0]);
+  check_anchors_of_head(kOp, anchors_.anchors, params_.head);
+  params_.anchors = anchors_.anchors;
+  params_.alpha = in.alpha;
+  params_.gamma = in.gamma;
+  params_.box_loss = parse_box_loss(in.box_loss);
+  params_.smooth_l1_beta = in.smooth_l1_beta;
+  std::copy_n(in.box_weights.begin(), 4, params_.box_weights);
+  params_.max_log_scale = kMaxLogScale;
+  match();
+}
+
+LossGradients LossLaunch::add_gradients(const std::vector<bool>& of_logits, const std::vector<bool>& of_deltas) {
+  LossGradients result{std::vector<at::Tensor>(of_logits.size()), std::vector<at::Tensor>(of_deltas.size())};
+  for (int64_t l = 0; l < params_.head.num_levels; ++l) {
+    HeadGradients& gradients = params_.gradients[l];
+    if (of_logits[l]) {
+      at::Tensor& grad = result.cls_logits[l] = empty_dense_like(in_.cls_logits[l]);
+      gradients.logits = grad.mutable_data_ptr();
+      gradients.logits_strides = strides_of(grad);
+    }
+    if (of_deltas[l]) {
+      at::Tensor& grad = result.bbox_regression[l] = at::zeros_like(in_.bbox_regression[l]);
+      gradients.deltas = grad.mutable_data_ptr();
+      gradients.deltas_strides = strides_of(grad);
+    }
+  }
+  return result;
+}
+
+Losses LossLaunch::run(const at::Tensor& grad_classification, const at::Tensor& grad_box) {
+  const at::Tensor& first = in_.cls_logits[0];
+  const auto options = first.options().dtype(first.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  Losses losses{at::empty({}, options), at::empty({}, options)};
+  const int64_t sums =
+      uses_cpu_kernels(kOp, first) ? 2 * retinanet_loss_tasks(params_) : retinanet_loss_blocks(params_);
+  const at::Tensor partial_sums = at::empty({sums}, options.dtype(at::kDouble));
+  params_.classification = std::get<0>(losses).mutable_data_ptr();
+  params_.bbox = std::get<1>(losses).mutable_data_ptr();
+  params_.partial_sums = partial_sums.mutable_data_ptr<double>();
+  const at::Tensor scales[2] = {grad_classification.defined() ? grad_classification.to(options.dtype()) : at::Tensor(),
+                                grad_box.defined() ? grad_box.to(options.dtype()) : at::Tensor()};
+  if (scales[0].defined()) params_.grad_classification = scales[0].const_data_ptr();
+  if (scales[1].defined()) params_.grad_bbox = scales[1].const_data_ptr();
+  launch(kOp, first, params_, &CpuKernels::retinanet_loss, RETINANET_FAST_CUDA_LAUNCHER(retinanet_loss_cuda));
+  return losses;
+}
+
+void LossLaunch::match() {
+  const at::Tensor& first = in_.cls_logits[0];
+  truth_ = ground_truth_of(kOp, in_.gt_boxes, anchors_.memory);
+  labels_ = labels_of(in_, params_.head.num_classes);
+  const DeferredError error(kOp, first);
+  params_.bad_label = error.word();
+  const auto ints = first.options().dtype(at::kInt);
+  matches_ = at::empty({params_.head.batch_size, params_.anchors.num_anchors}, ints);
+  num_foreground_ = at::empty({params_.head.batch_size}, ints);
+  at::Tensor best_iou = at::empty({truth_.boxes.size(0)}, truth_.boxes.options());
+  params_.matches = matches_.const_data_ptr<int32_t>();
+  params_.num_foreground = num_foreground_.const_data_ptr<int32_t>();
+  params_.gt_boxes = truth_.boxes.const_data_ptr();
+  params_.gt_labels = labels_.const_data_ptr<int64_t>();
+  params_.gt_dtype = dtype_of(kOp, "gt_boxes", truth_.boxes);
+  const MatchAnchorsParams matching{
+      .anchors = params_.anchors,
+      .gt_boxes = truth_.boxes.const_data_ptr(),
+      .gt_offsets = truth_.offsets.data(),
+      .batch_size = params_.head.batch_size,
+      .rule = {in_.high_threshold, in_.low_threshold, in_.allow_low_quality_matches, in_.match_zero_iou},
+      .best_iou = best_iou.mutable_data_ptr(),
+      .matches = matches_.mutable_data_ptr<int32_t>(),
+      .num_foreground = num_foreground_.mutable_data_ptr<int32_t>(),
+      .bad_box = error.word(),
+      .dtype = params_.gt_dtype,
+      .wide_matches = false,
+  };
+  launch(kOp, first, matching, &CpuKernels::match_anchors, RETINANET_FAST_CUDA_LAUNCHER(match_anchors_cuda));
+  error.raise_if_known();
+}
+
+}  // namespace retinanet_fast

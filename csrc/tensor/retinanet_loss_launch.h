@@ -1,0 +1,80 @@
+// One call of retinanet_loss or its backward pass: its arguments, checked, and what the kernels get.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/string_view.h>
+
+#include <tuple>
+#include <vector>
+
+#include "kernels/retinanet_loss.h"
+#include "tensor/head_levels.h"
+
+namespace retinanet_fast {
+
+struct LossArguments {
+  at::TensorList cls_logits;       // L of [B, K * C, H, W]
+  at::TensorList bbox_regression;  // L of [B, K * 4, H, W]
+  at::Tensor anchors;              // [A, 4], or a grid's base anchors [L, K, 4]
+  c10::SymIntArrayRef strides;     // [2 L], or empty
+  c10::SymIntArrayRef grid_sizes;  // [2 L], or empty
+  at::TensorList gt_boxes;         // B of [G, 4]
+  at::TensorList gt_labels;        // B of [G]
+  double alpha;
+  double gamma;
+  c10::string_view box_loss;
+  double smooth_l1_beta;
+  at::ArrayRef<double> box_weights;
+  double high_threshold;
+  double low_threshold;
+  bool allow_low_quality_matches;
+  bool match_zero_iou;
+
+  // visit(name, argument) for all that are no tensors.
+  template <class Visit>
+  void for_each_option(const Visit& visit) {
+    visit("strides", strides);
+    visit("grid_sizes", grid_sizes);
+    visit("alpha", alpha);
+    visit("gamma", gamma);
+    visit("box_loss", box_loss);
+    visit("smooth_l1_beta", smooth_l1_beta);
+    visit("box_weights", box_weights);
+    visit("high_threshold", high_threshold);
+    visit("low_threshold", low_threshold);
+    visit("allow_low_quality_matches", allow_low_quality_matches);
+    visit("match_zero_iou", match_zero_iou);
+  }
+};
+
+using Losses = std::tuple<at::Tensor, at::Tensor>;  // classification, box; scalars
+
+struct LossGradients {
+  std::vector<at::Tensor> cls_logits;  // one per level, undefined where not asked for
+  std::vector<at::Tensor> bbox_regression;
+};
+
+// Checks the arguments and matches the anchors; run() computes the losses, and the gradients that were added before.
+class LossLaunch {
+ public:
+  explicit LossLaunch(const LossArguments& in);
+
+  LossGradients add_gradients(const std::vector<bool>& of_logits, const std::vector<bool>& of_deltas);
+
+  // The gradients are multiplied by those that come in, if any.
+  Losses run(const at::Tensor& grad_classification = {}, const at::Tensor& grad_box = {});
+
+ private:
+  void match();
+
+  const LossArguments& in_;
+  RetinanetLossParams params_{};
+  // What the params point at.
+  AnchorsOf anchors_;
+  GroundTruth truth_;
+  at::Tensor labels_;          // [G]
+  at::Tensor matches_;         // [B, A]
+  at::Tensor num_foreground_;  // [B]
+};
+
+}  // namespace retinanet_fast
