@@ -24,7 +24,7 @@ from torch import Tensor
 
 from retinanet_fast import ops, reference
 from retinanet_fast.engine import train as training
-from retinanet_fast.engine.build import build_model, choose_device
+from retinanet_fast.engine.build_model import build_model, choose_device
 from retinanet_fast.engine.coco import Split, locate, read_split
 from retinanet_fast.engine.data import CocoDataset, read, readable, train_loader
 from retinanet_fast.engine.errors import InputError, Problems

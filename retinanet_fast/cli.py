@@ -221,7 +221,7 @@ def _recipe(name: str | None, options: argparse.Namespace) -> Recipe:
 
 def _train(options: argparse.Namespace) -> None:
     from retinanet_fast.engine import checkpoint as checkpoints
-    from retinanet_fast.engine.build import choose_device
+    from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.coco import read_split
     from retinanet_fast.engine.train import Run, train
 
@@ -283,7 +283,7 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _eval_checkpoint(options: argparse.Namespace, split: Any, problems: Problems) -> Any:
     from retinanet_fast.engine import checkpoint as checkpoints
-    from retinanet_fast.engine.build import choose_device
+    from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.evaluate import detect, evaluate
     from retinanet_fast.engine.files import write_text
     from retinanet_fast.engine.predict import restore_model
@@ -303,7 +303,7 @@ def _eval_checkpoint(options: argparse.Namespace, split: Any, problems: Problems
 
 def _predict(options: argparse.Namespace) -> None:
     from retinanet_fast.engine import checkpoint as checkpoints
-    from retinanet_fast.engine.build import choose_device
+    from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.predict import list_pictures, predict, restore_model
 
     problems = Problems(options.skip_bad)
@@ -320,7 +320,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from retinanet_fast.engine.build import choose_device
+    from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.coco import locate, read_split
     from retinanet_fast.engine.demo import Demo, render, run_demo
     from retinanet_fast.engine.demo_data import RenderOptions

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def example(value: float = 1.0, **recipe: Any) -> Checkpoint:
         epoch=3,
         optimizer={"state": {0: {"step": torch.tensor(4.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
         history=[{"epoch": 1, "AP": 0.5, "curve": [[1.0, 2.0, 3.0]]}],
+        frozen_eps=0.25,
     )
 
 
@@ -41,6 +43,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         assert torch.equal(found.model["weight"], saved.model["weight"])
         assert (found.recipe, found.categories, found.epoch) == (saved.recipe, saved.categories, 3)
         assert (found.optimizer, found.history) == (saved.optimizer, saved.history)
+        assert found.frozen_eps == 0.25
 
 
 def test_a_checkpoint_holds_nothing_that_runs(tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyte
     torch.save({"format": checkpoints.FORMAT, "model": _Evil()}, "evil.pt")
     Path("plain.pt").write_bytes(pickle.dumps(_Evil(), protocol=2))
     for name in ("evil.pt", "plain.pt"):
-        with pytest.raises(InputError, match=rf"^{name}: not a checkpoint"):
+        with pytest.raises(InputError, match=rf"^{name}: not a file of weights"):
             checkpoints.load(Path(name))
     assert not Path("evil").exists()
 
@@ -85,31 +88,47 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
-    state = dict(model.state_dict())
+    weight, bias = model.weight.detach(), model.bias.detach()
     source = tmp_path / "x.pt"
-    with pytest.raises(InputError, match=r"x\.pt: a checkpoint of another model: it lacks weight"):
-        checkpoints.load_model(model, {"bias": state["bias"]}, source)
-    with pytest.raises(InputError, match=r"another model: it has extra"):
-        checkpoints.load_model(model, {**state, "extra": state["bias"]}, source)
-    with pytest.raises(InputError, match=r"another model: weight is \[2, 4\], expected \[2, 3\]"):
-        checkpoints.load_model(model, {**state, "weight": torch.zeros(2, 4)}, source)
+    for state, fault in (
+        ({"bias": bias}, r"1 missing \(weight\)"),
+        ({"weight": weight, "bias": bias, "extra": bias}, r"1 not used \(extra\)"),
+        ({"weight": torch.zeros(2, 4), "bias": bias}, r"weight \[2, 4\], expected \[2, 3\]"),
+    ):
+        with pytest.raises(InputError, match=rf"x\.pt: weights of another model: .*{fault}"):
+            checkpoints.restore(model, replace(example(), model=state), source)
 
 
-def test_start_from_takes_what_fits(tmp_path: Path) -> None:
-    class Detector(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = nn.ModuleDict({"body": nn.ModuleDict({"conv1": nn.Linear(2, 2)})})
-            self.head = nn.Linear(2, 5)
+class Detector(nn.Module):
+    """A detector in small: a ResNet's name, and a head."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"body": nn.ModuleDict({"conv1": nn.Linear(2, 2)})})
+        self.head = nn.Linear(2, 5)
+
+
+def test_start_from_takes_what_fits_and_says_what_does_not(tmp_path: Path) -> None:
     source = nn.ModuleDict({"conv1": nn.Linear(2, 2), "fc": nn.Linear(2, 7)})
-    torch.save(source.state_dict(), tmp_path / "classifier.pt")
+    path = tmp_path / "classifier.pt"
+    torch.save(source.state_dict(), path)
     model = Detector()
-    assert checkpoints.start_from(model, tmp_path / "classifier.pt") == 2
+    assert checkpoints.start_from(model, str(path)) == (
+        "2 tensors loaded; 2 missing (head.weight, head.bias); 2 not used (fc.weight, fc.bias)"
+    )
     assert torch.equal(model.state_dict()["backbone.body.conv1.weight"], source.state_dict()["conv1.weight"])
-    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pt")
+
+
+def test_start_from_refuses_what_would_leave_frozen_layers_as_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    torch.save({"other": torch.zeros(1)}, path)
     with pytest.raises(InputError, match=r"other\.pt: weights of another model: no tensor fits"):
-        checkpoints.start_from(model, tmp_path / "other.pt")
+        checkpoints.start_from(Detector(), str(path))
+    torch.save({"conv1.weight": torch.zeros(2, 2), "head.bias": torch.zeros(5)}, path)
+    with pytest.raises(InputError, match=r"another backbone: backbone\.body\.conv1\.bias is not taken"):
+        checkpoints.start_from(Detector(), str(path))
+    with pytest.raises(InputError, match=r"weights 'DEFAULT': the name of a torchvision weights enum"):
+        checkpoints.start_from(Detector(), "DEFAULT")
 
 
 def test_an_error_while_writing_leaves_the_previous_file(tmp_path: Path) -> None:

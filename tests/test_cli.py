@@ -261,7 +261,7 @@ def test_a_checkpoint_of_another_model(trained: Path, rendered: Path, tmp_path: 
     other.recipe = other.recipe.replace(fpn_channels=64)
     other.save(tmp_path / "other.pt")
     assert run("eval", "--checkpoint", tmp_path / "other.pt", "--data", rendered, "--device", "cpu") == 2
-    assert "other.pt: a checkpoint of another model" in one_error(capsys)
+    assert "other.pt: weights of another model" in one_error(capsys)
     torch.save({"weights": torch.zeros(3)}, tmp_path / "plain.pt")
     assert run("eval", "--checkpoint", tmp_path / "plain.pt", "--data", rendered, "--device", "cpu") == 2
     assert "plain.pt: not a checkpoint of this program" in one_error(capsys)
@@ -279,7 +279,7 @@ def test_a_checkpoint_of_another_model(trained: Path, rendered: Path, tmp_path: 
         3,
     ]
     assert run(*words) == 2
-    assert "last.pt: a checkpoint of another model" in one_error(capsys)
+    assert "last.pt: weights of another model" in one_error(capsys)
 
 
 def test_a_data_set_with_other_categories(trained: Path, data: Path, capsys: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from PIL import Image
 
-from .errors import InputError, Problems
+from retinanet_fast.engine.errors import InputError, Problems
 
 # COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
 OVERSHOOT = 1.0

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .build import build_model
-from .checkpoint import Checkpoint, find, load_model
-from .coco import Category, one_line
-from .data import read_image, to_model
-from .draw import FORMATS, Label, draw_boxes, save_picture
-from .errors import InputError, Problems
-from .evaluate import coco_results, run_model
-from .files import write_text
-from .progress import Progress
-from .recipe import Recipe
+from retinanet_fast.engine.build_model import build_model
+from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
+from retinanet_fast.engine.coco import Category, one_line
+from retinanet_fast.engine.data import read_image, to_model
+from retinanet_fast.engine.draw import FORMATS, Label, draw_boxes, save_picture
+from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.evaluate import coco_results, run_model
+from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.progress import Progress
+from retinanet_fast.engine.recipe import Recipe
 
 
 @dataclass
@@ -40,7 +40,7 @@ def restore_model(state: Checkpoint, source: Path, device: torch.device) -> nn.M
         InputError: the weights are not those of the checkpoint's recipe.
     """
     model = build_model(state.recipe, len(state.categories) + 1)
-    load_model(model, state.model, find(source))
+    restore(model, state, find(source))
     memory_format = torch.channels_last if state.recipe.channels_last else torch.contiguous_format
     return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
 

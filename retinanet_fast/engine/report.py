@@ -11,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from .evaluate import Evaluation
-from .files import write_text
-from .timing import OpTiming
+from retinanet_fast.engine.evaluate import Evaluation
+from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.timing import OpTiming
 
 MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95",

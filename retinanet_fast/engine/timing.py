@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retinanet_fast import ops, reference
+from retinanet_fast.nn import AnchorGenerator
+
 CLASSES = 20
 IMAGE = 256
 STRIDES = (8, 16, 32, 64, 128)
@@ -38,8 +41,6 @@ Call = Callable[[Any], object]
 
 def time_ops(device: torch.device) -> list[OpTiming]:
     """Time every op of the public surface against ``retinanet_fast.reference``."""
-    from retinanet_fast import ops, reference
-
     generator = torch.Generator().manual_seed(0)
     rows = []
     for name, work, call in _calls(generator, device):
@@ -130,8 +131,6 @@ def _step(loss: Callable[..., Any], inputs: list[Tensor]) -> None:
 
 
 def _anchor_grid(cells: list[int]) -> Any:
-    from retinanet_fast.nn import AnchorGenerator
-
     sizes = tuple((4 * s, int(4 * s * 2 ** (1 / 3)), int(4 * s * 2 ** (2 / 3))) for s in STRIDES)
     generator = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
     return generator((IMAGE, IMAGE), [(n, n) for n in cells])

@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint as checkpoints
-from . import plots
-from .build import build_model
-from .checkpoint import BEST, LAST, Checkpoint
-from .coco import Split
-from .data import CocoDataset, Sample, read, readable, to_model, train_loader
-from .errors import InputError, Problems, TrainingError
-from .evaluate import Evaluation, detect, evaluate
-from .files import write_text
-from .progress import Progress
-from .recipe import Recipe
+from retinanet_fast.engine import checkpoint as checkpoints
+from retinanet_fast.engine import plots
+from retinanet_fast.engine.build_model import build_model
+from retinanet_fast.engine.checkpoint import BEST, LAST, Checkpoint
+from retinanet_fast.engine.coco import Split
+from retinanet_fast.engine.data import CocoDataset, Sample, read, readable, to_model, train_loader
+from retinanet_fast.engine.errors import InputError, Problems, TrainingError
+from retinanet_fast.engine.evaluate import Evaluation, detect, evaluate
+from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.progress import Progress
+from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.models.weights import frozen_eps
 
 METRICS = "metrics.jsonl"
 LOSSES = ("classification", "bbox_regression")
@@ -107,15 +108,14 @@ def _start(run: Run, model: nn.Module) -> None:
     for name in (LAST, BEST, METRICS):
         (run.out / name).unlink(missing_ok=True)
     if run.recipe.init:
-        taken = checkpoints.start_from(model, Path(run.recipe.init))
-        run.say(f"start from {run.recipe.init}: {taken} of {len(model.state_dict())} tensors taken")
+        run.say(f"start from {run.recipe.init}: {checkpoints.start_from(model, run.recipe.init)}")
 
 
 def _load_state(run: Run, model: nn.Module) -> Checkpoint:
     """The state to go on from, its weights in the model and its epochs in the run."""
     source = checkpoints.find(run.out)
     state = checkpoints.load(source)
-    checkpoints.load_model(model, state.model, source)
+    checkpoints.restore(model, state, source)
     if [c.name for c in state.categories] != [c.name for c in run.train_split.categories]:
         raise InputError(f"{source}: a checkpoint of another model: it was trained on other categories")
     run.epoch, run.history = state.epoch, state.history
@@ -260,6 +260,7 @@ def _save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         epoch=run.epoch,
         optimizer=optimizer.state_dict(),
         history=run.history,
+        frozen_eps=frozen_eps(model),
     )
     state.save(run.out / LAST)
     if _is_best(run.history):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retinanet_fast import ops
 from retinanet_fast.models.head import RetinaNetHead
-from retinanet_fast.models.state import rename_old_keys
+from retinanet_fast.models.weights import rename_old_keys
 from retinanet_fast.nn import AnchorGenerator, DetectionTransform, retinanet_anchor_generator
 from retinanet_fast.structures import AnchorGrid, Detections
 
