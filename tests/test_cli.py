@@ -372,6 +372,17 @@ def test_info_tells_what_is_here(capsys: Any) -> None:
     assert "processor" in text
 
 
+def test_an_unknown_cpu_level_is_told_in_one_line() -> None:
+    # In a process of its own: the level is chosen once, at the first op.
+    words = [sys.executable, "-m", "retinanet_fast", "info"]
+    environment = {**os.environ, "RETINANET_FAST_CPU_LEVEL": "486"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("retinanet-fast: RETINANET_FAST_CPU_LEVEL: expected one of ")
+    assert line.endswith("got 486")
+
+
 def test_training_on_tiny_coco_learns(tmp_path: Path, capsys: Any) -> None:
     """80 categories with gaps in their ids, crowds, images without boxes: the loss falls."""
     pytest.importorskip("pycocotools", reason="training evaluates, which needs pycocotools")
