@@ -66,7 +66,7 @@ def run_demo(demo: Demo) -> Path:
     assert run.evaluation is not None
     demo.say(run.evaluation.table())
     pictures = draw_pictures(demo, model)
-    demo.say("ops beside their eager twins:")
+    demo.say("each op beside plain PyTorch (retinanet_fast.reference), not torchvision:")
     timings = time_ops(demo.device)
     demo.say(table(timings))
     page = demo.out / "report.html"
