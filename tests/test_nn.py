@@ -110,6 +110,16 @@ def test_resize_keeps_the_shape_and_pads_to_a_multiple_of_32() -> None:
     assert scaled[1]["boxes"].shape == (0, 4)
 
 
+@pytest.mark.parametrize(("height", "width"), [(20, 4800), (4800, 20)])
+def test_a_side_is_at_least_one_pixel(height: int, width: int) -> None:
+    transform = DetectionTransform(96, 96, MEAN, STD)
+    box = torch.tensor([[0.0, 0, width, height]])
+    batch, targets = transform([torch.rand(3, height, width)], [{"boxes": box}])
+    assert sorted(batch.image_sizes[0]) == [1, 96]
+    assert targets is not None
+    assert sorted(targets[0]["boxes"][0, 2:].tolist()) == [1, 96]
+
+
 def test_normalises_at_the_same_size() -> None:
     image = torch.rand(3, 32, 32)
     batch, _ = DetectionTransform(32, 64, MEAN, STD).eval()([image])

@@ -204,5 +204,5 @@ def _say(line: str) -> None:
 
 
 def _say_skipped(problems: Problems) -> None:
-    if problems.messages:
-        print(f"{PROGRAM}: {problems.summary()}", file=sys.stderr)
+    if summary := problems.summary():
+        print(f"{PROGRAM}: {summary}", file=sys.stderr)

@@ -128,11 +128,15 @@ def load_json(path: Path) -> Any:
         InputError: the file cannot be read or is not json.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # Windows programs begin with a byte-order mark
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not json: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: not json of a data set: nested too deeply") from None
 
 
 def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
@@ -152,11 +156,15 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _has_id(entry: Any) -> bool:
+    return isinstance(entry, dict) and is_integer(entry.get("id"))
+
+
 def _read_categories(path: Path, document: dict[str, Any], problems: Problems) -> Iterator[Category]:
     seen: set[int] = set()
     for index, entry in enumerate(_entries(path, document, "categories")):
         where = f"{path}: categories[{index}]"
-        if not isinstance(entry, dict) or not is_integer(entry.get("id")):
+        if not _has_id(entry):
             problems.report(f"{where}: expected an object with an integer id")
         elif not isinstance(entry.get("name"), str):
             problems.report(f"{where} (id {entry['id']}): expected a name")
@@ -171,15 +179,16 @@ def _read_images(path: Path, document: dict[str, Any], problems: Problems) -> It
     seen: set[int] = set()
     for index, entry in enumerate(_entries(path, document, "images")):
         where = f"{path}: images[{index}]"
-        if not isinstance(entry, dict) or not is_integer(entry.get("id")):
+        if not _has_id(entry):
             problems.report(f"{where}: expected an object with an integer id")
             continue
         where = f"{where} (id {entry['id']})"
-        name, width, height = entry.get("file_name"), entry.get("width"), entry.get("height")
+        name, width, height = entry.get("file_name"), _pixels(entry, "width"), _pixels(entry, "height")
         if not isinstance(name, str) or not name:
             problems.report(f"{where}: expected a file_name")
-        elif not (is_integer(width) and is_integer(height) and width > 0 and height > 0):
-            problems.report(f"{where}: expected a width and a height in pixels, got {width} and {height}")
+        elif width is None or height is None:
+            found = f"{entry.get('width')!r} and {entry.get('height')!r}"
+            problems.report(f"{where}: expected a width and a height in pixels, got {found}")
         elif entry["id"] in seen:
             problems.report(f"{where}: the id is used twice")
         else:
@@ -187,8 +196,16 @@ def _read_images(path: Path, document: dict[str, Any], problems: Problems) -> It
             yield ImageEntry(entry["id"], name, Path(name), width, height)
 
 
+def _pixels(entry: dict[str, Any], key: str) -> int | None:
+    """A number of pixels, which some programs write as 96.0; None where it is not one."""
+    value = entry.get(key)
+    return int(value) if is_number(value) and value == int(value) and value > 0 else None
+
+
 def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> None:
     images: dict[Any, ImageEntry] = {image.id: image for image in split.images}
+    # Boxes of an image that was reported go with it, unreported.
+    reported = {entry["id"] for entry in document["images"] if _has_id(entry)} - images.keys()
     category_ids = {category.id for category in split.categories}
     for index, entry in enumerate(_entries(split.annotations, document, "annotations")):
         where = f"{split.annotations}: annotations[{index}]"
@@ -198,11 +215,13 @@ def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> N
         where = f"{where} (id {entry.get('id')})"
         image_id, category_id = entry.get("image_id"), entry.get("category_id")
         image = images.get(image_id) if is_integer(image_id) else None
+        if is_integer(image_id) and image_id in reported:
+            continue
         if image is None:
             problems.report(f"{where}: image_id {image_id} is not among the images")
         elif not is_integer(category_id) or category_id not in category_ids:
             problems.report(f"{where}: category_id {category_id} is not among the categories")
-        elif (fault := _box_fault(entry.get("bbox"), image)) is not None:
+        elif (fault := _box_fault(entry.get("bbox"), image) or _value_fault(entry)) is not None:
             problems.report(f"{where}: {fault}")
         else:
             split.boxes.setdefault(image.id, []).append(_box(entry, image))
@@ -222,6 +241,16 @@ def _box_fault(bbox: Any, image: ImageEntry) -> str | None:
     return None
 
 
+def _value_fault(entry: dict[str, Any]) -> str | None:
+    """What is wrong with an annotation's area or crowd flag, if anything is; both may be absent."""
+    area, crowd = entry.get("area"), entry.get("iscrowd", 0)
+    if area is not None and not (is_number(area) and area >= 0):
+        return f"expected an area in pixels, got {area!r}"
+    if not isinstance(crowd, (bool, int, float)) or crowd not in (0, 1):
+        return f"expected iscrowd 0 or 1, got {crowd!r}"
+    return None
+
+
 def _box(entry: dict[str, Any], image: ImageEntry) -> Box:
     x, y, width, height = (float(value) for value in entry["bbox"])
     area = entry.get("area")
@@ -229,7 +258,7 @@ def _box(entry: dict[str, Any], image: ImageEntry) -> Box:
     right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
     if (left, top, right, bottom) != (x, y, x + width, y + height):
         x, y, width, height = left, top, right - left, bottom - top
-    area = float(area) if is_number(area) else width * height
+    area = width * height if area is None else float(area)
     return Box(x, y, width, height, entry["category_id"], area, bool(entry.get("iscrowd", 0)))
 
 

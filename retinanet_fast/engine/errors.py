@@ -22,6 +22,7 @@ class Problems:
         self.skip = skip
         self.messages: list[str] = []
         self._seen: set[str] = set()
+        self._told = 0
 
     def report(self, message: str) -> None:
         """Note a bad entry; the same one again, in a later epoch, counts once.
@@ -35,9 +36,11 @@ class Problems:
             self._seen.add(message)
             self.messages.append(message)
 
-    def summary(self, shown: int = 3) -> str:
-        """One line: how many entries were left out, and the first few of them."""
-        first = "; ".join(self.messages[:shown])
-        noun = "entry" if len(self.messages) == 1 else "entries"
-        rest = ", ..." if len(self.messages) > shown else ""
-        return f"left out {len(self.messages)} bad {noun}: {first}{rest}"
+    def summary(self, shown: int = 3) -> str | None:
+        """One line on the entries left out since the last call: how many, and the first few; None if there are none."""
+        new, self._told = self.messages[self._told :], len(self.messages)
+        if not new:
+            return None
+        noun = "entry" if len(new) == 1 else "entries"
+        rest = ", ..." if len(new) > shown else ""
+        return f"left out {len(new)} bad {noun}: {'; '.join(new[:shown])}{rest}"
