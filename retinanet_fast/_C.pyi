@@ -1,4 +1,4 @@
-"""The compiled module: importing it registers the ops; each function is a door to one through the dispatcher."""
+"""The compiled module: importing it registers the ops; each function binds one of them, through the dispatcher."""
 
 from collections.abc import Sequence
 from typing import Any

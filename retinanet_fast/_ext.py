@@ -1,4 +1,4 @@
-"""Loads the compiled module ``_C``, which registers ``torch.ops.retinanet_fast.*``; the one "not built" error."""
+"""Loads the compiled module ``_C``, which registers ``torch.ops.retinanet_fast.*``, or says why it cannot be."""
 
 import importlib
 import re
@@ -67,8 +67,11 @@ _C = _load()
 
 
 def build_info() -> dict[str, Any]:
-    """What the extension was built from, and what it finds here: build plan (the row of the build table that was
-    taken), torch, compiler, CUDA architectures, CPU level in use, and the GPUs."""
+    """What the extension was built from, and what it finds here.
+
+    The build plan (the row of README's build table that was taken), torch, the compiler, the CUDA architectures, the
+    CPU level in use, and the GPUs.
+    """
     info: dict[str, Any] = dict(_C.build_info())
     info["torch_running"] = torch.__version__
     info["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""Plain containers of the ops, their eager twins and the models; nothing here needs the built extension."""
+"""Containers of the ops, their eager twins and the models. Nothing here needs the built extension."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["AnchorGrid", "Detections"]
 class AnchorGrid(NamedTuple):
     """The anchors of a feature pyramid, kept as the few numbers that generate them.
 
-    Level ``l``, cell ``(y, x)``, shape ``k`` has the anchor
+    Anchor ``k`` of cell ``(y, x)`` on level ``l`` is
     ``base_anchors[l, k] + (x * stride_x, y * stride_y, x * stride_x, y * stride_y)``, xyxy in pixels.
     """
 

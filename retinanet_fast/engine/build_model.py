@@ -66,10 +66,10 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def start_near_identity(model: nn.Module) -> None:
-    """Let each residual block and each hidden convolution of the head begin by passing on what it is given.
+    """Start each residual block and each hidden convolution of the head near the identity.
 
-    Behind randomly started layers the colours and edges that tell classes apart are lost at first, and a short
-    training learns where objects are long before it learns which.
+    Random layers lose the colours and edges that tell classes apart, so that a short training learns where objects are
+    long before it learns which they are.
     """
     for module in model.modules():
         last_norm = getattr(module, "bn3", getattr(module, "bn2", None))

@@ -1,4 +1,4 @@
-"""Reads one split of a COCO-format data set: a json of images, boxes and categories, and a folder of images."""
+"""Reads a split of a COCO-format data set: a json of images, boxes and categories, and a folder of images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ImageEntry(NamedTuple):
 
 
 class Box(NamedTuple):
-    """An annotation: corner and size in pixels, clipped to the image."""
+    """An annotation: its upper left corner and its size in pixels, clipped to the image."""
 
     x: float
     y: float
@@ -47,7 +47,7 @@ class Box(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where a split lies: the json and the folders in which its images may be."""
+    """Where a split is: its json, and the folders in which its images may be."""
 
     annotations: Path
     image_folders: tuple[Path, ...]
@@ -68,9 +68,11 @@ class Split:
 
 
 def locate(data: Path, split: str) -> Location | None:
-    """Find a split below a folder: ``annotations/instances_{split}.json`` or COCO's ``instances_{split}2017.json``.
+    """Find a split in a data set's folder: ``annotations/instances_{split}.json``, or COCO's own
+    ``annotations/instances_{split}2017.json``.
 
-    Images are looked for in ``images/``, ``images/{split}/`` and ``{split}/``, with the year where the json has one.
+    Its images may be in ``{split}/``, ``images/{split}/`` or ``images/`` (with the year if the json has it), or in the
+    folder itself.
     Returns None where the folder has no such split.
 
     Raises:
@@ -87,10 +89,10 @@ def locate(data: Path, split: str) -> Location | None:
 
 
 def read_split(location: Location, problems: Problems) -> Split:
-    """Read and check a split; every image file must be there and be an image of the stated size.
+    """Read and check a split. Every image file must exist and have the size that the json states.
 
     Raises:
-        InputError: naming file and entry, on what cannot be used, unless ``problems`` skips it.
+        InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
     split = read_annotations(location.annotations, problems)
     folder = _image_folder(split.images, location.image_folders)
@@ -102,10 +104,10 @@ def read_split(location: Location, problems: Problems) -> Split:
 
 
 def read_annotations(path: Path, problems: Problems) -> Split:
-    """Read and check the json alone; the images' files are not looked at.
+    """Read and check the json alone, not the image files.
 
     Raises:
-        InputError: naming file and entry, on what cannot be used, unless ``problems`` skips it.
+        InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
     document = load_json(path)
     if not isinstance(document, dict):
@@ -147,12 +149,12 @@ def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Whether a value of a json is a whole number; json's true and false are not."""
+    """Whether a json's value is an integer; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of a json is a finite number."""
+    """Whether a json's value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -269,7 +271,7 @@ def _image_folder(images: list[ImageEntry], folders: tuple[Path, ...]) -> Path:
 
 
 def _check_file(image: ImageEntry, problems: Problems) -> bool:
-    """Whether the file is there and starts as an image of the stated size; the pixels are read when used."""
+    """Whether the file exists and begins as an image of the stated size; its pixels are decoded when they are used."""
     fault = None
     try:
         with Image.open(image.path) as picture:

@@ -1,4 +1,4 @@
-"""The demo: render or take a data set, train, evaluate, draw, time the ops, and write it all on one page."""
+"""The demo: renders or takes a data set, trains, evaluates, draws, times the ops, and writes it all on one page."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Demo:
 
 
 def render(folder: Path, options: RenderOptions, say: Callable[[str], None] = print) -> None:
-    """Render the demo's own data set, unless the folder has it from an earlier run with the same options."""
+    """Render the demo's own data set, unless an earlier run with the same options has left it in the folder."""
     note = folder / "rendered.txt"
     if note.is_file() and note.read_text() == repr(options):
         say(f"data: {folder}, rendered before")
@@ -58,7 +58,7 @@ def render(folder: Path, options: RenderOptions, say: Callable[[str], None] = pr
 
 
 def run_demo(demo: Demo) -> Path:
-    """Do it all; returns the page's path."""
+    """Run the whole demo; returns the path of its page."""
     run = Run(demo.recipe, demo.train_split, demo.val_split, demo.out, demo.device, demo.problems, demo.say)
     started = time.perf_counter()
     model = train(run)
@@ -75,7 +75,7 @@ def run_demo(demo: Demo) -> Path:
 
 
 def draw_pictures(demo: Demo, model: nn.Module) -> list[Path]:
-    """The first held-out images, the truth on the left and the detections on the right."""
+    """Pictures of the first held-out images, with the truth on the left and the detections on the right."""
     categories = demo.train_split.categories
     index_of = {
         id: label for label, id in enumerate(category_ids(categories, demo.val_split)) if id is not None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 
 class InputError(Exception):
-    """What the user gave cannot be used. One line that names the file and the entry; exit code 2."""
+    """The user's input cannot be used. Its one line names the file and the entry; exit code 2."""
 
 
 class TrainingError(Exception):
-    """Training cannot go on, for instance because the loss is not finite. One line; exit code 1."""
+    """Training cannot go on, for example because the loss is not finite. One line; exit code 1."""
 
 
 class Problems:
-    """Collects bad entries of a data set: the first one is an error, or all are left out and counted.
+    """Collects the bad entries of a data set: either the first one is an error, or all are left out and counted.
 
     Args:
-        skip: leave bad entries out (``--skip-bad``) rather than raise.
+        skip: leave bad entries out (``--skip-bad``) instead of raising.
     """
 
     def __init__(self, skip: bool) -> None:
@@ -25,7 +25,7 @@ class Problems:
         self._told = 0
 
     def report(self, message: str) -> None:
-        """Note a bad entry; the same one again, in a later epoch, counts once.
+        """Note a bad entry; one that comes again, in a later epoch, is counted once.
 
         Raises:
             InputError: unless bad entries are to be skipped.

@@ -1,4 +1,4 @@
-"""Detections on pictures: drawn, and as a json."""
+"""Detects on pictures, draws the boxes, and writes a json."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def restore_model(state: Checkpoint, source: Path, device: torch.device) -> nn.M
 
 
 def list_pictures(inputs: list[Path]) -> list[Path]:
-    """The files named, and the pictures of the folders named, below them too.
+    """The given files, and the pictures in the given folders and their subfolders.
 
     Raises:
         InputError: a name that is neither, or a folder without pictures.
@@ -64,7 +64,7 @@ def list_pictures(inputs: list[Path]) -> list[Path]:
 
 
 def image_ids(files: list[Path]) -> list[int]:
-    """An id for each picture: the number that its name is, as in COCO, if all are such; else its place from 1."""
+    """One id per picture: the number in its name, as in COCO, if all names are numbers; else its place, from 1."""
     stems = [file.stem for file in files]
     if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
         return [int(stem) for stem in stems]
@@ -80,7 +80,7 @@ def predict(
     score: float,
     problems: Problems,
 ) -> Predictions:
-    """Detect on each picture; write it to ``out`` with its boxes, and all detections to ``out/detections.json``.
+    """Detect on each picture, write it with its boxes to ``out``, and all detections to ``out/detections.json``.
 
     Args:
         score: boxes below it are not drawn; the json has every detection of the model.
@@ -113,7 +113,7 @@ def predict(
 
 
 def picture_labels(output: dict[str, Tensor], categories: list[Category], score: float) -> list[Label]:
-    """The detections worth drawing, the surest last."""
+    """The detections to draw, the highest score last."""
     boxes, scores, labels = (output[key].tolist() for key in ("boxes", "scores", "labels"))
     rows = [row for row in zip(scores, boxes, labels) if row[0] >= score and row[2] >= 1]
     return [
@@ -128,7 +128,7 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 def unique_names(files: list[Path]) -> list[str]:
-    """Output names: the files' own, with a number before the suffix where two are the same."""
+    """Output names: those of the files, with a number before the suffix where two are the same."""
     used: set[str] = set()
     names = []
     for file in files:

@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a training run, in one small TOML file."""
+"""Recipes: everything that determines a training run, in one small TOML file."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def load(name_or_file: str) -> Recipe:
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:
-    """``value`` as ``kind``: int is taken for float and a single number for a list, nothing else changes."""
+    """``value`` as ``kind``: an int becomes a float and a single number a list; nothing else is converted."""
     if kind in (list[int], list[float]):
         items = list(value) if isinstance(value, (list, tuple)) else [value]
         if not items and name != "steps":

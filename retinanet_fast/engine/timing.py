@@ -132,7 +132,7 @@ def _calls(generator: torch.Generator, device: torch.device) -> list[tuple[str, 
 
 
 def _step(loss: Callable[..., Any], inputs: list[Tensor]) -> None:
-    """Forward and backward."""
+    """One forward and backward pass."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     torch.autograd.grad(loss(*leaves), leaves)
 

@@ -1,4 +1,4 @@
-"""Images of any size into one normalised batch, and boxes back to the images' own pixels."""
+"""Turns images of any size into one normalised batch, and boxes back to the images' own pixels."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DetectionTransform(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
     ) -> tuple[ImageBatch, list[Target] | None]:
-        """Images ``[C, H, W]``, float in 0 to 1, and their targets; the caller's are left as they are."""
+        """The batch of images ``[C, H, W]``, float in 0 to 1, and their targets; the arguments are not changed."""
         _check_images(images)
         mean, std = (images[0].new_tensor(x)[:, None, None] for x in (self.image_mean, self.image_std))
         resized = [self._resize((image - mean) / std) for image in images]
