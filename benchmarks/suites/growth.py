@@ -1,10 +1,10 @@
-"""How time grows: the name's last part is the size, and the chart draws a line through each family."""
+"""How time grows with size: the last part of a name is the size, and the chart draws one line per family."""
 
 from __future__ import annotations
 
-from ..workload import register
-from .suppression import nms
-from .training import match_anchors, retinanet_loss
+from benchmarks.suites.suppression import nms
+from benchmarks.suites.training import match_anchors, retinanet_loss
+from benchmarks.workload import register
 
 PEERS = ("ours", "torchvision")
 for images in (1, 2, 4, 8, 16, 32):
