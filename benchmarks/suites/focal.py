@@ -30,7 +30,7 @@ def sigmoid_focal(
     if float_targets:
         targets = torch.zeros_like(logits, requires_grad=False)
         targets[labels >= 0, labels[labels >= 0]] = 1
-    # Read: the logits. Written: the gradient. Unreduced, the loss is written too, and its gradient and the logits read again.
+    # Read: logits. Written: gradient. Unreduced: also the loss written, and its gradient and the logits read.
     passes = 5 if reduction == "none" else 2
     return Case(
         op="sigmoid_focal_loss",
