@@ -19,8 +19,8 @@ from benchmarks.report import table_block, verdict_text, write_chart, write_json
 from benchmarks.runner import Row, Runner
 from benchmarks.workload import REGISTRY, Setting, Workload
 
-FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples a row
-BUSY = 0.7  # load; beside anything else that computes, a timing is of both
+FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples per row
+BUSY = 0.7  # load from which a timing is also that of what else is running
 DEFAULT_JSON, DEFAULT_CHART = Path("runs/bench/bench.json"), Path("runs/bench/bench.png")
 
 

@@ -13,30 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from data_sets import checkpoint
 from torch import nn
 
 from retinanet_fast.engine import checkpoint as checkpoints
-from retinanet_fast.engine.checkpoint import Checkpoint
-from retinanet_fast.engine.coco import Category
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_atomically, write_text
-from retinanet_fast.engine.recipe import Recipe
-
-
-def example(value: float = 1.0, **recipe: Any) -> Checkpoint:
-    return Checkpoint(
-        model={"weight": torch.full((2, 3), value), "bias": torch.zeros(2)},
-        recipe=Recipe(arch="resnet18", **recipe),
-        categories=[Category(2, "cat"), Category(5, "dög")],
-        epoch=3,
-        optimizer={"state": {0: {"step": torch.tensor(4.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-        history=[{"epoch": 1, "AP": 0.5, "curve": [[1.0, 2.0, 3.0]]}],
-        frozen_eps=0.25,
-    )
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    saved = example(min_size=[200, 240])
+    saved = checkpoint(min_size=[200, 240])
     saved.save(tmp_path / checkpoints.LAST)
     for source in (tmp_path, tmp_path / checkpoints.LAST):
         found = checkpoints.load(source)
@@ -47,7 +33,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_holds_nothing_that_runs(tmp_path: Path) -> None:
-    example().save(tmp_path / "a.pt")
+    checkpoint().save(tmp_path / "a.pt")
     assert torch.load(tmp_path / "a.pt", weights_only=True)["format"] == checkpoints.FORMAT
 
 
@@ -68,7 +54,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyte
 
 def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path: Path) -> None:
     whole = tmp_path / "whole.pt"
-    example().save(whole)
+    checkpoint().save(whole)
     half = tmp_path / "half.pt"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     text = tmp_path / "text.pt"
@@ -76,7 +62,7 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path: Path) -> None:
     empty = tmp_path / "empty.pt"
     empty.write_bytes(b"")
     state = tmp_path / "state.pt"
-    torch.save(example().model, state)
+    torch.save(checkpoint().model, state)
     for path in (half, text, empty, state, tmp_path / "gone.pt"):
         with pytest.raises(InputError) as caught:
             checkpoints.load(path)
@@ -96,7 +82,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         ({"weight": torch.zeros(2, 4), "bias": bias}, r"weight \[2, 4\], expected \[2, 3\]"),
     ):
         with pytest.raises(InputError, match=rf"x\.pt: weights of another model: .*{fault}"):
-            checkpoints.restore(model, replace(example(), model=state), source)
+            checkpoints.restore(model, replace(checkpoint(), model=state), source)
 
 
 class Detector(nn.Module):
@@ -150,7 +136,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[2])
-from test_checkpoint import example
+from data_sets import checkpoint
 from retinanet_fast.engine import files
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[3] == "while writing":
@@ -163,17 +149,17 @@ if sys.argv[3] == "while writing":
     torch.save = half
 else:
     files.os.replace = kill
-example(value=2.0).save(Path(sys.argv[1]))
+checkpoint(value=2.0).save(Path(sys.argv[1]))
 """
 
 
 @pytest.mark.parametrize("moment", ["while writing", "before the new file takes the name"])
 def test_a_killed_writer_leaves_the_previous_checkpoint(tmp_path: Path, moment: str) -> None:
     path = tmp_path / checkpoints.LAST
-    example(value=1.0).save(path)
+    checkpoint(value=1.0).save(path)
     words = [sys.executable, "-c", _KILLED_WRITER, str(path), str(Path(__file__).parent), moment]
     assert subprocess.run(words, timeout=120).returncode == -signal.SIGKILL
     assert checkpoints.load(path).model["weight"].unique().tolist() == [1.0]
     # The next one is written all the same.
-    example(value=3.0).save(path)
+    checkpoint(value=3.0).save(path)
     assert checkpoints.load(path).model["weight"].unique().tolist() == [3.0]

@@ -268,7 +268,7 @@ def test_labels_boxes_and_crowds(tmp_path: Path) -> None:
     first, second = dataset[0], dataset[1]
     assert isinstance(first, data.Sample)
     assert isinstance(second, data.Sample)
-    # Category 5 is the second one; label 0 is the background. The crowd box is not learnt, but kept.
+    # Category 5 is the second one; label 0 is the background. The crowd box is not trained on, but kept.
     assert first.labels.tolist() == [2]
     assert first.boxes.tolist() == [[4, 6, 14, 14]]
     assert [box.crowd for box in split.boxes[7]] == [False, True]

@@ -57,7 +57,7 @@ def test_anchor_arguments() -> None:
     assert flat.num_anchors_per_location() == [2, 2]
     with pytest.raises(ValueError, match="expected 2 levels, got 1"):
         flat((32, 32), [(4, 4)])
-    with pytest.raises(ValueError, match=r"as many anchors a cell on each level, got \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"as many anchors per cell on each level, got \[1, 2\]"):
         AnchorGenerator(((32,), (32, 64)), (1.0,))
     with pytest.raises(ValueError, match="aspect ratios for 2 levels, got 1"):
         AnchorGenerator((32, 64), ((1.0,),))

@@ -1,4 +1,4 @@
-"""Every op is registered for both devices, has a fake, a door in _C and a twin with the same signature."""
+"""Every op is registered for both devices, has a fake, a binding in _C and a twin with the same signature."""
 
 import inspect
 import re
@@ -55,14 +55,14 @@ def test_public_functions_are_documented(name: str) -> None:
         assert part in doc, f"{name}: no {part} in its docstring"
 
 
-def test_stub_lists_every_door() -> None:
+def test_stub_lists_every_binding() -> None:
     stub = (ROOT / "retinanet_fast" / "_C.pyi").read_text()
     stubbed = set(re.findall(r"^def (\w+)\(", stub, flags=re.MULTILINE))
-    doors = {name for name in dir(_ext._C) if not name.startswith("_")}
-    assert stubbed == doors
+    bindings = {name for name in dir(_ext._C) if not name.startswith("_")}
+    assert stubbed == bindings
 
 
-def test_doors_are_documented() -> None:
+def test_bindings_are_documented() -> None:
     for name in dir(_ext._C):
         if not name.startswith("_"):
             assert len((getattr(_ext._C, name).__doc__ or "").splitlines()) > 1, name

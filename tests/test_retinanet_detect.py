@@ -49,7 +49,7 @@ def random_head(
 
 
 def assert_same(actual: Detections, expected: Detections) -> None:
-    """To the bit: both round the same float64 results once, and compare the same float32 values from there on."""
+    """To the bit: both round the same float64 results once, and then compare the same float32 values."""
     assert torch.equal(actual.counts, expected.counts)
     assert torch.equal(actual.labels, expected.labels)
     assert torch.equal(actual.scores, expected.scores)
@@ -153,7 +153,7 @@ def test_many_candidates(case: str, layout: torch.memory_format) -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("best", [5, 300, 5000])
 def test_scores_that_mislead_a_sample(best: int, layout: torch.memory_format) -> None:
-    """The CPU draws its first bound from 16 logits in each 1,024th of a level: the best are all, or none, of these."""
+    """The CPU takes its first bound from 16 logits in each 1,024th of a level: the best are all of these, or none."""
     size, classes = (160, 128), 5
     place = torch.arange(size[0] * size[1] * classes)
     sampled = place % (len(place) // 1024) < 16

@@ -3,10 +3,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import DEVICES, DTYPES, generator, num_threads, random_boxes
+from cases import DEVICES, DTYPES, generator, make_grid, num_threads, random_boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_match_anchors import make_grid
 from torch import Tensor
 
 from retinanet_fast import ops, reference

@@ -16,7 +16,7 @@ for images in (1, 2, 4, 8, 16, 32):
         image_size=512,
     )
 for boxes in (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000):
-    providers = PEERS if boxes <= 20_000 else ("ours",)  # torchvision's time is quadratic: minutes a call
+    providers = PEERS if boxes <= 20_000 else ("ours",)  # torchvision's time is quadratic: minutes per call
     register(f"growth/nms/boxes/{boxes}", nms, providers=providers, boxes=boxes, checked=boxes <= 5_000)
 for boxes in (1, 10, 100, 1_000):
     register(f"growth/match_anchors/boxes/{boxes}", match_anchors, providers=PEERS, boxes=boxes)

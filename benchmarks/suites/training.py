@@ -45,7 +45,7 @@ def retinanet_loss(
     return Case(
         op="retinanet_loss",
         args=(logits, deltas, anchors, truth, labels),
-        shape=f"{images} x {size} px, {classes} classes, {boxes} boxes an image",
+        shape=f"{images} x {size} px, {classes} classes, {boxes} boxes per image",
         # Read: the logits. Written: their gradient and that of the deltas, which are read at foreground anchors only.
         bytes_moved=2 * nbytes(*logits) + nbytes(*deltas),
         leaves=[*logits, *deltas],
