@@ -219,15 +219,14 @@ def _todays_name(key: str) -> str:
 def _unwrap(content: Mapping[str, Any], source: str) -> Weights:
     """The state dict in ``content``, which may be a checkpoint with more in it."""
     nested = content.get("model")
-    wrapped = isinstance(nested, Mapping)
-    state = nested if wrapped else content
+    state = nested if isinstance(nested, Mapping) else content
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"{source}: expected a state dict of tensors, got {type(value).__name__} {name!r}"
             )
     renamed = {_todays_name(name): tensor for name, tensor in state.items()}
-    eps = content.get("frozen_eps") if wrapped else None
+    eps = content.get("frozen_eps") if state is nested else None
     if renamed.keys() != state.keys() and _is_published_v1(source):
         eps = 0.0
     return Weights(renamed, source, eps)
