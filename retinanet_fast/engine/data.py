@@ -23,14 +23,11 @@ from retinanet_fast.engine.recipe import Recipe
 
 @dataclass
 class Sample:
-    """A decoded image with its boxes.
+    """A decoded image with its boxes."""
 
-    image: uint8 [3, H, W], RGB.  boxes: float32 [G, 4], xyxy pixels.  labels: int64 [G], 1 is the first category.
-    """
-
-    image: Tensor
-    boxes: Tensor
-    labels: Tensor
+    image: Tensor  # [3, H, W] uint8, RGB
+    boxes: Tensor  # [G, 4] float32, xyxy in pixels
+    labels: Tensor  # [G] int64, 1 is the first category
     image_id: int
 
     def pin_memory(self) -> Sample:

@@ -28,8 +28,8 @@ _DOC = """RetinaNet on {backbone} with an FPN{version}; the names of its state d
 
     Args:
         weights: the weights of the whole detector: a state dict, the path of a file that holds one, or a member
-            of a torchvision weights enum; see ``retinanet_fast.load_weights``. None: fresh ones.
-            ``weights_backbone`` is then not read.
+            of a torchvision weights enum; see ``retinanet_fast.load_weights``. With them ``weights_backbone`` is not
+            read. None: fresh ones.
         progress: show the progress of a download.
         num_classes: counting the background. By default that of ``weights``, or 91.
         weights_backbone: the weights of the ResNet alone, in the same forms. A classifier in them is left out.
