@@ -1,1 +1,1 @@
-"""Side-by-side measurements of the ops, their eager twins, `torch.compile` and torchvision. See README.md."""
+"""Measures the ops beside their eager twins, `torch.compile` and torchvision. See README.md."""

@@ -1,11 +1,11 @@
-"""The figures to reach, as data: which row, which measure of it, and the limit."""
+"""The bars, figures to reach, as data: which row, which measure of it, and the limit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .runner import Row
+from benchmarks.runner import Row
 
 Rows = Mapping[tuple[str, str], Row]  # by (workload, provider)
 Measure = Callable[[Rows], float | None]
@@ -13,7 +13,7 @@ Measure = Callable[[Rows], float | None]
 
 @dataclass(frozen=True)
 class Bar:
-    """`measure` of a run's rows must be at least, or at most, `limit`; the text says so with its unit."""
+    """`measure` of a run's rows must be at least or at most `limit`; `text` says it with its unit."""
 
     workload: str
     text: str
@@ -44,7 +44,7 @@ def judge(bar: Bar, rows: Rows) -> Verdict:
 def _ratio(
     rows: Rows, above: tuple[str, str], below: tuple[str, str], attribute: str = "median"
 ) -> float | None:
-    """One row's attribute over another's; None unless both were measured and neither is wrong."""
+    """An attribute of one row over that of another; None unless both were measured and neither is wrong."""
     pair = [rows.get(above), rows.get(below)]
     values = [getattr(row, attribute) if row and not row.wrong else None for row in pair]
     return values[0] / values[1] if values[0] is not None and values[1] else None
@@ -59,7 +59,7 @@ def _own(workload: str, value: Callable[[Row], float | None]) -> Measure:
 
 
 def faster(workload: str, provider: str, times: float, *, than: str | None = None) -> Bar:
-    """Ours on `workload` against a provider on the same one, or on the workload `than`."""
+    """Our time on `workload` against that of a provider on the same workload, or on `than`."""
     peer = (than or workload, provider)
     text = f">= {times:g}x {provider}" + (f" {than}" if than else "")
     return Bar(workload, text, lambda rows: _ratio(rows, peer, (workload, "ours")), times, at_least=True)
@@ -73,7 +73,7 @@ def copies(workload: str, limit: float) -> Bar:
 
 
 def reads(workload: str, limit: float) -> Bar:
-    """Against one read of the logits at copy speed: half of the copy's time, which reads and writes them."""
+    """Against one read of the logits at copy speed: half the time of the copy, which reads and writes them."""
 
     def value(row: Row) -> float | None:
         return 2 * row.median / row.logits_copy_seconds if row.median and row.logits_copy_seconds else None

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import torch
 
-from . import suites  # noqa: F401  registers the workloads
-from .bars import BARS, Verdict, judge
-from .environment import describe
-from .harness import Harness
-from .providers import PROVIDERS, Unavailable, one_line
-from .report import table_block, verdict_text, write_chart, write_json
-from .runner import Row, Runner
-from .workload import REGISTRY, Setting, Workload
+from benchmarks import suites  # noqa: F401  registers the workloads
+from benchmarks.bars import BARS, Verdict, judge
+from benchmarks.environment import describe
+from benchmarks.harness import Harness
+from benchmarks.providers import PROVIDERS, Unavailable, one_line
+from benchmarks.report import table_block, verdict_text, write_chart, write_json
+from benchmarks.runner import Row, Runner
+from benchmarks.workload import REGISTRY, Setting, Workload
 
-FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples a row
-BUSY = 0.7  # load; beside anything else that computes, a timing is of both
+FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples per row
+BUSY = 0.7  # load from which a timing is also that of what else is running
 DEFAULT_JSON, DEFAULT_CHART = Path("runs/bench/bench.json"), Path("runs/bench/bench.png")
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done; the message is one line."""
+    """The request cannot be met; the message is one line."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 1 if a row of ours failed or differs from its twin; 2 for a request that cannot be met."""
+    """Exit code 0; 1 if one of our rows failed or differs from its twin; 2 for a request that cannot be met."""
     options = parser().parse_args(arguments)
     try:
         return _list() if options.list else _run(options)
@@ -106,7 +106,7 @@ def _device(name: str) -> torch.device:
 
 
 def choose_workloads(device: torch.device, pattern: str | None, *, growth: bool) -> list[Workload]:
-    """Those of the device that match; the growth families only where they are asked for."""
+    """The device's workloads that match; the growth families only if they are asked for."""
     try:
         matches = re.compile(pattern or "").search
     except re.error as error:
@@ -143,8 +143,8 @@ def _warn_of_missing(providers: Sequence[str]) -> None:
 def _measure(
     runner: Runner, workloads: Sequence[Workload], keep: Callable[[list[Row], list[Verdict]], None]
 ) -> tuple[list[Row], list[Verdict]]:
-    """Run, print and keep each workload as it is done, so that a run that is stopped leaves what it measured; its
-    bars are judged where ours was measured in full."""
+    """Run, print and keep each workload in turn, so that a stopped run leaves what it measured. A workload's bars are
+    judged if ours was measured in full."""
     table: dict[tuple[str, str], Row] = {}
     verdicts: list[Verdict] = []
     for workload in workloads:
@@ -180,7 +180,7 @@ def _summarise(rows: Sequence[Row], verdicts: Sequence[Verdict], quick: bool) ->
 
 
 def _chart(path: Path, rows: Sequence[Row]) -> None:
-    """The rows are measured and written by now: a chart that cannot be drawn is a note, not a failure."""
+    """Draw the chart. The rows are written by now: a chart that cannot be drawn is a note, not a failure."""
     try:
         write_chart(path, rows)
     except (ImportError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a row was measured on."""
+"""Describes what a row was measured on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def load() -> float | None:
-    """How many processes wanted a core in the last minute; well above 0 before a run, its times mean little."""
+    """How many processes wanted a core in the last minute. Well above 0 before a run, times mean little."""
     try:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):
@@ -70,7 +70,7 @@ def _cpu_name() -> str:
 
 @cache
 def _commit() -> str | None:
-    """The commit, with `-dirty` where a tracked file differs from it; None outside a git checkout."""
+    """The commit, with `-dirty` if a tracked file differs from it; None outside a git checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

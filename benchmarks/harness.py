@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from .workload import Call
+from benchmarks.workload import Call
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would log each start and stop
 
@@ -36,7 +36,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call."""
+    """Seconds per call."""
 
     median: float
     p20: float
@@ -52,21 +52,21 @@ class Timing:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes above what was held before the call, its results included."""
+    """Bytes above those held before the call, its results included."""
 
-    peak: int  # of torch's allocator
-    resident: int | None = None  # of the process, pages and all; CPU on Linux
+    peak: int  # in torch's allocator
+    resident: int | None = None  # of the whole process; CPU on Linux
 
 
 @dataclass
 class Harness:
     device: torch.device
-    budget: float = 1.0  # seconds of samples a call
+    budget: float = 1.0  # seconds of samples per call
     _copies: dict[int, Timing] = field(default_factory=dict)
     _flush: torch.Tensor | None = None
 
     def plan(self, call: Call) -> Plan:
-        """Warm up, then as many rounds as the budget holds."""
+        """Warm up, then time as many rounds as fit into the budget."""
         seconds = self._sample(call, 1)
         if seconds < SLOW_SECONDS:
             end = time.perf_counter() + WARM_UP_SECONDS
@@ -98,7 +98,7 @@ class Harness:
         return result, Timing.of([time.perf_counter() - start], Plan(1, 1))
 
     def copy_seconds(self, moved: int) -> float:
-        """The time of a copy that reads and writes `moved` bytes in all, between existing buffers."""
+        """The time of a copy between existing buffers that reads and writes `moved` bytes in all."""
         if moved not in self._copies:
             source = torch.ones(max(1, moved // 2), dtype=torch.uint8, device=self.device)
             target = torch.zeros_like(source)  # written once here, so that no page is new when it is timed
@@ -115,7 +115,7 @@ class Harness:
         return Memory(torch.cuda.max_memory_allocated(self.device) - before)
 
     def _sample(self, call: Call, calls: int) -> float:
-        """Seconds a call: wall clock on the CPU, device time from a cold L2 cache on CUDA."""
+        """Seconds per call: wall clock on the CPU, device time with a cold L2 cache on CUDA."""
         if self.device.type == "cpu":
             start = time.perf_counter()
             for _ in range(calls):
@@ -130,7 +130,7 @@ class Harness:
         return begin.elapsed_time(end) / 1e3
 
     def _flush_cache(self) -> None:
-        """Write twice the L2 cache. The host runs ahead meanwhile, so the cost of a launch is hidden."""
+        """Write twice the L2 cache. Meanwhile the host runs ahead, which hides the cost of a launch."""
         if self._flush is None:
             size = 2 * torch.cuda.get_device_properties(self.device).L2_cache_size
             self._flush = torch.empty(max(size, 64 << 20), dtype=torch.uint8, device=self.device)

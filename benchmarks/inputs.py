@@ -11,12 +11,12 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 def grid_sizes(image_size: int) -> tuple[tuple[int, int], ...]:
-    """The five levels of a square image: each a stride-2 layer, which rounds up, after the one before."""
+    """The five levels of a square image: each level is made from the one before by a stride of 2, which rounds up."""
     return tuple((-(-image_size // stride),) * 2 for stride in STRIDES)
 
 
 def anchor_grid(image_size: int, device: torch.device) -> AnchorGrid:
-    """torchvision's nine anchors a cell; 800 px have 120,087 of them and 512 px 49,104."""
+    """torchvision's nine anchors per cell: 120,087 anchors at 800 px, 49,104 at 512 px."""
     ratios = torch.tensor([0.5, 1.0, 2.0])
     levels = []
     for size in (32, 64, 128, 256, 512):
@@ -37,7 +37,7 @@ def uniform_boxes(count: int, extent: float, generator: torch.Generator) -> Tens
 
 
 def clustered_boxes(count: int, objects: int, extent: float, generator: torch.Generator) -> Tensor:
-    """What a detector proposes: every box is one of a few objects, its edges off by some 5% of its size."""
+    """What a detector proposes: each box is one of a few objects with its edges moved by some 5% of its size."""
     truth = uniform_boxes(objects, extent, generator)
     chosen = truth[torch.randint(objects, (count,), generator=generator)]
     sides = (chosen[:, 2:] - chosen[:, :2]).repeat(1, 2)
@@ -57,7 +57,7 @@ def ground_truth(images: int, boxes: int, image_size: int, generator: torch.Gene
 def level_outputs(
     images: int, channels: int, image_size: int, mean: float, std: float, generator: torch.Generator
 ) -> list[Tensor]:
-    """What a head returns for one batch: a [B, channels, H, W] tensor a level."""
+    """What a head returns for one batch: one tensor [B, channels, H, W] per level."""
     return [
         torch.randn(images, channels, height, width, generator=generator) * std + mean
         for height, width in grid_sizes(image_size)

@@ -1,4 +1,4 @@
-"""Who is measured: each provider is a namespace of functions named and called as `retinanet_fast.ops` is."""
+"""The providers: each is a namespace of functions with the names and signatures of `retinanet_fast.ops`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .workload import Call, Case
+from benchmarks.workload import Call, Case
 
 
 class Unavailable(Exception):
@@ -30,7 +30,7 @@ class Provider:
             raise Unavailable(f"{self.name}: {one_line(error)}") from error
 
     def bind(self, case: Case) -> Call:
-        """The call that is timed. What `prepare_<op>` of the module does is done once, outside the timing."""
+        """The call that is timed. The module's `prepare_<op>`, if it has one, runs once, outside the timing."""
         namespace = self.load()
         if self.name in case.calls:
             return case.calls[self.name]
@@ -60,6 +60,6 @@ PROVIDERS = {
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error, with its kind where that says more."""
+    """The first line of an error, with the name of its type where that says more."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

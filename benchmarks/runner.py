@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .harness import Harness, Memory, Timing
-from .providers import PROVIDERS, Unavailable, one_line
-from .workload import Call, Case, Setting, Workload, difference
+from benchmarks.harness import Harness, Memory, Timing
+from benchmarks.providers import PROVIDERS, Unavailable, one_line
+from benchmarks.workload import Call, Case, Setting, Workload, difference
 
 SMALLEST_COPY = (
     1 << 20
@@ -20,7 +20,7 @@ TOO_SLOW = 2.0  # seconds; a twin that takes longer is measured by the one call 
 
 @dataclass
 class Row:
-    """One provider on one workload. Times in seconds, sizes in bytes; None where not measured."""
+    """One provider on one workload. Times are in seconds, sizes in bytes; None: not measured."""
 
     workload: str
     provider: str
@@ -39,7 +39,7 @@ class Row:
     logits_copy_seconds: float | None = None
     logits_bytes: int = 0
     peak_bytes: int | None = None
-    extra_bytes: int | None = None  # peak_bytes less the gradients that are asked for
+    extra_bytes: int | None = None  # peak_bytes less the gradients that were asked for
     resident_bytes: int | None = None
     quick: bool = False
     command: str = ""
@@ -66,7 +66,7 @@ class Runner:
     providers: Sequence[str]
 
     def run(self, workload: Workload) -> Iterator[Row]:
-        """A row for every chosen provider that is present here; one that fails has its error in one line."""
+        """One row per chosen provider that can run here; a row of one that fails has its error in one line."""
         names = [name for name in workload.providers if name in self.providers]
         if not names:
             return
@@ -88,7 +88,7 @@ class Runner:
             yield row
 
     def expected(self, case: Case) -> tuple[Any, Timing | None]:
-        """The twin's result and the time of that one call."""
+        """The twin's result, and the time of that one call."""
         return self.harness.once(PROVIDERS["eager"].bind(case)) if case.checked else (None, None)
 
     def check(self, case: Case, provider: str, call: Call, expected: Any) -> str:

@@ -1,4 +1,4 @@
-"""Read cuobjdump's disassembly: instructions, loops, and the main path through one."""
+"""Reads cuobjdump's disassembly: instructions, loops, and the main path through a loop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Instruction:
 
     @property
     def is_work(self) -> bool:
-        """A special function of an element; a plain reciprocal may be of an index's division."""
+        """Whether it is a special function of an element; a plain reciprocal may belong to an index's division."""
         return self.opcode == "MUFU" and self.name != "MUFU.RCP"
 
     @property
@@ -63,7 +63,7 @@ def parse_functions(text: str) -> dict[tuple[str, str], list[Instruction]]:
 
 
 def parse_body(text: str) -> list[Instruction]:
-    """Without the endless branch and the padding at a kernel's end, and without no-operations."""
+    """The instructions without no-operations and without the endless branch and padding at a kernel's end."""
     found = []
     for address, predicate, name, operands in _LINE.findall(text):
         instruction = Instruction(int(address, 16), bool(predicate), name, operands.strip())
@@ -73,7 +73,7 @@ def parse_body(text: str) -> list[Instruction]:
 
 
 def main_loops(instructions: Sequence[Instruction]) -> list[list[Instruction]]:
-    """The innermost loops with wide loads and stores; all instructions where no loop has them."""
+    """The innermost loops with wide loads and stores, or all instructions if no loop has them."""
     loops = []
     for branch in instructions:
         if branch.target is None or branch.target > branch.address:
@@ -107,9 +107,12 @@ _Arrivals = dict[tuple[int, int], _Arrival]  # by state: wide loads and wide sto
 def main_path(
     region: Sequence[Instruction], loads: int, stores: int, most: int | None = None
 ) -> list[Instruction] | None:
-    """Forwards through `region`, with n * loads wide loads and n * stores wide stores for the largest n, `most` at
-    most, that any path reaches. Of these the one with the most work, so that no element's is jumped over, and of these
-    the one of fewest instructions. None where no path has such accesses."""
+    """The main path through `region`, forwards; None if no path has wide accesses.
+
+    It has n * `loads` wide loads and n * `stores` wide stores, with the largest n, at most `most`, that any path
+    reaches. Among such paths it is the one with the most work, so that it jumps over no element, and among these the
+    one with the fewest instructions.
+    """
     index = {instruction.address: i for i, instruction in enumerate(region)}
     most_loads = sum(i.is_wide_load for i in region)
     most_stores = sum(i.is_wide_store for i in region)
@@ -139,7 +142,7 @@ def main_path(
 
 
 def _followers(region: Sequence[Instruction], index: dict[int, int], i: int) -> tuple[list[int], bool]:
-    """The instructions that may come after number i, forwards; and whether the path may end there."""
+    """The instructions that may follow number i, forwards, and whether the path may end there."""
     instruction = region[i]
     ends = instruction.opcode in ("EXIT", "RET")
     followers = []

@@ -83,7 +83,7 @@ def retinanet_loss(
     targets: list[dict[str, Tensor]],
     num_classes: int,
 ) -> dict[str, Tensor]:
-    """The head's permute and concatenation, then torchvision's matching and both of its losses."""
+    """The head's permutation and concatenation, torchvision's matching, and both of its losses."""
     outputs = {
         "cls_logits": torch.cat([_rows(level, num_classes) for level in cls_logits], dim=1),
         "bbox_regression": torch.cat([_rows(level, 4) for level in bbox_regression], dim=1),

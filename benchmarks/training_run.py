@@ -22,17 +22,16 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from benchmarks.environment import describe
+from benchmarks.harness import resident_peak
 from retinanet_fast import ops, reference
 from retinanet_fast.engine import train as training
-from retinanet_fast.engine.build import build_model, choose_device
+from retinanet_fast.engine.build_model import build_model, choose_device
 from retinanet_fast.engine.coco import Split, locate, read_split
 from retinanet_fast.engine.data import CocoDataset, read, readable, train_loader
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.recipe import Recipe, load
-
-from .environment import describe
-from .harness import resident_peak
 
 RUNS = {
     "fused": (ops.retinanet_loss, 0.0),
@@ -46,7 +45,7 @@ WARM_UP_STEPS = 3
 
 @dataclass
 class Curve:
-    """One run: a loss a step, and the medians of what a step took."""
+    """One run: one loss per step, and the medians of what a step took."""
 
     losses: list[float] = field(default_factory=list)
     step_seconds: float = 0.0
@@ -109,7 +108,7 @@ def smoothed(losses: list[float], over: int = 5) -> Tensor:
 
 
 def largest_gap(a: Curve, b: Curve) -> float:
-    """Of the smoothed losses, relative."""
+    """The relative difference of the smoothed losses."""
     x, y = smoothed(a.losses), smoothed(b.losses)
     return float(((x - y).abs() / y).max())
 

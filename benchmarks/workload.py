@@ -1,4 +1,4 @@
-"""What a benchmark is: a named workload, which makes one case, and the check of results before any timing."""
+"""Defines a benchmark: a named workload, which makes one case, and the check of results before any timing."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run asks of every workload."""
+    """What a run sets for every workload."""
 
     device: torch.device
-    quick: bool = False  # small inputs and few repeats: shows that everything runs, judges no bar
+    quick: bool = False  # small inputs and few repeats: shows that everything runs; no bar is judged
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -30,28 +30,28 @@ class Setting:
 
 @dataclass
 class Case:
-    """The inputs of one workload on one device; every provider is called with the same ones."""
+    """The inputs of one workload on one device, the same for every provider."""
 
     op: str  # the function's name in each provider
     args: tuple[Any, ...]
-    shape: str  # for people: "120,087 x 80"
+    shape: str  # for the reader: "120,087 x 80"
     bytes_moved: int  # the least that any implementation reads and writes
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    leaves: Sequence[Tensor] = ()  # backward runs to these; without any, forward alone is timed
+    leaves: Sequence[Tensor] = ()  # the backward pass computes their gradients; none: forward alone is timed
     grad_output: Tensor | None = None  # for a result that is not a scalar
-    logits_bytes: int = 0  # of what "a copy of the logits" copies
-    calls: Mapping[str, Call] = field(default_factory=dict)  # by provider, where it is more than one op
+    logits_bytes: int = 0  # how much "a copy of the logits" copies
+    calls: Mapping[str, Call] = field(default_factory=dict)  # by provider, if it is more than one op
     tolerance: float = 1e-4  # of the largest difference, relative to the tensor's largest value
-    peer_tolerance: float | None = None  # torchvision's, where it computes in a narrower type
-    peer_rows: float = 1.0  # the share of values on which torchvision must agree: its ties are undefined
-    checked: bool = True  # False where the twin itself could not finish
+    peer_tolerance: float | None = None  # for torchvision, if it computes in a narrower type
+    peer_rows: float = 1.0  # the fraction of values on which torchvision must agree, whose ties are undefined
+    checked: bool = True  # False if the twin itself could not finish
 
     @property
     def gradient_bytes(self) -> int:
         return sum(leaf.numel() * leaf.element_size() for leaf in self.leaves)
 
     def forward_backward(self, forward: Call) -> Call:
-        """`forward` itself, or with leaves a call that returns (result, *gradients)."""
+        """`forward` itself, or, if the case has leaves, a call that returns (result, *gradients)."""
         if not self.leaves:
             return forward
 
@@ -66,7 +66,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Workload:
-    """`make` builds the case; `providers` says who can run it, in the order they are shown."""
+    """`make` builds the case; `providers` are those that can run it, in the order in which they are shown."""
 
     name: str
     make: Callable[[Setting], Case]
@@ -89,14 +89,14 @@ def register(
     devices: tuple[str, ...] = ("cpu", "cuda"),
     **settings: Any,
 ) -> None:
-    """Add a workload; `settings` are bound into `make`."""
+    """Add a workload; `settings` are further arguments of `make`."""
     if name in REGISTRY:
         raise ValueError(f"workload {name} is registered twice")
     REGISTRY[name] = Workload(name, partial(make, **settings), providers, devices)
 
 
 def result_tensors(result: Any) -> list[Tensor]:
-    """One flat list of tensors from whatever a provider returns, in an order they all share."""
+    """What a provider returns as a flat list of tensors, in an order that all providers share."""
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, dict):
@@ -107,7 +107,7 @@ def result_tensors(result: Any) -> list[Tensor]:
 
 
 def difference(case: Case, got: Any, want: Any, *, peer: bool = False) -> str | None:
-    """In words, how a provider's result differs from the twin's; None where it agrees."""
+    """How a provider's result differs from the twin's, in words; None if it agrees."""
     got_tensors, want_tensors = result_tensors(got), result_tensors(want)
     if len(got_tensors) != len(want_tensors):
         return f"{len(got_tensors)} result tensors, expected {len(want_tensors)}"

@@ -1,14 +1,25 @@
 """RetinaNet's hot paths as fused C++ and CUDA kernels, and a thin RetinaNet that trains and detects with them.
 
-``retinanet_fast.ops``        the ops: focal losses, boxes, matching, NMS, whole loss, whole detection
-``retinanet_fast.reference``  the same names in a few lines of plain PyTorch each
-``retinanet_fast.nn``         anchors and transforms
-``retinanet_fast.models``     RetinaNet and its builders
+``retinanet_fast.ops``           the ops: focal losses, boxes, matching, NMS, whole loss, whole detection
+``retinanet_fast.reference``     the same names in a few lines of plain PyTorch each
+``retinanet_fast.nn``            anchors and transforms
+``retinanet_fast.models``        RetinaNet and its builders
+``retinanet_fast.load_weights``  gives a model its weights, from torchvision's files too
+
+All of these are imported when they are first used: ``import retinanet_fast`` alone does not import torch.
 """
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retinanet_fast import models, nn, ops, reference
+    from retinanet_fast.models import load_weights
 
 __version__ = "0.1.0"
+__all__ = ["build_info", "load_weights", "models", "nn", "ops", "reference"]
+
+_MODULES = ("models", "nn", "ops", "reference")
 
 
 def build_info() -> dict[str, Any]:
@@ -16,3 +27,17 @@ def build_info() -> dict[str, Any]:
     from retinanet_fast import _ext
 
     return _ext.build_info()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"retinanet_fast.{name}")
+    if name == "load_weights":
+        from retinanet_fast.models import load_weights
+
+        return load_weights
+    raise AttributeError(f"module 'retinanet_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

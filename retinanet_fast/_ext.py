@@ -1,10 +1,16 @@
-"""Loads the compiled module ``_C``, which registers ``torch.ops.retinanet_fast.*``; the one "not built" error."""
+"""Loads the compiled module ``_C``, which registers ``torch.ops.retinanet_fast.*``, or says why it cannot be."""
 
 import importlib
+import re
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+
+PACKAGE = Path(__file__).resolve().parent
 
 
 def _load() -> ModuleType:
@@ -13,12 +19,46 @@ def _load() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "retinanet_fast._C":
             raise
-        reason = "it has not been built for this Python"
+        reason = _why_absent()
     except ImportError as error:
-        reason = str(error)
-    raise ImportError(
-        f"retinanet_fast's compiled ops cannot be loaded: {reason}.\n"
-        f"Build them against the installed torch ({torch.__version__}) from the source folder with\n"
+        reason = _why_not_loadable(str(error))
+    raise ImportError(f"retinanet_fast's compiled ops cannot be loaded: {reason}")
+
+
+def _why_absent() -> str:
+    if hidden := _built_elsewhere():
+        return (
+            f"the source folder {PACKAGE.parent} hides the package that is installed in {hidden}.\n"
+            "Run Python in another folder, or with -P (Python 3.11 or newer)."
+        )
+    others = sorted(file.name for file in PACKAGE.glob("_C.*.so"))
+    found = f"it has been built for another Python ({others[0]})" if others else "it has not been built"
+    return f"{found}.\n{_how_to_build()}"
+
+
+def _built_elsewhere() -> Path | None:
+    """The first other folder of the search path that holds the package with its extension."""
+    for entry in sys.path:
+        folder = Path(entry).resolve()
+        built = any((folder / PACKAGE.name / f"_C{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
+        if built and folder != PACKAGE.parent:
+            return folder
+    return None
+
+
+def _why_not_loadable(error: str) -> str:
+    """Another torch shows as a missing symbol; the torch that the file was built for is written in it."""
+    for suffix in EXTENSION_SUFFIXES:
+        file = PACKAGE / f"_C{suffix}"
+        built = file.is_file() and re.search(rb"is built for torch ([\w.+]+)", file.read_bytes())
+        if built and (version := built[1].decode()) != torch.__version__:
+            return f"it is built for torch {version}, and torch {torch.__version__} is running.\n{_how_to_build()}"
+    return f"{error}.\n{_how_to_build()}"
+
+
+def _how_to_build() -> str:
+    return (
+        f"Build it against the installed torch ({torch.__version__}) from the source folder with\n"
         "    pip install --no-build-isolation ."
     )
 
@@ -27,8 +67,11 @@ _C = _load()
 
 
 def build_info() -> dict[str, Any]:
-    """What the extension was built from, and what it finds here: build plan (the row of the build table that was
-    taken), torch, compiler, CUDA architectures, CPU level in use, and the GPUs."""
+    """What the extension was built from, and what it finds here.
+
+    The build plan (the row of README's build table that was taken), torch, the compiler, the CUDA architectures, the
+    CPU level in use, and the GPUs.
+    """
     info: dict[str, Any] = dict(_C.build_info())
     info["torch_running"] = torch.__version__
     info["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

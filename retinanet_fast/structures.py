@@ -1,10 +1,11 @@
-"""Plain containers of the ops, their eager twins and the models; nothing here needs the built extension."""
+"""Containers of the ops, their eager twins and the models. Nothing here needs the built extension."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ __all__ = ["AnchorGrid", "Detections"]
 class AnchorGrid(NamedTuple):
     """The anchors of a feature pyramid, kept as the few numbers that generate them.
 
-    Level ``l``, cell ``(y, x)``, shape ``k`` has the anchor
+    Anchor ``k`` of cell ``(y, x)`` on level ``l`` is
     ``base_anchors[l, k] + (x * stride_x, y * stride_y, x * stride_x, y * stride_y)``, xyxy in pixels.
     """
 
@@ -48,12 +49,13 @@ def _level_boxes(base: Tensor, stride: tuple[int, int], size: tuple[int, int]) -
 
 @dataclass(eq=False)
 class Detections:
-    """The detections of a batch at fixed size: image ``b`` has ``counts[b]`` of them, best first.
+    """The detections of a batch of images at fixed size: image ``b`` has ``counts[b]`` of them, best first.
 
-    The rows from ``counts[b]`` on are padding: boxes and scores 0, labels -1. ``detections[b]`` is image
-    ``b``'s dict of ``boxes``, ``scores`` and ``labels`` without padding, and ``unpack()`` the whole batch's
-    list, as torchvision's detection models return it. Both read ``counts`` on the host, so on CUDA they
-    synchronise.
+    The rows from ``counts[b]`` on are padding: boxes and scores 0, labels -1. As a sequence it is one of images:
+    ``len(detections)`` is B, and ``detections[b]``, and each item of an iteration, is image ``b``'s dict of
+    ``boxes``, ``scores`` and ``labels`` without padding, as torchvision's detection models return it. A slice is the
+    ``Detections`` of those images. ``unpack()`` is the list of all the dicts. Indexing by a number, iteration and
+    ``unpack()`` read ``counts`` on the host, so on CUDA they synchronise.
     """
 
     boxes: Tensor  # [B, D, 4] float32, xyxy in pixels
@@ -64,17 +66,31 @@ class Detections:
     def __len__(self) -> int:
         return self.counts.shape[0]
 
-    def __getitem__(self, image: int) -> dict[str, Tensor]:
-        return self._trimmed(image, int(self.counts[image]))
+    @overload
+    def __getitem__(self, image: int) -> dict[str, Tensor]: ...
+    @overload
+    def __getitem__(self, image: slice) -> Detections: ...
+    def __getitem__(self, image: int | slice) -> dict[str, Tensor] | Detections:
+        if isinstance(image, slice):
+            return Detections(self.boxes[image], self.scores[image], self.labels[image], self.counts[image])
+        index = operator.index(image)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Detections: expected an image in [0, {len(self)}), got {index}")
+        return self._without_padding(index, int(self.counts[index]))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return iter(self.unpack())
 
     def unpack(self) -> list[dict[str, Tensor]]:
-        """One dict of ``boxes``, ``scores`` and ``labels`` an image, without padding."""
-        return [self._trimmed(image, count) for image, count in enumerate(self.counts.tolist())]
+        """One dict of ``boxes``, ``scores`` and ``labels`` per image, without padding."""
+        return [self._without_padding(image, count) for image, count in enumerate(self.counts.tolist())]
 
-    def _trimmed(self, image: int, count: int) -> dict[str, Tensor]:
+    def to(self, device: torch.device | str) -> Detections:
+        """The same detections on ``device``."""
+        fields = (self.boxes, self.scores, self.labels, self.counts)
+        return Detections(*(tensor.to(device) for tensor in fields))
+
+    def _without_padding(self, image: int, count: int) -> dict[str, Tensor]:
         return {
             "boxes": self.boxes[image, :count],
             "scores": self.scores[image, :count],

@@ -1,11 +1,14 @@
 """Inputs and tolerances that the tests share, with the reason of each tolerance."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor
+
+from retinanet_fast.structures import AnchorGrid
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 NO_GPU = "no CUDA device, or a build without CUDA kernels"
@@ -72,6 +75,39 @@ def random_boxes(
     corners = torch.rand(n, 4, generator=generator(seed), dtype=torch.float64) * size * 0.6
     corners[:, 2:] = corners[:, :2] + 0.01 * size + corners[:, 2:] * 0.6
     return corners.to(device=device, dtype=dtype)
+
+
+def crowded(
+    n: int, *, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Boxes on a coarse grid, so that IoUs and corners repeat, with scores of which many are equal."""
+    rng = generator(seed)
+    corner = torch.randint(0, 8, (n, 2), generator=rng)
+    size = torch.randint(0, 5, (n, 2), generator=rng)
+    boxes = torch.cat([corner, corner + size], dim=1)
+    scores = torch.randint(0, max(n // 3, 2), (n,), generator=rng) / 16
+    return boxes.to(device, dtype), scores.to(device, dtype)
+
+
+def random_scores(
+    n: int, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    return torch.rand(n, generator=generator(seed), dtype=torch.float64).to(device, dtype)
+
+
+def make_grid(
+    levels: int = 3, per_cell: int = 3, size: tuple[int, int] = (13, 17), stride: int = 8, device: str = "cpu"
+) -> AnchorGrid:
+    """A pyramid over about `size` x `stride` pixels; anchors of one to three cells, centred at the cells' corners."""
+    sides = torch.linspace(1.0, 3.0, per_cell)[None] * stride * 2.0 ** torch.arange(levels)[:, None]
+    ratios = torch.linspace(0.6, 1.6, per_cell)
+    half = torch.stack([-sides, -sides * ratios, sides, sides * ratios], dim=-1).round() / 2
+    grid_sizes = tuple(
+        (max(1, math.ceil(size[0] / 2**level)), max(1, math.ceil(size[1] / 2**level)))
+        for level in range(levels)
+    )
+    strides = tuple((stride * 2**level - level, stride * 2**level) for level in range(levels))
+    return AnchorGrid(half.to(device), strides, grid_sizes)
 
 
 @contextmanager

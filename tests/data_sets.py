@@ -1,4 +1,4 @@
-"""Data sets for the program's tests: real ones where they are, and tiny ones written on the spot."""
+"""Data sets for the program's tests: real ones where they exist, tiny ones written on the spot; and a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+
+from retinanet_fast.engine.checkpoint import Checkpoint
+from retinanet_fast.engine.coco import Category
+from retinanet_fast.engine.recipe import Recipe
 
 DATA = Path(os.environ.get("RETINANET_FAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -59,3 +64,16 @@ def write(folder: Path, content: Any, split: str = "train", images: str = "image
 def truncate(path: Path) -> None:
     """Keep the first half of a file."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def checkpoint(value: float = 1.0, **recipe: Any) -> Checkpoint:
+    """A small checkpoint of every field, whose weights are ``value``."""
+    return Checkpoint(
+        model={"weight": torch.full((2, 3), value), "bias": torch.zeros(2)},
+        recipe=Recipe(arch="resnet18", **recipe),
+        categories=[Category(2, "cat"), Category(5, "dög")],
+        epoch=3,
+        optimizer={"state": {0: {"step": torch.tensor(4.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        history=[{"epoch": 1, "AP": 0.5, "curve": [[1.0, 2.0, 3.0]]}],
+        frozen_eps=0.25,
+    )

@@ -1,9 +1,17 @@
 import pytest
 import torch
-from cases import DEVICES, DTYPES, generator, non_contiguous, num_threads, random_boxes
+from cases import (
+    DEVICES,
+    DTYPES,
+    crowded,
+    generator,
+    non_contiguous,
+    num_threads,
+    random_boxes,
+    random_scores,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_nms import crowded, random_scores
 from torch import Tensor
 
 from retinanet_fast import ops, reference
@@ -56,7 +64,7 @@ def test_any_integers_are_classes(dtype: torch.dtype) -> None:
 
 
 def test_no_leak_between_classes() -> None:
-    # Offsets of max + 1 a class would shift these onto each other, and 2^24 would round the small box away.
+    # Offsets of max + 1 per class would move these onto each other, and 2^24 would round the small box away.
     boxes = torch.tensor(
         [[-10.0, -10, 0, 0], [-30.0, -30, -20, -20], [2.0**24, 0, 2.0**24 + 8, 8], [0, 0, 1, 1]]
     )

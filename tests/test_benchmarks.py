@@ -70,10 +70,10 @@ def test_timing_of_one_sample() -> None:
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (10e-6, Plan(500, 20)),  # repeated up to 0.2 ms a sample, and no more rounds than 500
+        (10e-6, Plan(500, 20)),  # repeated up to 0.2 ms per sample, and no more rounds than 500
         (10e-3, Plan(100, 1)),  # the budget of a second holds 100
         (0.5, Plan(7, 1)),  # never fewer than 7
-        (20.0, Plan(3, 1)),  # but 3 of a call this slow
+        (20.0, Plan(3, 1)),  # but 3 for a call this slow
     ],
 )
 def test_plan_fits_the_budget(seconds: float, expected: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_runner_reports_wrong_failing_and_missing_providers(fake_op: Runner) -> 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_bars_name_rows_that_are_measured(device: str) -> None:
-    """Each bar's measure asks a stand-in for its rows; the registry must have all of those."""
+    """Each bar asks a stand-in for its rows; the registry must have all of them."""
     asked: set[tuple[str, str]] = set()
     rows = SimpleNamespace(get=lambda key: asked.add(key))
     for bar in BARS[device]:

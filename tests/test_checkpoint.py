@@ -7,44 +7,33 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from data_sets import checkpoint
 from torch import nn
 
 from retinanet_fast.engine import checkpoint as checkpoints
-from retinanet_fast.engine.checkpoint import Checkpoint
-from retinanet_fast.engine.coco import Category
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_atomically, write_text
-from retinanet_fast.engine.recipe import Recipe
-
-
-def example(value: float = 1.0, **recipe: Any) -> Checkpoint:
-    return Checkpoint(
-        model={"weight": torch.full((2, 3), value), "bias": torch.zeros(2)},
-        recipe=Recipe(arch="resnet18", **recipe),
-        categories=[Category(2, "cat"), Category(5, "dög")],
-        epoch=3,
-        optimizer={"state": {0: {"step": torch.tensor(4.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-        history=[{"epoch": 1, "AP": 0.5, "curve": [[1.0, 2.0, 3.0]]}],
-    )
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    saved = example(min_size=[200, 240])
+    saved = checkpoint(min_size=[200, 240])
     saved.save(tmp_path / checkpoints.LAST)
     for source in (tmp_path, tmp_path / checkpoints.LAST):
         found = checkpoints.load(source)
         assert torch.equal(found.model["weight"], saved.model["weight"])
         assert (found.recipe, found.categories, found.epoch) == (saved.recipe, saved.categories, 3)
         assert (found.optimizer, found.history) == (saved.optimizer, saved.history)
+        assert found.frozen_eps == 0.25
 
 
 def test_a_checkpoint_holds_nothing_that_runs(tmp_path: Path) -> None:
-    example().save(tmp_path / "a.pt")
+    checkpoint().save(tmp_path / "a.pt")
     assert torch.load(tmp_path / "a.pt", weights_only=True)["format"] == checkpoints.FORMAT
 
 
@@ -58,14 +47,14 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyte
     torch.save({"format": checkpoints.FORMAT, "model": _Evil()}, "evil.pt")
     Path("plain.pt").write_bytes(pickle.dumps(_Evil(), protocol=2))
     for name in ("evil.pt", "plain.pt"):
-        with pytest.raises(InputError, match=rf"^{name}: not a checkpoint"):
+        with pytest.raises(InputError, match=rf"^{name}: not a file of weights"):
             checkpoints.load(Path(name))
     assert not Path("evil").exists()
 
 
 def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path: Path) -> None:
     whole = tmp_path / "whole.pt"
-    example().save(whole)
+    checkpoint().save(whole)
     half = tmp_path / "half.pt"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     text = tmp_path / "text.pt"
@@ -73,7 +62,7 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path: Path) -> None:
     empty = tmp_path / "empty.pt"
     empty.write_bytes(b"")
     state = tmp_path / "state.pt"
-    torch.save(example().model, state)
+    torch.save(checkpoint().model, state)
     for path in (half, text, empty, state, tmp_path / "gone.pt"):
         with pytest.raises(InputError) as caught:
             checkpoints.load(path)
@@ -85,31 +74,47 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
-    state = dict(model.state_dict())
+    weight, bias = model.weight.detach(), model.bias.detach()
     source = tmp_path / "x.pt"
-    with pytest.raises(InputError, match=r"x\.pt: a checkpoint of another model: it lacks weight"):
-        checkpoints.load_model(model, {"bias": state["bias"]}, source)
-    with pytest.raises(InputError, match=r"another model: it has extra"):
-        checkpoints.load_model(model, {**state, "extra": state["bias"]}, source)
-    with pytest.raises(InputError, match=r"another model: weight is \[2, 4\], expected \[2, 3\]"):
-        checkpoints.load_model(model, {**state, "weight": torch.zeros(2, 4)}, source)
+    for state, fault in (
+        ({"bias": bias}, r"1 missing \(weight\)"),
+        ({"weight": weight, "bias": bias, "extra": bias}, r"1 not used \(extra\)"),
+        ({"weight": torch.zeros(2, 4), "bias": bias}, r"weight \[2, 4\], expected \[2, 3\]"),
+    ):
+        with pytest.raises(InputError, match=rf"x\.pt: weights of another model: .*{fault}"):
+            checkpoints.restore(model, replace(checkpoint(), model=state), source)
 
 
-def test_start_from_takes_what_fits(tmp_path: Path) -> None:
-    class Detector(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = nn.ModuleDict({"body": nn.ModuleDict({"conv1": nn.Linear(2, 2)})})
-            self.head = nn.Linear(2, 5)
+class Detector(nn.Module):
+    """A detector in small: a ResNet's name, and a head."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"body": nn.ModuleDict({"conv1": nn.Linear(2, 2)})})
+        self.head = nn.Linear(2, 5)
+
+
+def test_start_from_takes_what_fits_and_says_what_does_not(tmp_path: Path) -> None:
     source = nn.ModuleDict({"conv1": nn.Linear(2, 2), "fc": nn.Linear(2, 7)})
-    torch.save(source.state_dict(), tmp_path / "classifier.pt")
+    path = tmp_path / "classifier.pt"
+    torch.save(source.state_dict(), path)
     model = Detector()
-    assert checkpoints.start_from(model, tmp_path / "classifier.pt") == 2
+    assert checkpoints.start_from(model, str(path)) == (
+        "2 tensors loaded; 2 missing (head.weight, head.bias); 2 not used (fc.weight, fc.bias)"
+    )
     assert torch.equal(model.state_dict()["backbone.body.conv1.weight"], source.state_dict()["conv1.weight"])
-    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pt")
+
+
+def test_start_from_refuses_what_would_leave_frozen_layers_as_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    torch.save({"other": torch.zeros(1)}, path)
     with pytest.raises(InputError, match=r"other\.pt: weights of another model: no tensor fits"):
-        checkpoints.start_from(model, tmp_path / "other.pt")
+        checkpoints.start_from(Detector(), str(path))
+    torch.save({"conv1.weight": torch.zeros(2, 2), "head.bias": torch.zeros(5)}, path)
+    with pytest.raises(InputError, match=r"another backbone: backbone\.body\.conv1\.bias is not taken"):
+        checkpoints.start_from(Detector(), str(path))
+    with pytest.raises(InputError, match=r"weights 'DEFAULT': the name of a torchvision weights enum"):
+        checkpoints.start_from(Detector(), "DEFAULT")
 
 
 def test_an_error_while_writing_leaves_the_previous_file(tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[2])
-from test_checkpoint import example
+from data_sets import checkpoint
 from retinanet_fast.engine import files
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[3] == "while writing":
@@ -144,17 +149,17 @@ if sys.argv[3] == "while writing":
     torch.save = half
 else:
     files.os.replace = kill
-example(value=2.0).save(Path(sys.argv[1]))
+checkpoint(value=2.0).save(Path(sys.argv[1]))
 """
 
 
 @pytest.mark.parametrize("moment", ["while writing", "before the new file takes the name"])
 def test_a_killed_writer_leaves_the_previous_checkpoint(tmp_path: Path, moment: str) -> None:
     path = tmp_path / checkpoints.LAST
-    example(value=1.0).save(path)
+    checkpoint(value=1.0).save(path)
     words = [sys.executable, "-c", _KILLED_WRITER, str(path), str(Path(__file__).parent), moment]
     assert subprocess.run(words, timeout=120).returncode == -signal.SIGKILL
     assert checkpoints.load(path).model["weight"].unique().tolist() == [1.0]
     # The next one is written all the same.
-    example(value=3.0).save(path)
+    checkpoint(value=3.0).save(path)
     assert checkpoints.load(path).model["weight"].unique().tolist() == [3.0]

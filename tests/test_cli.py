@@ -261,7 +261,7 @@ def test_a_checkpoint_of_another_model(trained: Path, rendered: Path, tmp_path: 
     other.recipe = other.recipe.replace(fpn_channels=64)
     other.save(tmp_path / "other.pt")
     assert run("eval", "--checkpoint", tmp_path / "other.pt", "--data", rendered, "--device", "cpu") == 2
-    assert "other.pt: a checkpoint of another model" in one_error(capsys)
+    assert "other.pt: weights of another model" in one_error(capsys)
     torch.save({"weights": torch.zeros(3)}, tmp_path / "plain.pt")
     assert run("eval", "--checkpoint", tmp_path / "plain.pt", "--data", rendered, "--device", "cpu") == 2
     assert "plain.pt: not a checkpoint of this program" in one_error(capsys)
@@ -279,7 +279,7 @@ def test_a_checkpoint_of_another_model(trained: Path, rendered: Path, tmp_path: 
         3,
     ]
     assert run(*words) == 2
-    assert "last.pt: a checkpoint of another model" in one_error(capsys)
+    assert "last.pt: weights of another model" in one_error(capsys)
 
 
 def test_a_data_set_with_other_categories(trained: Path, data: Path, capsys: Any) -> None:
@@ -370,6 +370,17 @@ def test_info_tells_what_is_here(capsys: Any) -> None:
     text = capsys.readouterr().out
     assert torch.__version__ in text
     assert "processor" in text
+
+
+def test_an_unknown_cpu_level_is_told_in_one_line() -> None:
+    # In a process of its own: the level is chosen once, at the first op.
+    words = [sys.executable, "-m", "retinanet_fast", "info"]
+    environment = {**os.environ, "RETINANET_FAST_CPU_LEVEL": "486"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("retinanet-fast: RETINANET_FAST_CPU_LEVEL: expected one of ")
+    assert line.endswith("got 486")
 
 
 def test_training_on_tiny_coco_learns(tmp_path: Path, capsys: Any) -> None:

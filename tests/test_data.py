@@ -101,6 +101,18 @@ ENTRY_FAULTS: dict[str, tuple[Fault, str]] = {
         lambda d: d["images"].append({"id": 3, "file_name": "c.png", "width": 0, "height": 4}),
         "images[2] (id 3): expected a width and a height in pixels, got 0 and 4",
     ),
+    "image size in words": (
+        lambda d: d["images"].append({"id": 3, "file_name": "c.png", "width": 4.5, "height": "4"}),
+        "images[2] (id 3): expected a width and a height in pixels, got 4.5 and '4'",
+    ),
+    "crowd as text": (
+        lambda d: d["annotations"][0].update(iscrowd="0"),
+        "annotations[0] (id 1): expected iscrowd 0 or 1, got '0'",
+    ),
+    "area that is no number": (
+        lambda d: d["annotations"][0].update(area=float("nan")),
+        "annotations[0] (id 1): expected an area in pixels, got nan",
+    ),
     "nameless category": (
         lambda d: d["categories"].append({"id": 6}),
         "categories[2] (id 6): expected a name",
@@ -147,6 +159,7 @@ def test_a_bad_entry_can_be_left_out_and_counted(tmp_path: Path, name: str) -> N
     [
         ("", "not json"),
         ('{"images": [', "not json"),
+        ("[" * 100_000, "nested too deeply"),
         ("[1, 2]", "expected a json object, got a list"),
         ('{"images": [], "annotations": []}', "expected a list 'categories', got NoneType"),
         (
@@ -162,6 +175,38 @@ def test_a_json_that_is_no_data_set(tmp_path: Path, text: str, expected: str) ->
     with pytest.raises(InputError, match=r"instances_train\.json: ") as caught:
         read(tmp_path, skip=True)
     assert expected in str(caught.value)
+
+
+def test_what_other_programs_write_is_read(tmp_path: Path) -> None:
+    """Windows' byte-order mark, whole numbers with a point, and annotations without area or crowd flag."""
+    content = data_sets.document()
+    path = data_sets.write(tmp_path, content)
+    content["images"][0].update(width=32.0, height=24.0)
+    for key in ("area", "iscrowd"):
+        del content["annotations"][0][key]
+    path.write_text("\ufeff" + json.dumps(content))
+    found, _ = read(tmp_path)
+    assert (found.images[0].width, found.images[0].height) == (32, 24)
+    assert found.boxes[7][0].area == 80
+    assert not found.boxes[7][0].crowd
+
+
+def test_a_bad_image_is_reported_once_and_not_again_for_its_boxes(tmp_path: Path) -> None:
+    content = data_sets.document()
+    path = data_sets.write(tmp_path, content)
+    content["images"][0]["width"] = 0
+    path.write_text(json.dumps(content))
+    found, messages = read(tmp_path, skip=True)
+    assert [image.id for image in found.images] == [9]
+    assert len(messages) == 1
+    assert found.count_boxes() == 0
+    problems = Problems(skip=True)
+    problems.report("a")
+    assert problems.summary() == "left out 1 bad entry: a"
+    assert problems.summary() is None
+    problems.report("a")
+    problems.report("b")
+    assert problems.summary() == "left out 1 bad entry: b"
 
 
 def test_a_missing_json_and_folder(tmp_path: Path) -> None:
@@ -223,7 +268,7 @@ def test_labels_boxes_and_crowds(tmp_path: Path) -> None:
     first, second = dataset[0], dataset[1]
     assert isinstance(first, data.Sample)
     assert isinstance(second, data.Sample)
-    # Category 5 is the second one; label 0 is the background. The crowd box is not learnt, but kept.
+    # Category 5 is the second one; label 0 is the background. The crowd box is not trained on, but kept.
     assert first.labels.tolist() == [2]
     assert first.boxes.tolist() == [[4, 6, 14, 14]]
     assert [box.crowd for box in split.boxes[7]] == [False, True]

@@ -15,6 +15,8 @@ from retinanet_fast.engine.coco import locate, read_split
 from retinanet_fast.engine.demo_data import RenderOptions, outline, render_data_set, render_image
 from retinanet_fast.engine.draw import Label, colour, draw_boxes
 from retinanet_fast.engine.errors import Problems
+from retinanet_fast.engine.report import _timings
+from retinanet_fast.engine.timing import OpTiming, table
 
 
 def test_the_rendered_set_is_a_sound_data_set(tmp_path: Path) -> None:
@@ -63,6 +65,15 @@ def test_a_box_is_drawn_in_its_colour_where_it_is() -> None:
     assert drawn.getpixel((120, 100)) == colour(1)
     assert drawn.getpixel((80, 100)) == (0, 0, 0)
     assert picture.getbbox() is None  # the picture itself is untouched
+
+
+def test_a_ratio_says_against_what_and_stays_believable() -> None:
+    rows = [OpTiming("nms", "2,000 boxes", 1e-4, 0.1743), OpTiming("box_iou", "20,000 x 50", 1e-3, 0.0042)]
+    for text in (table(rows), re.sub("×", "x", _timings(rows))):
+        assert "plain PyTorch" in text
+        assert "4.2x" in text
+        assert "1743" not in text
+        assert re.search("(>|&gt;)100x", text)
 
 
 def test_the_demo_leaves_a_page_that_stands_alone(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_perfect_detections_score_one_and_crowds_are_ignored(tmp_path: Path) -> 
     found = evaluate(split, perfect)
     assert found.numbers["AP"] == pytest.approx(1)
     assert found.per_category[1] == ("dog", pytest.approx(1), pytest.approx(1), 1)
-    # The only cat is a crowd: no cat to find, and what lies in the crowd is no mistake.
+    # The only cat is a crowd: there is no cat to find, and detections in the crowd are no mistake.
     assert math.isnan(found.per_category[0][1])
     in_crowd = {"image_id": 7, "category_id": 2, "bbox": [0, 0, 16, 12], "score": 0.95}
     assert evaluate(split, [*perfect, in_crowd]).numbers["AP"] == pytest.approx(1)

@@ -1,6 +1,8 @@
-"""The CUDA kernels against the CPU kernels, on a GPU or, where there is none, executed on the CPU by tests/emulator:
-`make test-kernels` runs this file and the ops' own tests so. In the emulator also: the same bits in any order of
-blocks and threads; every kernel is run; planted faults are found."""
+"""The CUDA kernels against the CPU kernels: on a GPU, or where there is none, on the CPU by tests/emulator.
+
+`make test-kernels` runs this file and the ops' own tests in the emulator. There this file also checks that any order of
+blocks and threads gives the same bits, that every kernel is run, and that planted faults are found.
+"""
 
 from __future__ import annotations
 

@@ -2,28 +2,13 @@ import math
 
 import pytest
 import torch
-from cases import DEVICES, DTYPES, generator, non_contiguous, num_threads, random_boxes
+from cases import DEVICES, DTYPES, generator, make_grid, non_contiguous, num_threads, random_boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from retinanet_fast import ops, reference
 from retinanet_fast.structures import AnchorGrid
-
-
-def make_grid(
-    levels: int = 3, per_cell: int = 3, size: tuple[int, int] = (13, 17), stride: int = 8, device: str = "cpu"
-) -> AnchorGrid:
-    """A pyramid over about `size` x `stride` pixels; anchors of one to three cells, centred at the cells' corners."""
-    sides = torch.linspace(1.0, 3.0, per_cell)[None] * stride * 2.0 ** torch.arange(levels)[:, None]
-    ratios = torch.linspace(0.6, 1.6, per_cell)
-    half = torch.stack([-sides, -sides * ratios, sides, sides * ratios], dim=-1).round() / 2
-    grid_sizes = tuple(
-        (max(1, math.ceil(size[0] / 2**level)), max(1, math.ceil(size[1] / 2**level)))
-        for level in range(levels)
-    )
-    strides = tuple((stride * 2**level - level, stride * 2**level) for level in range(levels))
-    return AnchorGrid(half.to(device), strides, grid_sizes)
 
 
 def images_of_boxes(grid: AnchorGrid, device: str = "cpu") -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +25,8 @@ V1 = [
     "resnext101_32x8d",
     "resnext101_64x4d",
 ]
-BUILDERS = [f"retinanet_{trunk}_fpn" for trunk in V1] + ["retinanet_resnet50_fpn_v2"]
-# As published with torchvision's weights; v1's count leaves out its trunk's 53,120 frozen batch norm parameters.
+BUILDERS = [f"retinanet_{backbone}_fpn" for backbone in V1] + ["retinanet_resnet50_fpn_v2"]
+# As published with torchvision's weights; v1's count leaves out its backbone's 53,120 frozen batch norm parameters.
 PARAMETERS = {"retinanet_resnet50_fpn": 34_014_999 + 53_120, "retinanet_resnet50_fpn_v2": 38_198_935}
 
 
@@ -204,7 +203,7 @@ def test_trains_and_detects_under_autocast() -> None:
     assert found["boxes"].dtype == torch.float32
     for key, loss in losses.items():
         assert loss.dtype == torch.float32
-        torch.testing.assert_close(loss, plain[key], rtol=0.1, atol=0)  # bfloat16 has 3 digits, a layer
+        torch.testing.assert_close(loss, plain[key], rtol=0.1, atol=0)  # bfloat16 has 3 digits per layer
 
 
 def test_compiled_model_gives_the_same_losses() -> None:
@@ -235,48 +234,7 @@ def test_custom_anchors_set_the_head() -> None:
         assert model.head.regression_head.bbox_reg.out_channels == 8
 
 
-# --- weights ---
-
-
-def test_weights_from_a_state_dict_and_a_file(tmp_path: Path) -> None:
-    state = tiny().state_dict()
-    path = tmp_path / "model.pth"
-    torch.save(state, path)
-    for weights in (state, path, str(path)):
-        model = models.retinanet_resnet18_fpn(weights=weights)
-        norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d, models.FrozenBatchNorm2d))]
-        assert all(type(norm) is models.FrozenBatchNorm2d and norm.eps == 1e-5 for norm in norms)
-        for key, value in model.state_dict().items():
-            assert torch.equal(value, state[key])
-        frozen = {
-            key.split(".")[2] for key, p in model.backbone.named_parameters("backbone") if not p.requires_grad
-        }
-        assert frozen == {"conv1", "layer1"}
-    model = models.retinanet_resnet18_fpn(
-        weights_backbone={**models_body(state), "fc.weight": torch.zeros(1)}
-    )
-    assert torch.equal(model.state_dict()["backbone.body.conv1.weight"], state["backbone.body.conv1.weight"])
-    assert not torch.equal(
-        model.state_dict()["head.classification_head.conv.0.0.weight"],
-        state["head.classification_head.conv.0.0.weight"],
-    )
-
-
-def models_body(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "backbone.body."
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def test_wrong_weights(tmp_path: Path) -> None:
-    state = tiny().state_dict()
-    with pytest.raises(ValueError, match="num_classes=4 for these weights, got 5"):
-        models.retinanet_resnet18_fpn(weights=state, num_classes=5)
-    with pytest.raises(ValueError, match="weights of a RetinaNet"):
-        models.retinanet_resnet18_fpn(weights=models_body(state))
-    with pytest.raises(RuntimeError, match="Missing key"):
-        models.retinanet_resnet34_fpn(weights=state)
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
-        models.retinanet_resnet18_fpn(weights=tmp_path / "nowhere.pth")
+# --- options ---
 
 
 def test_trainable_layers() -> None:
@@ -298,7 +256,7 @@ def with_boxes(boxes: Tensor) -> Callable[[], list[dict[str, Tensor]]]:
     ("bad", "message"),
     [
         (lambda: None, "expected targets in training mode, got None"),
-        (lambda: targets()[:1], "expected 2 targets, one an image, got 1"),
+        (lambda: targets()[:1], "expected 2 targets, one per image, got 1"),
         (
             lambda: [targets()[0], {"boxes": torch.zeros(0, 4)}],
             r"boxes and labels in target 1, got \['boxes'\]",

@@ -4,7 +4,16 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from cases import DEVICES, DTYPES, generator, non_contiguous, num_threads, random_boxes
+from cases import (
+    DEVICES,
+    DTYPES,
+    crowded,
+    generator,
+    non_contiguous,
+    num_threads,
+    random_boxes,
+    random_scores,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,24 +21,6 @@ from torch import Tensor
 from retinanet_fast import ops, reference
 
 NAN, INF = math.nan, math.inf
-
-
-def crowded(
-    n: int, *, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
-    """Boxes on a coarse grid, so that IoUs and corners repeat, with scores of which many are equal."""
-    rng = generator(seed)
-    corner = torch.randint(0, 8, (n, 2), generator=rng)
-    size = torch.randint(0, 5, (n, 2), generator=rng)
-    boxes = torch.cat([corner, corner + size], dim=1)
-    scores = torch.randint(0, max(n // 3, 2), (n,), generator=rng) / 16
-    return boxes.to(device, dtype), scores.to(device, dtype)
-
-
-def random_scores(
-    n: int, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> Tensor:
-    return torch.rand(n, generator=generator(seed), dtype=torch.float64).to(device, dtype)
 
 
 @pytest.mark.parametrize("device", DEVICES)

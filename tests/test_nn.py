@@ -57,7 +57,7 @@ def test_anchor_arguments() -> None:
     assert flat.num_anchors_per_location() == [2, 2]
     with pytest.raises(ValueError, match="expected 2 levels, got 1"):
         flat((32, 32), [(4, 4)])
-    with pytest.raises(ValueError, match=r"as many anchors a cell on each level, got \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"as many anchors per cell on each level, got \[1, 2\]"):
         AnchorGenerator(((32,), (32, 64)), (1.0,))
     with pytest.raises(ValueError, match="aspect ratios for 2 levels, got 1"):
         AnchorGenerator((32, 64), ((1.0,),))
@@ -108,6 +108,16 @@ def test_resize_keeps_the_shape_and_pads_to_a_multiple_of_32() -> None:
     assert scaled[0]["labels"] is targets[0]["labels"]
     assert targets[0]["boxes"].tolist() == [[0, 0, 30, 20]]
     assert scaled[1]["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 4800), (4800, 20)])
+def test_a_side_is_at_least_one_pixel(height: int, width: int) -> None:
+    transform = DetectionTransform(96, 96, MEAN, STD)
+    box = torch.tensor([[0.0, 0, width, height]])
+    batch, targets = transform([torch.rand(3, height, width)], [{"boxes": box}])
+    assert sorted(batch.image_sizes[0]) == [1, 96]
+    assert targets is not None
+    assert sorted(targets[0]["boxes"][0, 2:].tolist()) == [1, 96]
 
 
 def test_normalises_at_the_same_size() -> None:

@@ -1,7 +1,6 @@
 import pytest
 import torch
-from cases import DEVICES, generator
-from test_nms import crowded
+from cases import DEVICES, crowded, generator
 from torch import Tensor
 
 from retinanet_fast import ops, reference

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retinanet_fast import cli
+from retinanet_fast.cli.arguments import make_parser, recipe_of
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import Recipe
@@ -60,8 +60,8 @@ def test_an_unknown_recipe_is_named() -> None:
 
 
 def overridden(*words: str) -> Recipe:
-    options = cli._parser().parse_args(["train", "--out", "x", "--recipe", "coco", *words])
-    return cli._recipe(options.recipe, options)
+    options = make_parser().parse_args(["train", "--out", "x", "--recipe", "coco", *words])
+    return recipe_of(options.recipe, options)
 
 
 def test_every_value_has_a_flag() -> None:
@@ -83,7 +83,7 @@ def test_every_value_has_a_flag() -> None:
 
 
 def _train_help() -> str:
-    parser = cli._parser()
+    parser = make_parser()
     return next(a for a in parser._actions if a.choices).choices["train"].format_help()  # type: ignore[union-attr, call-overload, index, no-any-return]
 
 

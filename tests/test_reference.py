@@ -1,6 +1,6 @@
 """The eager twins against closed forms, float64 differences and the real torchvision.
 
-Everything else is tested against the twins, so here they meet what they do not share code with.
+All other tests compare with the twins, so here the twins are compared with what shares no code with them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def random_boxes(rng: torch.Generator, count: int, span: float = 100.0) -> Tenso
 
 
 def small_head(rng: torch.Generator, dtype: torch.dtype = torch.float64) -> tuple[list, list, AnchorGrid]:
-    """Two images, two levels (4x5 and 2x3), K = 2 anchors a cell, C = 3 classes."""
+    """Two images, two levels (4x5 and 2x3), K = 2 anchors per cell, C = 3 classes."""
     base = torch.tensor([[[-8, -8, 8, 8], [-12, -6, 12, 6]], [[-16, -16, 16, 16], [-24, -12, 24, 12]]])
     grid = AnchorGrid(base.float(), ((8, 8), (16, 16)), ((4, 5), (2, 3)))
     logits = [torch.randn(2, 6, *size, generator=rng).to(dtype) for size in grid.grid_sizes]

@@ -222,7 +222,7 @@ def test_opcheck_and_compile(weights: Tensor | None, reduction: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-def test_door_of_the_module() -> None:
+def test_binding_in_the_module() -> None:
     from retinanet_fast import _ext
 
     x, targets = case(9, 4)

@@ -18,7 +18,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d  # noqa: E402
 from retinanet_fast import models  # noqa: E402
 from retinanet_fast.nn import DetectionTransform, retinanet_anchor_generator  # noqa: E402
 
-TRUNKS = [
+BACKBONES = [
     "resnet18",
     "resnet34",
     "resnet50",
@@ -37,7 +37,7 @@ def ours(name: str, **kwargs: Any) -> nn.Module:
 
 
 def theirs(name: str, norm: Callable[[int], nn.Module] = nn.BatchNorm2d, **kwargs: Any) -> nn.Module:
-    """torchvision's RetinaNet on any trunk; it has builders for ResNet-50 alone."""
+    """torchvision's RetinaNet on any ResNet; it has builders for ResNet-50 alone."""
     if name == "resnet50_fpn_v2":
         return retinanet.retinanet_resnet50_fpn_v2(
             weights=None, weights_backbone=None, num_classes=NUM_CLASSES, **kwargs
@@ -63,7 +63,7 @@ def pair(name: str, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
 
 
 def spread_outputs(model: nn.Module) -> None:
-    """Outputs as of a trained model, with scores and boxes that differ: fresh ones are all alike."""
+    """Make the outputs differ, as those of a trained model do: the scores and boxes of a fresh one are all alike."""
     heads = model.head.classification_head, model.head.regression_head
     for module in (module for head in heads for module in head.conv.modules()):
         if isinstance(module, nn.Conv2d):
@@ -92,7 +92,7 @@ def batch() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return images, targets
 
 
-@pytest.mark.parametrize("name", [f"{trunk}_fpn" for trunk in TRUNKS] + ["resnet50_fpn_v2"])
+@pytest.mark.parametrize("name", [f"{name}_fpn" for name in BACKBONES] + ["resnet50_fpn_v2"])
 def test_names_shapes_and_norms_of_the_state(name: str) -> None:
     with torch.device("meta"):  # without the time to draw the weights
         a, b = ours(name), theirs(name)
@@ -104,12 +104,12 @@ def test_names_shapes_and_norms_of_the_state(name: str) -> None:
 
 @pytest.mark.parametrize("layers", [None, 0, 1, 3, 4, 5])
 @pytest.mark.parametrize("version", ["", "_v2"])
-def test_frozen_parts_of_a_pretrained_trunk(
+def test_frozen_parts_of_a_pretrained_backbone(
     layers: int | None, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trunk = torchvision.models.resnet50(weights=None)
+    classifier = torchvision.models.resnet50(weights=None)
     weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
-    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: trunk.state_dict())
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: classifier.state_dict())
     options = {"weights_backbone": weights, "trainable_backbone_layers": layers, "num_classes": NUM_CLASSES}
     a = getattr(models, f"retinanet_resnet50_fpn{version}")(**options)
     b = getattr(retinanet, f"retinanet_resnet50_fpn{version}")(weights=None, **options)
@@ -117,7 +117,7 @@ def test_frozen_parts_of_a_pretrained_trunk(
     trained = {name: parameter.requires_grad for name, parameter in b.named_parameters()}
     assert {name: parameter.requires_grad for name, parameter in a.named_parameters()} == trained
     key = "backbone.body.layer1.0.bn1.weight"
-    assert torch.equal(a.state_dict()[key], trunk.state_dict()["layer1.0.bn1.weight"])
+    assert torch.equal(a.state_dict()[key], classifier.state_dict()["layer1.0.bn1.weight"])
 
 
 def _norms(model: nn.Module) -> list[tuple[str, float]]:
@@ -234,7 +234,7 @@ def test_detections(name: str, dtype: torch.dtype) -> None:
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys()
         assert torch.equal(ours["labels"], theirs["labels"])
-        # float32: the roundings of the trunk. float64: the op reads the head's outputs as float32, 6e-8 of
+        # float32: the roundings of the backbone. float64: the op reads the head's outputs as float32, 6e-8 of
         # logits below 10. Boxes are up to 100 pixels.
         tolerance = 1e-4 if dtype == torch.float32 else 1e-6
         torch.testing.assert_close(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..inputs import anchor_grid, nbytes, uniform_boxes
-from ..workload import Case, Setting, register
+from benchmarks.inputs import anchor_grid, nbytes, uniform_boxes
+from benchmarks.workload import Case, Setting, register
 
 
 def box_iou(setting: Setting) -> Case:

@@ -1,4 +1,4 @@
-"""The detection path: a batch's level outputs to its detections."""
+"""The detection path: from a batch's level outputs to its detections."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..inputs import anchor_grid, level_outputs, nbytes
-from ..workload import NOT_COMPILED, Case, Setting, register
+from benchmarks.inputs import anchor_grid, level_outputs, nbytes
+from benchmarks.workload import NOT_COMPILED, Case, Setting, register
 
-# What becomes of a level's N(-4, 1.5) logits. All but the first are the worst that selection can meet: nothing above
-# the threshold; everything, close together; equal; and each better than all before it.
+# How a level's N(-4, 1.5) logits are changed. All but the first are the worst cases of the selection: nothing above
+# the threshold; everything above it, close together; all equal; and each better than all before it.
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "half-trained": lambda logits: logits,
     "none": lambda logits: logits - 20,

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..inputs import anchor_grid, nbytes
-from ..workload import Case, Setting, register
+from benchmarks.inputs import anchor_grid, nbytes
+from benchmarks.workload import Case, Setting, register
 
 IMAGES, CLASSES = 2, 91
 
 
 def _level_outputs(model: nn.Module, images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """What the head's two last convolutions return, level by level, while the model runs."""
+    """What the head's two last convolutions return on each level while the model runs."""
     logits: list[Tensor] = []
     deltas: list[Tensor] = []
     head: Any = model.head
@@ -33,7 +33,7 @@ def _level_outputs(model: nn.Module, images: Sequence[Tensor]) -> tuple[list[Ten
 
 @cache
 def _model_and_images(device: torch.device, size: int) -> tuple[nn.Module, list[Tensor]]:
-    """A fresh model, its logits moved to N(-4, 1.5): at the initial bias none is above the threshold."""
+    """A fresh model whose logits are moved to N(-4, 1.5): with the initial bias none is above the threshold."""
     from retinanet_fast.models import retinanet_resnet50_fpn
 
     torch.manual_seed(0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..inputs import nbytes
-from ..workload import EVERYONE, NOT_COMPILED, NOT_IN_TORCHVISION, Case, Setting, register
+from benchmarks.inputs import nbytes
+from benchmarks.workload import EVERYONE, NOT_COMPILED, NOT_IN_TORCHVISION, Case, Setting, register
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # an ulp or two, or fp32's sum
 PEER_TOLERANCE = {
@@ -30,7 +30,7 @@ def sigmoid_focal(
     if float_targets:
         targets = torch.zeros_like(logits, requires_grad=False)
         targets[labels >= 0, labels[labels >= 0]] = 1
-    # Logits in and gradient out; unreduced, also the loss out, and logits and the loss's gradient in again.
+    # Read: logits. Written: gradient. Unreduced: also the loss written, and its gradient and the logits read.
     passes = 5 if reduction == "none" else 2
     return Case(
         op="sigmoid_focal_loss",
@@ -87,7 +87,7 @@ add("focal/int/fp32/sum", "sum")
 add("focal/float/fp32/sum", "sum", float_targets=True)
 for reduction in ("mean", "none"):
     add(f"focal/int/fp32/{reduction}", reduction, providers=NOT_COMPILED)
-# The mean: torchvision sums a half type in that type, and this sum is beyond fp16's largest value.
+# The mean, since torchvision sums a half type in that type, and the sum is beyond float16's largest value.
 add("focal/int/fp16/mean", "mean", dtype=torch.float16, providers=NOT_COMPILED)
 add("focal/int/bf16/mean", "mean", dtype=torch.bfloat16, providers=NOT_COMPILED)
 add("focal/int/fp32/sum/16-images", "sum", images=16, devices=("cuda",))

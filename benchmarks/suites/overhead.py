@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..inputs import nbytes, uniform_boxes
-from ..workload import NOT_COMPILED, Case, Setting, register
+from benchmarks.inputs import nbytes, uniform_boxes
+from benchmarks.workload import NOT_COMPILED, Case, Setting, register
 
 
 def _boxes(setting: Setting) -> torch.Tensor:

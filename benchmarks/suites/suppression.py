@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..inputs import clustered_boxes, nbytes, uniform_boxes
-from ..workload import NOT_COMPILED, Case, Setting, register
+from benchmarks.inputs import clustered_boxes, nbytes, uniform_boxes
+from benchmarks.workload import NOT_COMPILED, Case, Setting, register
 
 EXTENT = 1000.0
 
@@ -48,7 +48,7 @@ for boxes in (1_000, 5_000, 20_000):
     register(f"nms/uniform/{boxes}", nms, providers=NOT_COMPILED, boxes=boxes)
 for boxes in (5_000, 20_000):
     register(f"nms/clustered/{boxes}", nms, providers=NOT_COMPILED, boxes=boxes, objects=50)
-# The twin visits every kept box in Python, and torchvision compares each pair: minutes for so many.
+# The twin visits every kept box in Python, and torchvision compares every pair: so many boxes take them minutes.
 register("nms/uniform/200000", nms, providers=("ours",), boxes=200_000, checked=False)
 for boxes in (5_000, 20_000):
     register(f"batched_nms/80/{boxes}", batched_nms, providers=NOT_COMPILED, boxes=boxes, classes=80)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..inputs import anchor_grid, ground_truth, level_outputs, nbytes
-from ..workload import EVERYONE, NOT_COMPILED, Case, Setting, register
+from benchmarks.inputs import anchor_grid, ground_truth, level_outputs, nbytes
+from benchmarks.workload import EVERYONE, NOT_COMPILED, Case, Setting, register
 
 
 def match_anchors(setting: Setting, *, boxes: int) -> Case:
@@ -45,8 +45,8 @@ def retinanet_loss(
     return Case(
         op="retinanet_loss",
         args=(logits, deltas, anchors, truth, labels),
-        shape=f"{images} x {size} px, {classes} classes, {boxes} boxes an image",
-        # Logits in; their gradient and the deltas' out. Deltas are read at foreground anchors alone.
+        shape=f"{images} x {size} px, {classes} classes, {boxes} boxes per image",
+        # Read: the logits. Written: their gradient and that of the deltas, which are read at foreground anchors only.
         bytes_moved=2 * nbytes(*logits) + nbytes(*deltas),
         leaves=[*logits, *deltas],
         logits_bytes=nbytes(*logits),

@@ -1,4 +1,4 @@
 """The program behind ``retinanet-fast``: data, training, evaluation, prediction and the demo.
 
-A module a job; ``cli.py`` only reads the command line and calls them.
+One module per job; ``cli`` reads the command line and calls them.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import recipe as recipes
-from .coco import Category, one_line
-from .errors import InputError
-from .files import write_atomically
-from .recipe import Recipe
+from retinanet_fast.engine import recipe as recipes
+from retinanet_fast.engine.coco import Category, one_line
+from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.files import write_atomically
+from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.models.weights import BODY, Weights, load_weights, read_tensors
 
 FORMAT = "retinanet_fast checkpoint 1"
 LAST = "last.pt"
@@ -27,7 +27,8 @@ class Checkpoint:
 
     Attributes:
         optimizer: the optimizer's state, empty in a checkpoint that is only to be used.
-        history: one record an epoch, as in ``metrics.jsonl``.
+        history: one record per epoch, as in ``metrics.jsonl``.
+        frozen_eps: the eps of the model's frozen batch norms, which its state dict does not hold; None: it has none.
     """
 
     model: dict[str, Tensor]
@@ -36,6 +37,7 @@ class Checkpoint:
     epoch: int
     optimizer: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    frozen_eps: float | None = None
 
     def save(self, path: Path) -> None:
         """Write the checkpoint whole or not at all; it holds only tensors and plain values."""
@@ -47,6 +49,7 @@ class Checkpoint:
             "epoch": self.epoch,
             "optimizer": self.optimizer,
             "history": self.history,
+            "frozen_eps": self.frozen_eps,
         }
         write_atomically(path, lambda file: torch.save(content, file))
 
@@ -81,71 +84,53 @@ def load(run_or_file: Path) -> Checkpoint:
             epoch=content["epoch"],
             optimizer=content["optimizer"],
             history=content["history"],
+            frozen_eps=content.get("frozen_eps"),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: a damaged checkpoint: {one_line(error)}") from None
 
 
 def load_tensors(path: Path) -> Any:
-    """``torch.load`` on the CPU with ``weights_only=True``.
+    """The content of a file of tensors and plain values.
 
     Raises:
-        InputError: missing, damaged, or holding more than tensors and plain values.
+        InputError: missing, damaged, or holding more than that.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{path}: not a checkpoint: expected a file of tensors and plain values") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a checkpoint, or a damaged one: {one_line(error)}") from None
+        return read_tensors(path)
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from None
 
 
-def load_model(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Give a model its weights.
+def restore(model: nn.Module, state: Checkpoint, source: Path) -> None:
+    """Give a model the weights of a checkpoint, all of them.
 
     Raises:
         InputError: they are those of another model.
     """
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in state]
-    unknown = [name for name in state if name not in expected]
-    if missing or unknown:
-        example = f"lacks {missing[0]}" if missing else f"has {unknown[0]}"
-        raise InputError(f"{source}: a checkpoint of another model: it {example}")
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"{name} is {list(tensor.shape)}, expected {list(expected[name].shape)}"
-            raise InputError(f"{source}: a checkpoint of another model: {shapes}")
-    model.load_state_dict(state)
+    try:
+        load_weights(model, Weights(state.model, str(source), state.frozen_eps))
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
-def start_from(model: nn.Module, path: Path) -> int:
-    """Start training from a file: the tensors whose name and shape fit are taken, the rest stays fresh.
-
-    Takes a checkpoint of this program, a detector's state dict with torchvision's names, or a classifier's, whose
-    names lack the detector's ``backbone.body.``.
+def start_from(model: nn.Module, path: str) -> str:
+    """Start training from a file of weights: what fits is taken, the rest stays fresh; see ``load_weights``.
 
     Returns:
-        How many tensors were taken.
+        One line that says how many tensors were taken, which are missing and which were not used.
 
     Raises:
-        InputError: nothing in the file fits.
+        InputError: nothing in the file fits, or the ResNet is not filled. Its first layers and its batch norm are
+            frozen, so that they would stay as they were drawn.
     """
-    content = load_tensors(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
-        content = content["model"]
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a state dict, got a {type(content).__name__}")
-    expected = model.state_dict()
-    renamed = {
-        name if name in expected else f"backbone.body.{name}": tensor for name, tensor in content.items()
-    }
-    fitting = {
-        name: tensor
-        for name, tensor in renamed.items()
-        if name in expected and isinstance(tensor, Tensor) and tensor.shape == expected[name].shape
-    }
-    if not fitting:
+    try:
+        report = load_weights(model, path, strict=False)
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from None
+    if not report.loaded:
         raise InputError(f"{path}: weights of another model: no tensor fits")
-    model.load_state_dict(fitting, strict=False)
-    return len(fitting)
+    body = [name for name in model.state_dict() if name.startswith(BODY) and not name.endswith("_tracked")]
+    if absent := [name for name in body if name not in report.loaded]:
+        raise InputError(f"{path}: weights of another backbone: {absent[0]} is not taken from it ({report})")
+    return str(report)

@@ -1,4 +1,4 @@
-"""Reads one split of a COCO-format data set: a json of images, boxes and categories, and a folder of images."""
+"""Reads a split of a COCO-format data set: a json of images, boxes and categories, and a folder of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from PIL import Image
 
-from .errors import InputError, Problems
+from retinanet_fast.engine.errors import InputError, Problems
 
 # COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
 OVERSHOOT = 1.0
@@ -35,7 +35,7 @@ class ImageEntry(NamedTuple):
 
 
 class Box(NamedTuple):
-    """An annotation: corner and size in pixels, clipped to the image."""
+    """An annotation: its upper left corner and its size in pixels, clipped to the image."""
 
     x: float
     y: float
@@ -47,7 +47,7 @@ class Box(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where a split lies: the json and the folders in which its images may be."""
+    """Where a split is: its json, and the folders in which its images may be."""
 
     annotations: Path
     image_folders: tuple[Path, ...]
@@ -68,9 +68,11 @@ class Split:
 
 
 def locate(data: Path, split: str) -> Location | None:
-    """Find a split below a folder: ``annotations/instances_{split}.json`` or COCO's ``instances_{split}2017.json``.
+    """Find a split in a data set's folder: ``annotations/instances_{split}.json``, or COCO's own
+    ``annotations/instances_{split}2017.json``.
 
-    Images are looked for in ``images/``, ``images/{split}/`` and ``{split}/``, with the year where the json has one.
+    Its images may be in ``{split}/``, ``images/{split}/`` or ``images/`` (with the year if the json has it), or in the
+    folder itself.
     Returns None where the folder has no such split.
 
     Raises:
@@ -87,10 +89,10 @@ def locate(data: Path, split: str) -> Location | None:
 
 
 def read_split(location: Location, problems: Problems) -> Split:
-    """Read and check a split; every image file must be there and be an image of the stated size.
+    """Read and check a split. Every image file must exist and have the size that the json states.
 
     Raises:
-        InputError: naming file and entry, on what cannot be used, unless ``problems`` skips it.
+        InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
     split = read_annotations(location.annotations, problems)
     folder = _image_folder(split.images, location.image_folders)
@@ -102,10 +104,10 @@ def read_split(location: Location, problems: Problems) -> Split:
 
 
 def read_annotations(path: Path, problems: Problems) -> Split:
-    """Read and check the json alone; the images' files are not looked at.
+    """Read and check the json alone, not the image files.
 
     Raises:
-        InputError: naming file and entry, on what cannot be used, unless ``problems`` skips it.
+        InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
     document = load_json(path)
     if not isinstance(document, dict):
@@ -128,11 +130,15 @@ def load_json(path: Path) -> Any:
         InputError: the file cannot be read or is not json.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # Windows programs begin with a byte-order mark
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not json: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: not json of a data set: nested too deeply") from None
 
 
 def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
@@ -143,20 +149,24 @@ def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Whether a value of a json is a whole number; json's true and false are not."""
+    """Whether a json's value is an integer; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of a json is a finite number."""
+    """Whether a json's value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _has_id(entry: Any) -> bool:
+    return isinstance(entry, dict) and is_integer(entry.get("id"))
 
 
 def _read_categories(path: Path, document: dict[str, Any], problems: Problems) -> Iterator[Category]:
     seen: set[int] = set()
     for index, entry in enumerate(_entries(path, document, "categories")):
         where = f"{path}: categories[{index}]"
-        if not isinstance(entry, dict) or not is_integer(entry.get("id")):
+        if not _has_id(entry):
             problems.report(f"{where}: expected an object with an integer id")
         elif not isinstance(entry.get("name"), str):
             problems.report(f"{where} (id {entry['id']}): expected a name")
@@ -171,15 +181,16 @@ def _read_images(path: Path, document: dict[str, Any], problems: Problems) -> It
     seen: set[int] = set()
     for index, entry in enumerate(_entries(path, document, "images")):
         where = f"{path}: images[{index}]"
-        if not isinstance(entry, dict) or not is_integer(entry.get("id")):
+        if not _has_id(entry):
             problems.report(f"{where}: expected an object with an integer id")
             continue
         where = f"{where} (id {entry['id']})"
-        name, width, height = entry.get("file_name"), entry.get("width"), entry.get("height")
+        name, width, height = entry.get("file_name"), _pixels(entry, "width"), _pixels(entry, "height")
         if not isinstance(name, str) or not name:
             problems.report(f"{where}: expected a file_name")
-        elif not (is_integer(width) and is_integer(height) and width > 0 and height > 0):
-            problems.report(f"{where}: expected a width and a height in pixels, got {width} and {height}")
+        elif width is None or height is None:
+            found = f"{entry.get('width')!r} and {entry.get('height')!r}"
+            problems.report(f"{where}: expected a width and a height in pixels, got {found}")
         elif entry["id"] in seen:
             problems.report(f"{where}: the id is used twice")
         else:
@@ -187,8 +198,16 @@ def _read_images(path: Path, document: dict[str, Any], problems: Problems) -> It
             yield ImageEntry(entry["id"], name, Path(name), width, height)
 
 
+def _pixels(entry: dict[str, Any], key: str) -> int | None:
+    """A number of pixels, which some programs write as 96.0; None where it is not one."""
+    value = entry.get(key)
+    return int(value) if is_number(value) and value == int(value) and value > 0 else None
+
+
 def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> None:
     images: dict[Any, ImageEntry] = {image.id: image for image in split.images}
+    # Boxes of an image that was reported go with it, unreported.
+    reported = {entry["id"] for entry in document["images"] if _has_id(entry)} - images.keys()
     category_ids = {category.id for category in split.categories}
     for index, entry in enumerate(_entries(split.annotations, document, "annotations")):
         where = f"{split.annotations}: annotations[{index}]"
@@ -198,11 +217,13 @@ def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> N
         where = f"{where} (id {entry.get('id')})"
         image_id, category_id = entry.get("image_id"), entry.get("category_id")
         image = images.get(image_id) if is_integer(image_id) else None
+        if is_integer(image_id) and image_id in reported:
+            continue
         if image is None:
             problems.report(f"{where}: image_id {image_id} is not among the images")
         elif not is_integer(category_id) or category_id not in category_ids:
             problems.report(f"{where}: category_id {category_id} is not among the categories")
-        elif (fault := _box_fault(entry.get("bbox"), image)) is not None:
+        elif (fault := _box_fault(entry.get("bbox"), image) or _value_fault(entry)) is not None:
             problems.report(f"{where}: {fault}")
         else:
             split.boxes.setdefault(image.id, []).append(_box(entry, image))
@@ -222,6 +243,16 @@ def _box_fault(bbox: Any, image: ImageEntry) -> str | None:
     return None
 
 
+def _value_fault(entry: dict[str, Any]) -> str | None:
+    """What is wrong with an annotation's area or crowd flag, if anything is; both may be absent."""
+    area, crowd = entry.get("area"), entry.get("iscrowd", 0)
+    if area is not None and not (is_number(area) and area >= 0):
+        return f"expected an area in pixels, got {area!r}"
+    if not isinstance(crowd, (bool, int, float)) or crowd not in (0, 1):
+        return f"expected iscrowd 0 or 1, got {crowd!r}"
+    return None
+
+
 def _box(entry: dict[str, Any], image: ImageEntry) -> Box:
     x, y, width, height = (float(value) for value in entry["bbox"])
     area = entry.get("area")
@@ -229,7 +260,7 @@ def _box(entry: dict[str, Any], image: ImageEntry) -> Box:
     right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
     if (left, top, right, bottom) != (x, y, x + width, y + height):
         x, y, width, height = left, top, right - left, bottom - top
-    area = float(area) if is_number(area) else width * height
+    area = width * height if area is None else float(area)
     return Box(x, y, width, height, entry["category_id"], area, bool(entry.get("iscrowd", 0)))
 
 
@@ -240,7 +271,7 @@ def _image_folder(images: list[ImageEntry], folders: tuple[Path, ...]) -> Path:
 
 
 def _check_file(image: ImageEntry, problems: Problems) -> bool:
-    """Whether the file is there and starts as an image of the stated size; the pixels are read when used."""
+    """Whether the file exists and begins as an image of the stated size; its pixels are decoded when they are used."""
     fault = None
     try:
         with Image.open(image.path) as picture:

@@ -1,4 +1,4 @@
-"""Images and boxes as tensors: decoding, flips, batches in a reproducible order."""
+"""Images and boxes as tensors: decoding, flips, and batches in a reproducible order."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .coco import Category, ImageEntry, Split, one_line
-from .errors import InputError, Problems
-from .files import ctrl_c_held
-from .recipe import Recipe
+from retinanet_fast.engine.coco import Category, ImageEntry, Split, one_line
+from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.files import ctrl_c_held
+from retinanet_fast.engine.recipe import Recipe
 
 
 @dataclass
 class Sample:
-    """A decoded image with its boxes.
+    """A decoded image with its boxes."""
 
-    image: uint8 [3, H, W], RGB.  boxes: float32 [G, 4], xyxy pixels.  labels: int64 [G], 1 is the first category.
-    """
-
-    image: Tensor
-    boxes: Tensor
-    labels: Tensor
+    image: Tensor  # [3, H, W] uint8, RGB
+    boxes: Tensor  # [G, 4] float32, xyxy in pixels
+    labels: Tensor  # [G] int64, 1 is the first category
     image_id: int
 
     def pin_memory(self) -> Sample:
@@ -42,7 +39,7 @@ class Sample:
 
 @dataclass
 class BadImage:
-    """An image whose pixels cannot be decoded. Passed on rather than raised: it may come from a worker process."""
+    """An image whose pixels cannot be decoded. It is passed on, not raised, since it may come from a worker process."""
 
     message: str
     image_id: int
@@ -55,8 +52,8 @@ def read_image(path: Path, upright: bool = False) -> Tensor:
     """Decode an image file to uint8 RGB [3, H, W].
 
     Args:
-        upright: turn the picture as its EXIF orientation says. Annotations refer to the stored pixels, so data sets
-            are read without.
+        upright: turn the picture as its EXIF orientation says. Annotations refer to the stored pixels, so a data set
+            is read without it.
 
     Raises:
         OSError, SyntaxError, ValueError: missing, truncated or not an image.
@@ -72,7 +69,7 @@ def to_model(images: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 class CocoDataset(Dataset["Sample | BadImage"]):
-    """The images of a split. Crowd boxes are left out: they are no single objects to learn.
+    """The images of a split, without crowd boxes, which are not single objects to learn.
 
     Args:
         split: what to read.
@@ -163,7 +160,7 @@ def category_ids(categories: list[Category], split: Split) -> list[int | None]:
 
 
 class BatchOrder(Sampler[list[int]]):
-    """Batches of indices: shuffled by seed and epoch, of one orientation each where ``group_aspect`` asks for it."""
+    """Batches of indices, shuffled by seed and epoch; with ``group_aspect``, each of one orientation."""
 
     def __init__(self, dataset: CocoDataset, recipe: Recipe) -> None:
         self.dataset = dataset
@@ -199,7 +196,7 @@ def eval_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> D
 
 
 def read(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches, from workers that leave Ctrl-C to the main process."""
+    """The loader's batches. Its workers leave Ctrl-C to the main process."""
     with ctrl_c_held():
         return iter(loader)
 
@@ -214,7 +211,7 @@ def _loading(recipe: Recipe, device: torch.device) -> dict[str, Any]:
 
 
 def _workers(recipe: Recipe, device: torch.device) -> int:
-    """On the CPU loading in place is best: the model uses every core and takes far longer than decoding."""
+    """On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding."""
     if recipe.workers >= 0:
         return recipe.workers
     return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0

@@ -1,4 +1,4 @@
-"""The demo: render or take a data set, train, evaluate, draw, time the ops, and write it all on one page."""
+"""The demo: renders or takes a data set, trains, evaluates, draws, times the ops, and writes it all on one page."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .coco import Category, Split
-from .data import category_ids, read_image, to_model
-from .demo_data import RenderOptions, render_data_set
-from .draw import Label, draw_boxes, save_picture
-from .environment import describe
-from .errors import Problems
-from .evaluate import run_model
-from .predict import picture_labels, to_picture
-from .recipe import Recipe
-from .report import Report
-from .timing import OpTiming, table, time_ops
-from .train import Run, train
+from retinanet_fast.engine.coco import Category, Split
+from retinanet_fast.engine.data import category_ids, read_image, to_model
+from retinanet_fast.engine.demo_data import RenderOptions, render_data_set
+from retinanet_fast.engine.draw import Label, draw_boxes, save_picture
+from retinanet_fast.engine.environment import describe
+from retinanet_fast.engine.errors import Problems
+from retinanet_fast.engine.evaluate import run_model
+from retinanet_fast.engine.predict import picture_labels, to_picture
+from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.report import Report
+from retinanet_fast.engine.timing import OpTiming, table, time_ops
+from retinanet_fast.engine.train import Run, train
 
 PICTURES = 12
 # Only what the model is fairly sure of is drawn.
@@ -47,7 +47,7 @@ class Demo:
 
 
 def render(folder: Path, options: RenderOptions, say: Callable[[str], None] = print) -> None:
-    """Render the demo's own data set, unless the folder has it from an earlier run with the same options."""
+    """Render the demo's own data set, unless an earlier run with the same options has left it in the folder."""
     note = folder / "rendered.txt"
     if note.is_file() and note.read_text() == repr(options):
         say(f"data: {folder}, rendered before")
@@ -58,7 +58,7 @@ def render(folder: Path, options: RenderOptions, say: Callable[[str], None] = pr
 
 
 def run_demo(demo: Demo) -> Path:
-    """Do it all; returns the page's path."""
+    """Run the whole demo; returns the path of its page."""
     run = Run(demo.recipe, demo.train_split, demo.val_split, demo.out, demo.device, demo.problems, demo.say)
     started = time.perf_counter()
     model = train(run)
@@ -66,7 +66,7 @@ def run_demo(demo: Demo) -> Path:
     assert run.evaluation is not None
     demo.say(run.evaluation.table())
     pictures = draw_pictures(demo, model)
-    demo.say("ops beside their eager twins:")
+    demo.say("each op beside plain PyTorch (retinanet_fast.reference), not torchvision:")
     timings = time_ops(demo.device)
     demo.say(table(timings))
     page = demo.out / "report.html"
@@ -75,7 +75,7 @@ def run_demo(demo: Demo) -> Path:
 
 
 def draw_pictures(demo: Demo, model: nn.Module) -> list[Path]:
-    """The first held-out images, the truth on the left and the detections on the right."""
+    """Pictures of the first held-out images, with the truth on the left and the detections on the right."""
     categories = demo.train_split.categories
     index_of = {
         id: label for label, id in enumerate(category_ids(categories, demo.val_split)) if id is not None

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from .files import write_atomically, write_text
-from .progress import Progress
+from retinanet_fast.engine.files import write_atomically, write_text
+from retinanet_fast.engine.progress import Progress
 
 # Ids with a gap, as COCO's have.
 CATEGORIES = ({"id": 1, "name": "ball"}, {"id": 3, "name": "box"}, {"id": 7, "name": "star"})
@@ -23,7 +23,7 @@ CATEGORIES = ({"id": 1, "name": "ball"}, {"id": 3, "name": "box"}, {"id": 7, "na
 HUES = ((0.85, 1.03), (0.35, 0.68), (0.07, 0.19))
 # Objects are drawn larger and scaled down, for smooth edges.
 OVERSAMPLE = 2
-# An object is not placed where it would leave less than this share of another to be seen.
+# An object is not placed where it would leave less than this fraction of another visible.
 LEAST_VISIBLE = 0.6
 
 
@@ -32,8 +32,8 @@ class RenderOptions:
     """What to render.
 
     Attributes:
-        sizes: the least and greatest extent of an object as shares of the image; small ones are more frequent.
-        objects: the least and greatest number that is tried in an image; one that would hide another is not placed.
+        sizes: the smallest and the largest extent of an object, as fractions of the image; small ones are more common.
+        objects: how few and how many objects are tried per image; one that would hide another is not placed.
     """
 
     train: int = 480
@@ -45,10 +45,10 @@ class RenderOptions:
 
 
 def render_data_set(folder: Path, options: RenderOptions) -> None:
-    """Write ``images/`` and ``annotations/instances_{train,val}.json`` below a folder.
+    """Write ``images/`` and ``annotations/instances_{train,val}.json`` into a folder.
 
-    The same options give the same pictures. An image's seed is its own, so that a longer set begins with a
-    shorter one's images.
+    The same options give the same pictures. Each image has a seed of its own, so that a longer set begins with the
+    images of a shorter one.
     """
     for split, count in (("train", options.train), ("val", options.val)):
         progress = Progress(f"render {split}", count)
@@ -72,7 +72,7 @@ def render_data_set(folder: Path, options: RenderOptions) -> None:
 def render_image(
     generator: np.random.Generator, options: RenderOptions
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """One picture and its annotations without ids. Boxes span an object's whole outline, covered parts included."""
+    """One picture, and its annotations without ids. A box spans the whole outline, parts that are covered too."""
     size = options.size * OVERSAMPLE
     picture = background(generator, size)
     visible: list[NDArray[np.bool_]] = []
@@ -97,7 +97,7 @@ def render_image(
 
 
 def background(generator: np.random.Generator, size: int) -> Image.Image:
-    """Noise of several scales between two colours, sometimes with stripes: nothing flat to tell objects from."""
+    """Noise of several scales between two colours, sometimes with stripes, so that objects are not on a flat ground."""
     field = np.zeros((size, size))
     for octave in range(1, 6):
         cells = 2**octave + 1
@@ -156,7 +156,7 @@ def _ring(count: int, outer: float, inner: float) -> NDArray[np.float64]:
 
 
 def paint(generator: np.random.Generator, picture: Image.Image, mask: Image.Image, category: int) -> None:
-    """Paint an object into the picture: a shadow, a colour lit from the upper left, a texture, dark edges."""
+    """Paint an object: its shadow, a colour lit from the upper left, a texture, and dark edges."""
     left, top, right, bottom = mask.getbbox() or (0, 0, 1, 1)
     extent = max(right - left, bottom - top)
     margin = round(extent * 0.25) + 2

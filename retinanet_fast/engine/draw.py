@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import write_atomically
+from retinanet_fast.engine.files import write_atomically
 
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 
@@ -33,7 +33,7 @@ def colour(index: int) -> tuple[int, int, int]:
 def draw_boxes(picture: Image.Image, labels: Sequence[Label], scale: float = 1.0) -> Image.Image:
     """A copy of a picture, enlarged by ``scale``, with the boxes and their texts on it.
 
-    Later labels lie above earlier ones: give the surest last.
+    Later labels are drawn over earlier ones: give the highest score last.
     """
     size = (round(picture.width * scale), round(picture.height * scale))
     result = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def describe() -> list[tuple[str, str]]:
-    """(what, value) pairs for the reader: the extension's own account first, then the machine."""
+    """(what, value) pairs to show: first what the extension says of itself, then the machine."""
     import torch
 
     import retinanet_fast

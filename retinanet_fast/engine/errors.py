@@ -4,27 +4,28 @@ from __future__ import annotations
 
 
 class InputError(Exception):
-    """What the user gave cannot be used. One line that names the file and the entry; exit code 2."""
+    """The user's input cannot be used. Its one line names the file and the entry; exit code 2."""
 
 
 class TrainingError(Exception):
-    """Training cannot go on, for instance because the loss is not finite. One line; exit code 1."""
+    """Training cannot go on, for example because the loss is not finite. One line; exit code 1."""
 
 
 class Problems:
-    """Collects bad entries of a data set: the first one is an error, or all are left out and counted.
+    """Collects the bad entries of a data set: either the first one is an error, or all are left out and counted.
 
     Args:
-        skip: leave bad entries out (``--skip-bad``) rather than raise.
+        skip: leave bad entries out (``--skip-bad``) instead of raising.
     """
 
     def __init__(self, skip: bool) -> None:
         self.skip = skip
         self.messages: list[str] = []
         self._seen: set[str] = set()
+        self._told = 0
 
     def report(self, message: str) -> None:
-        """Note a bad entry; the same one again, in a later epoch, counts once.
+        """Note a bad entry; one that comes again, in a later epoch, is counted once.
 
         Raises:
             InputError: unless bad entries are to be skipped.
@@ -35,9 +36,11 @@ class Problems:
             self._seen.add(message)
             self.messages.append(message)
 
-    def summary(self, shown: int = 3) -> str:
-        """One line: how many entries were left out, and the first few of them."""
-        first = "; ".join(self.messages[:shown])
-        noun = "entry" if len(self.messages) == 1 else "entries"
-        rest = ", ..." if len(self.messages) > shown else ""
-        return f"left out {len(self.messages)} bad {noun}: {first}{rest}"
+    def summary(self, shown: int = 3) -> str | None:
+        """One line on the entries left out since the last call: how many, and the first few; None if there are none."""
+        new, self._told = self.messages[self._told :], len(self.messages)
+        if not new:
+            return None
+        noun = "entry" if len(new) == 1 else "entries"
+        rest = ", ..." if len(new) > shown else ""
+        return f"left out {len(new)} bad {noun}: {'; '.join(new[:shown])}{rest}"

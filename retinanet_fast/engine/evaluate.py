@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .coco import Category, Split, is_integer, is_number, load_json
-from .data import CocoDataset, category_ids, eval_loader, read, readable, to_model
-from .errors import InputError, Problems
-from .progress import Progress
-from .recipe import Recipe
+from retinanet_fast.engine.coco import Category, Split, is_integer, is_number, load_json
+from retinanet_fast.engine.data import CocoDataset, category_ids, eval_loader, read, readable, to_model
+from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.progress import Progress
+from retinanet_fast.engine.recipe import Recipe
 
 NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
 
@@ -60,7 +60,7 @@ class Evaluation:
 
 @dataclass
 class Detected:
-    """Detections on a split, in COCO's results format, with the ids of the images that were read."""
+    """Detections on a split in COCO's results format, and the ids of the images that were read."""
 
     results: list[dict[str, Any]]
     image_ids: list[int]
@@ -111,11 +111,11 @@ def run_model(model: nn.Module, images: list[Tensor], recipe: Recipe) -> list[di
 
 
 def coco_results(output: dict[str, Tensor], image_id: int, ids: list[int | None]) -> list[dict[str, Any]]:
-    """An image's detections in COCO's results format; ``ids[label - 1]`` is a label's category id, None drops it."""
+    """An image's detections in COCO's results format; ``ids[label - 1]`` is a label's category, or None to drop it."""
     results = []
     boxes, scores, labels = (output[key].tolist() for key in ("boxes", "scores", "labels"))
     for (x1, y1, x2, y2), score, label in zip(boxes, scores, labels):
-        # Label 0 is the background, which a model has a column for and learns never to predict.
+        # Label 0 is the background: the model has a column for it, which it learns never to predict.
         category_id = ids[label - 1] if label >= 1 else None
         if category_id is not None:
             bbox = [x1, y1, x2 - x1, y2 - y1]
@@ -127,7 +127,7 @@ def read_results(path: Path, split: Split) -> list[dict[str, Any]]:
     """Detections from a file in COCO's results format.
 
     Raises:
-        InputError: naming file and entry, on what is not a detection on an image of the split.
+        InputError: an entry is not a detection on an image of the split; it names file and entry.
     """
     results = load_json(path)
     if not isinstance(results, list):
@@ -171,7 +171,7 @@ def evaluate(split: Split, results: list[dict[str, Any]], image_ids: list[int] |
 
 
 def _ground_truth(split: Split) -> dict[str, Any]:
-    """The split as pycocotools wants it. Ids count from 1: it takes a match with annotation 0 for no match."""
+    """The split as pycocotools takes it. Ids count from 1, since it takes a match with annotation 0 for no match."""
     annotations: list[dict[str, Any]] = []
     for image_id in (image.id for image in split.images):
         for box in split.boxes.get(image_id, []):
@@ -195,7 +195,7 @@ def _without_annotations(split: Split) -> dict[str, Any]:
 
 
 def _without_boxes(split: Split) -> Any:
-    """No detections at all, which COCO.loadRes does not take."""
+    """No detections at all, which COCO.loadRes refuses."""
     return _coco_object(_without_annotations(split))
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import IO
 
 @contextmanager
 def ctrl_c_held() -> Iterator[None]:
-    """Let Ctrl-C take effect at the end of the block: a file is written whole, and workers that start in the block
-    leave it to the main process."""
+    """Let Ctrl-C take effect only at the end of the block, so that a file in it is written whole. Worker processes that
+    start in the block leave Ctrl-C to the main process."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread alone
         return

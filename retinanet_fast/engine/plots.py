@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import write_atomically
+from retinanet_fast.engine.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""Detections on pictures: drawn, and as a json."""
+"""Detects on pictures, draws the boxes, and writes a json."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .build import build_model
-from .checkpoint import Checkpoint, find, load_model
-from .coco import Category, one_line
-from .data import read_image, to_model
-from .draw import FORMATS, Label, draw_boxes, save_picture
-from .errors import InputError, Problems
-from .evaluate import coco_results, run_model
-from .files import write_text
-from .progress import Progress
-from .recipe import Recipe
+from retinanet_fast.engine.build_model import build_model
+from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
+from retinanet_fast.engine.coco import Category, one_line
+from retinanet_fast.engine.data import read_image, to_model
+from retinanet_fast.engine.draw import FORMATS, Label, draw_boxes, save_picture
+from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.evaluate import coco_results, run_model
+from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.progress import Progress
+from retinanet_fast.engine.recipe import Recipe
 
 
 @dataclass
@@ -40,13 +40,13 @@ def restore_model(state: Checkpoint, source: Path, device: torch.device) -> nn.M
         InputError: the weights are not those of the checkpoint's recipe.
     """
     model = build_model(state.recipe, len(state.categories) + 1)
-    load_model(model, state.model, find(source))
+    restore(model, state, find(source))
     memory_format = torch.channels_last if state.recipe.channels_last else torch.contiguous_format
     return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
 
 
 def list_pictures(inputs: list[Path]) -> list[Path]:
-    """The files named, and the pictures of the folders named, below them too.
+    """The given files, and the pictures in the given folders and their subfolders.
 
     Raises:
         InputError: a name that is neither, or a folder without pictures.
@@ -64,7 +64,7 @@ def list_pictures(inputs: list[Path]) -> list[Path]:
 
 
 def image_ids(files: list[Path]) -> list[int]:
-    """An id for each picture: the number that its name is, as in COCO, if all are such; else its place from 1."""
+    """One id per picture: the number in its name, as in COCO, if all names are numbers; else its place, from 1."""
     stems = [file.stem for file in files]
     if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
         return [int(stem) for stem in stems]
@@ -80,7 +80,7 @@ def predict(
     score: float,
     problems: Problems,
 ) -> Predictions:
-    """Detect on each picture; write it to ``out`` with its boxes, and all detections to ``out/detections.json``.
+    """Detect on each picture, write it with its boxes to ``out``, and all detections to ``out/detections.json``.
 
     Args:
         score: boxes below it are not drawn; the json has every detection of the model.
@@ -113,7 +113,7 @@ def predict(
 
 
 def picture_labels(output: dict[str, Tensor], categories: list[Category], score: float) -> list[Label]:
-    """The detections worth drawing, the surest last."""
+    """The detections to draw, the highest score last."""
     boxes, scores, labels = (output[key].tolist() for key in ("boxes", "scores", "labels"))
     rows = [row for row in zip(scores, boxes, labels) if row[0] >= score and row[2] >= 1]
     return [
@@ -128,7 +128,7 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 def unique_names(files: list[Path]) -> list[str]:
-    """Output names: the files' own, with a number before the suffix where two are the same."""
+    """Output names: those of the files, with a number before the suffix where two are the same."""
     used: set[str] = set()
     names = []
     for file in files:

@@ -13,8 +13,8 @@ class Progress:
     Args:
         label: what is in progress.
         total: number of steps.
-        stream: where to, by default the standard error stream.
-        seconds: least time between two lines where the stream is not a terminal.
+        stream: where to write, by default the standard error stream.
+        seconds: shortest time between two lines where the stream is not a terminal.
     """
 
     WIDTH = 24
@@ -29,7 +29,7 @@ class Progress:
         self.drawn = False
 
     def due(self) -> bool:
-        """Whether enough time has passed to draw again: the caller may then fetch values to show."""
+        """Whether enough time has passed to draw again; only then need the caller fetch values to show."""
         return time.monotonic() - self.shown >= self.interval
 
     def draw(self, done: int, note: str) -> None:
@@ -43,7 +43,7 @@ class Progress:
         self.drawn = True
 
     def close(self) -> None:
-        """Remove the line, so that what is printed next starts on a clean one."""
+        """Remove the line, so that the next output starts on a clean one."""
         if self.terminal and self.drawn:
             self.stream.write("\r\x1b[K")
             self.stream.flush()

@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a training run, in one small TOML file."""
+"""Recipes: everything that determines a training run, in one small TOML file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from .errors import InputError
+from retinanet_fast.engine.errors import InputError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+V2 = "resnet50_v2"  # the arch of torchvision's retinanet_resnet50_fpn_v2
 
 
 def _doc(doc: str) -> dict[str, str]:
@@ -36,14 +38,19 @@ class Recipe:
     # Model
     arch: str = _value("resnet50", "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ...")
     fpn_channels: int = _value(256, "channels of the feature pyramid and of the head")
-    head_norm: bool = _value(False, "group norm in the head: learns faster from scratch")
+    head_norm: bool = _value(
+        False, "group norm in the head: learns faster from scratch (resnet50_v2 always has it)"
+    )
     identity_start: bool = _value(
         False, "residual blocks and head start near the identity: learns faster from scratch"
     )
     init: str = _value(
-        "", "file of weights to start from, a checkpoint or a torchvision state dict; freezes batch norm"
+        "",
+        "file of weights to start from, a checkpoint or a torchvision state dict; freezes batch norm (not v2's)",
     )
-    trainable_layers: int = _value(3, "with init, how many of the trunk's 5 last layers are trained")
+    trainable_layers: int = _value(
+        3, "with init, how many of the backbone's 5 layers are trained, the last ones"
+    )
     anchor_sizes: list[int] = field(
         default_factory=lambda: [32, 64, 128, 256, 512],
         metadata=_doc("smallest anchor of each level, in pixels"),
@@ -54,7 +61,7 @@ class Recipe:
     # Images
     min_size: list[int] = field(
         default_factory=lambda: [800],
-        metadata=_doc("shorter side; of several one is drawn an image, the last evaluates"),
+        metadata=_doc("shorter side; several: training draws one per image, evaluation takes the last"),
     )
     max_size: int = _value(1333, "the longer side is at most this")
     hflip: float = _value(0.5, "probability of a left-right flip")
@@ -63,8 +70,8 @@ class Recipe:
     group_aspect: bool = _value(True, "batches of only landscape or only portrait images: less padding")
     # Optimisation
     epochs: int = _value(12, "passes over the training images")
-    batch_size: int = _value(16, "images a step")
-    epoch_steps: int = _value(0, "steps of an epoch at most, for large data sets; 0 takes every image")
+    batch_size: int = _value(16, "images per step")
+    epoch_steps: int = _value(0, "at most so many steps per epoch, for large data sets; 0 takes every image")
     optimizer: str = _value("sgd", "sgd or adamw")
     lr: float = _value(0.01, "learning rate after the warm-up")
     momentum: float = _value(0.9, "momentum of sgd")
@@ -81,8 +88,8 @@ class Recipe:
     # Detection
     score_thresh: float = _value(0.05, "detections below this score are dropped")
     nms_thresh: float = _value(0.5, "IoU above which the lower of two detections of a class is dropped")
-    topk_candidates: int = _value(1000, "candidates a level before the suppression")
-    detections_per_img: int = _value(300, "detections kept an image")
+    topk_candidates: int = _value(1000, "candidates per level before suppression")
+    detections_per_img: int = _value(300, "detections kept per image")
     eval_every: int = _value(1, "epochs between evaluations; the last epoch is always evaluated")
     eval_images: int = _value(0, "evaluate on the first so many images while training; 0 takes all")
     # Running
@@ -157,7 +164,7 @@ def load(name_or_file: str) -> Recipe:
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:
-    """``value`` as ``kind``: int is taken for float and a single number for a list, nothing else changes."""
+    """``value`` as ``kind``: an int becomes a float and a single number a list; nothing else is converted."""
     if kind in (list[int], list[float]):
         items = list(value) if isinstance(value, (list, tuple)) else [value]
         if not items and name != "steps":
@@ -181,15 +188,17 @@ def _check_range(recipe: Recipe) -> None:
     for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "cosine"))):
         if getattr(recipe, name) not in allowed:
             raise ValueError(f"{name}: expected {' or '.join(allowed)}, got {getattr(recipe, name)!r}")
-    if recipe.head_norm and recipe.fpn_channels % 8:
-        raise ValueError(f"fpn_channels: expected a multiple of 8 with head_norm, got {recipe.fpn_channels}")
+    if (recipe.head_norm or recipe.arch == V2) and recipe.fpn_channels % 8:
+        raise ValueError(f"fpn_channels: expected a multiple of 8 with group norm, got {recipe.fpn_channels}")
     for name in ("min_size", "anchor_sizes", "aspect_ratios"):
         if min(getattr(recipe, name)) <= 0:
             raise ValueError(f"{name}: expected numbers above 0, got {getattr(recipe, name)}")
     if not 0 <= recipe.trainable_layers <= 5:
         raise ValueError(f"trainable_layers: expected 0 to 5, got {recipe.trainable_layers}")
     if len(recipe.anchor_sizes) != 5:
-        raise ValueError(f"anchor_sizes: expected 5 numbers, one a pyramid level, got {recipe.anchor_sizes}")
+        raise ValueError(
+            f"anchor_sizes: expected 5 numbers, one per pyramid level, got {recipe.anchor_sizes}"
+        )
 
 
 def _toml(value: Any) -> str:

@@ -11,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from .evaluate import Evaluation
-from .files import write_text
-from .timing import OpTiming
+from retinanet_fast.engine.evaluate import Evaluation
+from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.timing import MOST_SHOWN, OpTiming
 
 MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95",
@@ -22,7 +22,7 @@ MEANINGS = {
     "APS": "small objects, below 32² pixels",
     "APM": "medium objects, 32² to 96²",
     "APL": "large objects",
-    "AR1": "recall with 1 detection an image",
+    "AR1": "recall with 1 detection per image",
     "AR10": "recall with 10",
     "AR100": "recall with 100",
     "ARS": "recall of small objects",
@@ -120,16 +120,17 @@ def _categories(evaluation: Evaluation) -> str:
 def _timings(timings: Sequence[OpTiming]) -> str:
     if not timings:
         return ""
-    greatest = max(row.speedup for row in timings)
+    greatest = min(MOST_SHOWN, max(row.ratio for row in timings))
     rows = [
         (
             f"<code>{row.name}</code>",
             html.escape(row.work),
             f"{1e3 * row.ours:.2f} ms",
-            f"{1e3 * row.eager:.2f} ms",
-            _meter(math.log(max(1.0, row.speedup)) / math.log(max(2.0, greatest))),
-            f"{row.speedup:.1f}×",
+            f"{1e3 * row.plain:.2f} ms",
+            _meter(math.log(max(1.0, row.ratio)) / math.log(max(2.0, greatest))),
+            html.escape(row.ratio_text.replace("x", "×")),
         )
         for row in timings
     ]
-    return _table(("op", "on", "ours", "eager twin", "(log scale)", "speed-up"), rows, numeric=(2, 3, 5))
+    heads = ("op", "on", "ours", "plain PyTorch", "(log scale)", "plain PyTorch / ours")
+    return _table(heads, rows, numeric=(2, 3, 5))

@@ -14,27 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint as checkpoints
-from . import plots
-from .build import build_model
-from .checkpoint import BEST, LAST, Checkpoint
-from .coco import Split
-from .data import CocoDataset, Sample, read, readable, to_model, train_loader
-from .errors import InputError, Problems, TrainingError
-from .evaluate import Evaluation, detect, evaluate
-from .files import write_text
-from .progress import Progress
-from .recipe import Recipe
+from retinanet_fast.engine import checkpoint as checkpoints
+from retinanet_fast.engine import plots
+from retinanet_fast.engine.build_model import build_model
+from retinanet_fast.engine.checkpoint import BEST, LAST, Checkpoint
+from retinanet_fast.engine.coco import Split
+from retinanet_fast.engine.data import CocoDataset, Sample, read, readable, to_model, train_loader
+from retinanet_fast.engine.errors import InputError, Problems, TrainingError
+from retinanet_fast.engine.evaluate import Evaluation, detect, evaluate
+from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.progress import Progress
+from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.models.weights import frozen_eps
 
 METRICS = "metrics.jsonl"
 LOSSES = ("classification", "bbox_regression")
-# Points of the loss curve that an epoch's record keeps.
+# Points of the loss curve that the record of an epoch keeps.
 CURVE_POINTS = 40
 
 
 @dataclass
 class Run:
-    """A training run: what it trains on, where it writes, and how far it is."""
+    """A training run: what it trains on, where it writes, and how far it has come."""
 
     recipe: Recipe
     train_split: Split
@@ -49,7 +50,7 @@ class Run:
 
 
 def learning_rate(recipe: Recipe, iteration: int, per_epoch: int) -> float:
-    """The learning rate of a step: a linear warm-up times steps or a cosine that ends at zero."""
+    """The learning rate of a step: a linear warm-up, times steps or a cosine that ends at zero."""
     warmup = min(1.0, (iteration + 1) / max(1, recipe.warmup_iters))
     epoch = iteration / per_epoch
     if recipe.schedule == "cosine":
@@ -60,7 +61,7 @@ def learning_rate(recipe: Recipe, iteration: int, per_epoch: int) -> float:
 
 
 def train(run: Run, resume: bool = False) -> nn.Module:
-    """Train, and leave in ``run.out`` a checkpoint, metrics, plots and the recipe after each epoch.
+    """Train, and write a checkpoint, metrics, plots and the recipe to ``run.out`` after each epoch.
 
     Returns:
         The trained model; the last evaluation is in ``run.evaluation``.
@@ -75,9 +76,8 @@ def train(run: Run, resume: bool = False) -> nn.Module:
     if len(dataset) == 0:
         raise InputError(f"{run.train_split.annotations}: no image with boxes: the data set is empty")
     if run.val_split is not None:
-        CocoDataset(
-            run.val_split, run.train_split.categories
-        )  # unknown categories show before the first epoch
+        # Unknown categories are told before the first epoch.
+        CocoDataset(run.val_split, run.train_split.categories)
     model = build_model(recipe, len(run.train_split.categories) + 1)
     state = _load_state(run, model) if resume else None
     if state is None:
@@ -103,19 +103,18 @@ def train(run: Run, resume: bool = False) -> nn.Module:
 
 
 def _start(run: Run, model: nn.Module) -> None:
-    """A new run: nothing of an earlier one stays in its folder, and given weights are taken."""
+    """Begin a new run: remove what an earlier one left in its folder, and take given weights."""
     for name in (LAST, BEST, METRICS):
         (run.out / name).unlink(missing_ok=True)
     if run.recipe.init:
-        taken = checkpoints.start_from(model, Path(run.recipe.init))
-        run.say(f"start from {run.recipe.init}: {taken} of {len(model.state_dict())} tensors taken")
+        run.say(f"start from {run.recipe.init}: {checkpoints.start_from(model, run.recipe.init)}")
 
 
 def _load_state(run: Run, model: nn.Module) -> Checkpoint:
     """The state to go on from, its weights in the model and its epochs in the run."""
     source = checkpoints.find(run.out)
     state = checkpoints.load(source)
-    checkpoints.load_model(model, state.model, source)
+    checkpoints.restore(model, state, source)
     if [c.name for c in state.categories] != [c.name for c in run.train_split.categories]:
         raise InputError(f"{source}: a checkpoint of another model: it was trained on other categories")
     run.epoch, run.history = state.epoch, state.history
@@ -170,7 +169,7 @@ def train_epoch(
 def train_step(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, samples: list[Sample], rate: float
 ) -> Tensor:
-    """One step; the losses ``[2]`` stay on the device, for reading them would wait for it."""
+    """One step; the losses ``[2]`` stay on the device, since reading them would wait for it."""
     device = run.device
     images = to_model([sample.image for sample in samples], device)
     targets = [{"boxes": sample.boxes.to(device), "labels": sample.labels.to(device)} for sample in samples]
@@ -198,7 +197,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], source: Path) -> None:
-    """Give the optimizer its state; the recipe's own weight decay and momentum stay in force.
+    """Give the optimizer its state; the recipe's own weight decay and momentum are kept.
 
     Raises:
         InputError: the state is of another optimizer, or absent.
@@ -251,7 +250,7 @@ def _evaluate(run: Run, model: nn.Module) -> dict[str, Any]:
 
 
 def _save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """The checkpoint first: whatever stops the rest, the epoch is kept."""
+    """Write the checkpoint first: if anything stops the rest, the epoch is kept."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     state = Checkpoint(
         model=weights,
@@ -260,6 +259,7 @@ def _save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         epoch=run.epoch,
         optimizer=optimizer.state_dict(),
         history=run.history,
+        frozen_eps=frozen_eps(model),
     )
     state.save(run.out / LAST)
     if _is_best(run.history):

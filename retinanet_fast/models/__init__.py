@@ -15,15 +15,18 @@ from retinanet_fast.models.fpn import BackboneWithFPN, FeaturePyramidNetwork, La
 from retinanet_fast.models.head import RetinaNetHead
 from retinanet_fast.models.resnet import FrozenBatchNorm2d, ResNet
 from retinanet_fast.models.retinanet import RetinaNet
+from retinanet_fast.models.weights import LoadReport, load_weights
 
 __all__ = [
     "BackboneWithFPN",
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "LastLevelP6P7",
+    "LoadReport",
     "ResNet",
     "RetinaNet",
     "RetinaNetHead",
+    "load_weights",
     "retinanet_resnet18_fpn",
     "retinanet_resnet34_fpn",
     "retinanet_resnet50_fpn",

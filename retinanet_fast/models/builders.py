@@ -1,41 +1,41 @@
-"""One function a model, with torchvision's keywords."""
+"""One function per model, with torchvision's keywords."""
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from retinanet_fast.models.fpn import BackboneWithFPN, FeaturePyramidNetwork, LastLevelP6P7
 from retinanet_fast.models.head import RetinaNetHead
 from retinanet_fast.models.resnet import ARCHITECTURES, FrozenBatchNorm2d, ResNet
 from retinanet_fast.models.retinanet import RetinaNet
-from retinanet_fast.models.state import StateSource, load_state
+from retinanet_fast.models.weights import Weights, WeightsSource, load_weights, read_weights
 from retinanet_fast.nn import retinanet_anchor_generator
 
 COCO_CLASSES = 91  # COCO's highest category id and the background
 FPN_CHANNELS = 256
 BODY_LAYERS = 5
 
-_DOC = """RetinaNet on {trunk} with an FPN{version}; the state dict is named as torchvision's.
+_DOC = """RetinaNet on {backbone} with an FPN{version}; the names of its state dict are torchvision's.
 
-    Differs from torchvision's builder in one default: nothing is downloaded, ``weights_backbone`` is None
-    there too.
+    Nothing is downloaded unless ``weights`` or ``weights_backbone`` is a member of a torchvision weights enum. (By
+    default torchvision's builder downloads the backbone's weights; here ``weights_backbone`` is None.)
 
     Args:
-        weights: of the whole detector, or None for fresh ones: a state dict, the path of one, or a
-        torchvision
-            weights enum member (the only one that downloads). Rules out ``weights_backbone``.
-        progress: show the progress of a download. num_classes: counting the background; by default that of
-        ``weights``, else 91. weights_backbone: of the trunk alone, in the same forms; a classifier in it is
-        left out. trainable_backbone_layers: 0 to 5 of the trunk's last layers train, by default 3; all of
-        them where nothing
-            is pretrained.
-        min_size, max_size: the image sides to resize to, in pixels.
+        weights: the weights of the whole detector: a state dict, the path of a file that holds one, or a member
+            of a torchvision weights enum; see ``retinanet_fast.load_weights``. With them ``weights_backbone`` is not
+            read. None: fresh ones.
+        progress: show the progress of a download.
+        num_classes: counting the background. By default that of ``weights``, or 91.
+        weights_backbone: the weights of the ResNet alone, in the same forms. A classifier in them is left out.
+        trainable_backbone_layers: how many of the ResNet's last layers are trained, 0 to 5. By default 3, or all 5
+            where nothing is pretrained.
+        min_size, max_size: shorter and longer side that images are resized to, in pixels.
         **kwargs: see ``RetinaNet``.
 
     Batch norm is {norm}.
@@ -48,10 +48,10 @@ class Builder(Protocol):
     def __call__(
         self,
         *,
-        weights: StateSource | None = None,
+        weights: WeightsSource | None = None,
         progress: bool = True,
         num_classes: int | None = None,
-        weights_backbone: StateSource | None = None,
+        weights_backbone: WeightsSource | None = None,
         trainable_backbone_layers: int | None = None,
         min_size: int | Sequence[int] = 800,
         max_size: int = 1333,
@@ -59,39 +59,37 @@ class Builder(Protocol):
     ) -> RetinaNet: ...
 
 
-def _builder(trunk: str, v2: bool = False) -> Builder:
+def _builder(backbone: str, v2: bool = False) -> Builder:
     def build(
         *,
-        weights: StateSource | None = None,
+        weights: WeightsSource | None = None,
         progress: bool = True,
         num_classes: int | None = None,
-        weights_backbone: StateSource | None = None,
+        weights_backbone: WeightsSource | None = None,
         trainable_backbone_layers: int | None = None,
         min_size: int | Sequence[int] = 800,
         max_size: int = 1333,
         **kwargs: Any,
     ) -> RetinaNet:
-        state = None if weights is None else load_state(weights, progress)
-        pretrained = state is not None or weights_backbone is not None
-        body = ResNet(ARCHITECTURES[trunk], FrozenBatchNorm2d if pretrained and not v2 else nn.BatchNorm2d)
-        if state is None and weights_backbone is not None:
-            _load_body(body, load_state(weights_backbone, progress))
+        given = None if weights is None else read_weights(weights, progress)
+        pretrained = given is not None or weights_backbone is not None
+        body = ResNet(ARCHITECTURES[backbone], FrozenBatchNorm2d if pretrained and not v2 else nn.BatchNorm2d)
+        if given is None and weights_backbone is not None:
+            _load_body(body, read_weights(weights_backbone, progress))
         body.freeze_all_but(_trainable_layers(trainable_backbone_layers, pretrained))
 
-        num_classes = _num_classes(num_classes, state)
+        num_classes = _num_classes(num_classes, given)
         parts = _with_v2_parts if v2 else _with_v1_parts
         model = parts(body, num_classes, min_size=min_size, max_size=max_size, **kwargs)
-        if state is not None:
-            model.load_state_dict(state)
-            if _wants_zero_eps(weights):
-                _set_frozen_eps(model, 0.0)
+        if given is not None:
+            load_weights(model, given)
         return model
 
-    build.__name__ = build.__qualname__ = f"retinanet_{trunk}_fpn" + ("_v2" if v2 else "")
+    build.__name__ = build.__qualname__ = f"retinanet_{backbone}_fpn" + ("_v2" if v2 else "")
     build.__doc__ = _DOC.format(
-        trunk=trunk,
+        backbone=backbone,
         version=", torchvision's v2 (GroupNorm in the head, P6 from C5, GIoU)" if v2 else "",
-        norm="trained" if v2 else "trained where nothing is pretrained, and frozen where the trunk is",
+        norm="trained" if v2 else "frozen where the backbone is pretrained, and trained otherwise",
     )
     return build
 
@@ -127,8 +125,10 @@ def _with_fpn(body: ResNet, p6_channels: int) -> BackboneWithFPN:
     return BackboneWithFPN(body, fpn, FPN_CHANNELS)
 
 
-def _load_body(body: ResNet, state: dict[str, Tensor]) -> None:
-    body.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+def _load_body(body: ResNet, weights: Weights) -> None:
+    """The classifier of a ResNet has no place in a detector; everything else must fit."""
+    state = {name: tensor for name, tensor in weights.state.items() if not name.startswith("fc.")}
+    load_weights(body, dataclasses.replace(weights, state=state))
 
 
 def _trainable_layers(requested: int | None, pretrained: bool) -> int:
@@ -144,28 +144,16 @@ def _trainable_layers(requested: int | None, pretrained: bool) -> int:
     return BODY_LAYERS
 
 
-def _num_classes(requested: int | None, state: dict[str, Tensor] | None) -> int:
-    if state is None:
+def _num_classes(requested: int | None, weights: Weights | None) -> int:
+    if weights is None:
         return COCO_CLASSES if requested is None else requested
     try:
-        num_anchors = state["head.regression_head.bbox_reg.bias"].numel() // 4
-        found = state["head.classification_head.cls_logits.bias"].numel() // num_anchors
+        num_anchors = weights.state["head.regression_head.bbox_reg.bias"].numel() // 4
+        found = weights.state["head.classification_head.cls_logits.bias"].numel() // num_anchors
     except KeyError as error:
-        raise ValueError(f"expected the weights of a RetinaNet, found no {error} among them") from None
+        raise ValueError(
+            f"{weights.source}: expected the weights of a RetinaNet, found no {error} among them"
+        ) from None
     if requested not in (None, found):
         raise ValueError(f"expected num_classes={found} for these weights, got {requested}")
     return found
-
-
-def _wants_zero_eps(weights: StateSource | None) -> bool:
-    """Whether these are torchvision's RetinaNet v1 for COCO, trained without an eps in its batch norm."""
-    origin = getattr(weights, "url", weights)
-    if not isinstance(origin, (str, os.PathLike)):
-        return False
-    return os.path.basename(origin).startswith("retinanet_resnet50_fpn_coco-")
-
-
-def _set_frozen_eps(model: nn.Module, eps: float) -> None:
-    for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.eps = eps

@@ -1,4 +1,4 @@
-"""The feature pyramid on top of a trunk (https://arxiv.org/abs/1612.03144)."""
+"""The feature pyramid on top of a ResNet (https://arxiv.org/abs/1612.03144)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ __all__ = ["BackboneWithFPN", "FeaturePyramidNetwork", "LastLevelP6P7"]
 
 
 class LastLevelP6P7(nn.Module):
-    """P6 and P7 by convolutions of stride 2, from P5 where that has ``in_channels`` channels, else from
-    C5."""
+    """P6 and P7 by convolutions of stride 2: from P5 if ``in_channels`` equals ``out_channels``, otherwise from C5."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -32,7 +31,7 @@ class FeaturePyramidNetwork(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, extra_blocks: LastLevelP6P7) -> None:
         super().__init__()
-        # Sequentials of one, for torchvision's names (inner_blocks.0.0.weight).
+        # Sequentials of one module, for torchvision's names (inner_blocks.0.0.weight).
         self.inner_blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(c, out_channels, 1)) for c in in_channels)
         self.layer_blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(out_channels, out_channels, 3, padding=1)) for _ in in_channels
@@ -55,7 +54,7 @@ class FeaturePyramidNetwork(nn.Module):
 
 
 class BackboneWithFPN(nn.Module):
-    """A trunk and its pyramid: images ``[B, 3, H, W]`` to a list of levels ``[B, out_channels, h, w]``."""
+    """A ResNet and its pyramid: images ``[B, 3, H, W]`` to a list of levels ``[B, out_channels, h, w]``."""
 
     def __init__(self, body: nn.Module, fpn: FeaturePyramidNetwork, out_channels: int) -> None:
         super().__init__()

@@ -13,11 +13,11 @@ Norm = Callable[[int], nn.Module]
 
 
 class RetinaNetHead(nn.Module):
-    """Four 3x3 convolutions and an output, once for the classes and once for the boxes.
+    """Four 3x3 convolutions and an output convolution, once for the classes and once for the boxes.
 
-    The levels' outputs stay the lists that ``retinanet_loss`` and ``retinanet_detect`` read:
+    The outputs are lists with one tensor per level, as ``retinanet_loss`` and ``retinanet_detect`` read them:
     ``cls_logits[l]`` ``[B, K * num_classes, H, W]`` and ``bbox_regression[l]`` ``[B, K * 4, H, W]``.
-    ``norm_layer``, a function of the number of channels, puts a normalisation after each hidden convolution.
+    ``norm_layer``, a function of the number of channels, makes the normalisation after each hidden convolution.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class _ClassificationHead(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = _tower(channels, norm)
-        # Every score starts at ``prior``, so that the many background anchors do not swamp the first steps.
+        # Every score starts at ``prior``: otherwise the many background anchors would dominate the first steps.
         self.cls_logits = _conv(channels, num_anchors * num_classes, bias=-math.log((1 - prior) / prior))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""ResNet and ResNeXt trunks (https://arxiv.org/abs/1512.03385, https://arxiv.org/abs/1611.05431).
+"""ResNet and ResNeXt without their classifiers (https://arxiv.org/abs/1512.03385, https://arxiv.org/abs/1611.05431).
 
-Parameters carry torchvision's names, and the stride of a bottleneck is on its 3x3 convolution as there.
+Parameters have torchvision's names. As in torchvision, the stride of a bottleneck is in its 3x3 convolution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class Architecture(NamedTuple):
-    """What tells one trunk from another."""
+    """What distinguishes one ResNet from another."""
 
     bottleneck: bool
     depths: tuple[int, int, int, int]  # blocks of layer1 to layer4
@@ -39,8 +39,7 @@ ARCHITECTURES = {
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine parameters are constants: ``(x - mean) / sqrt(var + eps) * w +
-    b``."""
+    """Batch norm with constant statistics and parameters: ``(x - mean) / sqrt(var + eps) * weight + bias``."""
 
     weight: Tensor
     bias: Tensor
@@ -69,7 +68,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A trunk without its classifier: images ``[B, 3, H, W]`` to C3, C4 and C5, at strides 8, 16 and 32."""
+    """A ResNet without its classifier: images ``[B, 3, H, W]`` to C3, C4 and C5, at strides 8, 16 and 32."""
 
     def __init__(self, architecture: Architecture, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -95,7 +94,7 @@ class ResNet(nn.Module):
         return [c3, c4, self.layer4(c4)]
 
     def freeze_all_but(self, trainable_layers: int) -> None:
-        """Let only the last ``trainable_layers`` of conv1 (with bn1) and layer1 to layer4 train."""
+        """Train only the last ``trainable_layers`` of the five layers conv1 (with bn1), layer1, ..., layer4."""
         trained = ("layer4", "layer3", "layer2", "layer1", "conv1")[:trainable_layers]
         if trainable_layers == 5:
             trained += ("bn1",)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retinanet_fast import ops
 from retinanet_fast.models.head import RetinaNetHead
-from retinanet_fast.models.state import rename_old_keys
+from retinanet_fast.models.weights import rename_old_keys
 from retinanet_fast.nn import AnchorGenerator, DetectionTransform, retinanet_anchor_generator
 from retinanet_fast.structures import AnchorGrid, Detections
 
@@ -21,23 +21,26 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class RetinaNet(nn.Module):
-    """RetinaNet (https://arxiv.org/abs/1708.02002) with the inputs, outputs and state of torchvision's.
+    """RetinaNet (https://arxiv.org/abs/1708.02002) with the inputs, outputs and state dict of torchvision's.
 
-    Called with ``images``, a list of float ``[3, H, W]`` in 0 to 1 of any sizes. In training ``targets`` too,
-    one dict an image of ``boxes`` (float ``[N, 4]``, xyxy in the image's pixels, x2 > x1 and y2 > y1) and
-    ``labels`` (int64 ``[N]`` in ``[0, num_classes)``); returns the losses ``{"classification",
-    "bbox_regression"}``. In evaluation returns one dict an image of ``boxes``, ``scores`` and ``labels``,
-    best first.
+    It is called with ``images``, a list of float tensors ``[3, H, W]`` in 0 to 1, of any sizes.
+
+    In training it also takes ``targets``, one dict per image of ``boxes`` (float ``[N, 4]``, xyxy in the image's
+    pixels, x2 > x1 and y2 > y1) and ``labels`` (int64 ``[N]`` in ``[0, num_classes)``), and returns the losses
+    ``{"classification", "bbox_regression"}``. In evaluation it returns one dict per image of ``boxes``, ``scores``
+    and ``labels``, best first.
 
     Args:
-        backbone: images to a list, or a dict, of levels, each with ``backbone.out_channels`` channels.
-        num_classes: counting the background, which is class 0 by torchvision's custom. min_size, max_size,
-        image_mean, image_std: see ``DetectionTransform``; so too further keywords. anchor_generator, head:
-        the parts to use in place of RetinaNet's own. proposal_matcher: an object with ``high_threshold``,
-        ``low_threshold`` and ``allow_low_quality_matches``,
-            torchvision's ``Matcher`` for one, to use in place of ``fg_iou_thresh`` and ``bg_iou_thresh``.
+        backbone: turns images into a list or a dict of levels with ``backbone.out_channels`` channels each.
+        num_classes: counting the background, which is class 0 by torchvision's convention.
+        min_size, max_size, image_mean, image_std: see ``DetectionTransform``.
+        anchor_generator, head: used instead of RetinaNet's own.
+        proposal_matcher: an object with ``high_threshold``, ``low_threshold`` and ``allow_low_quality_matches``, such
+            as torchvision's ``Matcher``; used instead of ``fg_iou_thresh`` and ``bg_iou_thresh``.
         score_thresh, nms_thresh, detections_per_img, topk_candidates: see ``ops.retinanet_detect``.
+        fg_iou_thresh, bg_iou_thresh: ``high_threshold`` and ``low_threshold`` of ``ops.match_anchors``.
         alpha, gamma, box_loss, smooth_l1_beta: see ``ops.retinanet_loss``.
+        **transform_options: ``size_divisible`` and ``fixed_size`` of ``DetectionTransform``.
     """
 
     def __init__(
@@ -153,7 +156,7 @@ def _check_targets(targets: Sequence[Target] | None, num_images: int) -> None:
     if targets is None:
         raise ValueError("RetinaNet: expected targets in training mode, got None; call .eval() to detect")
     if len(targets) != num_images:
-        raise ValueError(f"RetinaNet: expected {num_images} targets, one an image, got {len(targets)}")
+        raise ValueError(f"RetinaNet: expected {num_images} targets, one per image, got {len(targets)}")
     for index, target in enumerate(targets):
         if not {"boxes", "labels"} <= target.keys():
             raise ValueError(f"RetinaNet: expected boxes and labels in target {index}, got {sorted(target)}")

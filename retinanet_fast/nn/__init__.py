@@ -1,4 +1,4 @@
-"""What a detector needs around the ops: anchors, and images on their way in and boxes on their way out."""
+"""What a detector needs around the ops: anchors, the batch made of images, and boxes in the images' pixels."""
 
 from retinanet_fast.nn.anchors import AnchorGenerator, retinanet_anchor_generator
 from retinanet_fast.nn.transform import DetectionTransform, ImageBatch

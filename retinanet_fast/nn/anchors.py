@@ -15,11 +15,12 @@ __all__ = ["AnchorGenerator", "retinanet_anchor_generator"]
 class AnchorGenerator(nn.Module):
     """The anchors of each level: every aspect ratio (height / width) at every size (pixels).
 
-    ``sizes[l]`` and ``aspect_ratios[l]`` belong to level ``l``. Flat sequences are taken as one size a level,
-    and as the same ratios on every level. An anchor of size ``s`` and ratio ``r`` is ``s / sqrt(r)`` wide and
-    ``s * sqrt(r)`` high, its corners rounded to whole pixels; shapes are ordered by ratio, then size.
+    ``sizes[l]`` and ``aspect_ratios[l]`` belong to level ``l``. A flat sequence of sizes has one size per level, and
+    a flat sequence of ratios is used on every level. An anchor of size ``s`` and ratio ``r`` is ``s / sqrt(r)`` wide
+    and ``s * sqrt(r)`` high, with its corners rounded to whole pixels. The anchors of a cell are ordered by ratio,
+    then by size.
 
-    Anchors are float32 whatever the model is cast to: bfloat16 would move them by up to 4 pixels at 1024.
+    Anchors stay float32 when the model is cast: in bfloat16 they would be up to 4 pixels off at 1024.
     """
 
     base_anchors: Tensor  # [L, K, 4] float32
@@ -35,7 +36,7 @@ class AnchorGenerator(nn.Module):
         counts = self.num_anchors_per_location()
         if len(set(counts)) != 1:
             raise ValueError(
-                f"AnchorGenerator: expected as many anchors a cell on each level, got {counts}; "
+                f"AnchorGenerator: expected as many anchors per cell on each level, got {counts}; "
                 "give every level the same number of sizes times aspect ratios"
             )
         self.register_buffer("base_anchors", self._make_base_anchors(), persistent=False)
@@ -47,10 +48,13 @@ class AnchorGenerator(nn.Module):
         ]
 
     def forward(self, image_size: Sequence[int], feature_sizes: Sequence[Sequence[int]]) -> AnchorGrid:
-        """The anchors of a padded batch of ``image_size`` (height, width) and levels of ``feature_sizes`` (h,
-        w).
+        """The anchors of a padded batch.
 
-        Anchors lie ``image // feature`` pixels apart, from the upper left corner on.
+        Cells are ``image // feature`` pixels apart, and the first one is at the upper left corner.
+
+        Args:
+            image_size: (height, width) of the padded batch.
+            feature_sizes: (height, width) of each level.
         """
         if len(feature_sizes) != len(self.sizes):
             raise ValueError(f"AnchorGenerator: expected {len(self.sizes)} levels, got {len(feature_sizes)}")

@@ -1,4 +1,4 @@
-"""Images of any size into one normalised batch, and boxes back to the images' own pixels."""
+"""Turns images of any size into one normalised batch, and boxes back to the images' own pixels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class ImageBatch(NamedTuple):
 
 
 class DetectionTransform(nn.Module):
-    """Normalise, resize and pad, value for value as torchvision's detection models do.
+    """Normalise, resize and pad images, value for value as torchvision's detection models do.
 
-    An image is normalised as ``(image - mean) / std``, then resized (bilinear, no antialiasing, its shape
-    kept) so that its shorter side is ``min_size``, or its longer side ``max_size`` where that is the smaller
-    of the two, and padded with zeros at the right and bottom to the batch's largest, rounded up to a multiple
-    of ``size_divisible``. With several ``min_size`` training draws one an image from torch's generator, and
-    evaluation takes the last. ``fixed_size`` (width, height) replaces all of this by one size. Targets'
-    ``boxes`` follow their image; their other entries are passed on as they are.
+    An image is normalised as ``(image - mean) / std`` and resized (bilinear, without antialiasing, its aspect ratio
+    kept) until its shorter side is ``min_size`` or its longer side is ``max_size``, whichever comes first; a side
+    is at least 1 pixel. The batch is padded with zeros at the right and the bottom to its largest height and width,
+    each rounded up to a multiple of ``size_divisible``. Where ``min_size`` has several values, training draws one
+    per image from torch's generator, and evaluation takes the last. ``fixed_size`` (width, height) resizes every
+    image to one size instead. The targets' ``boxes`` are scaled with their image; their other entries are passed on
+    unchanged.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class DetectionTransform(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
     ) -> tuple[ImageBatch, list[Target] | None]:
-        """Images ``[C, H, W]``, float in 0 to 1, and their targets; the caller's are left as they are."""
+        """The batch of images ``[C, H, W]``, float in 0 to 1, and their targets; the arguments are not changed."""
         _check_images(images)
         mean, std = (images[0].new_tensor(x)[:, None, None] for x in (self.image_mean, self.image_std))
         resized = [self._resize((image - mean) / std) for image in images]
@@ -91,7 +92,7 @@ class DetectionTransform(nn.Module):
         if self.training and len(self.min_size) > 1:
             min_size = self.min_size[int(torch.rand(()) * len(self.min_size))]
         scale = min(min_size / min(height, width), self.max_size / max(height, width))
-        return math.floor(height * scale), math.floor(width * scale)
+        return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 
     def _pad(self, images: Sequence[Tensor]) -> Tensor:
         height = self._round_up(max(image.shape[-2] for image in images))

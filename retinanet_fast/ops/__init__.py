@@ -1,4 +1,4 @@
-"""The ops, CPU and CUDA, as functions; ``retinanet_fast.reference`` has the same names in plain PyTorch."""
+"""The ops as functions, for CPU and CUDA; ``retinanet_fast.reference`` has the same names in plain PyTorch."""
 
 from retinanet_fast.ops.batched_nms import batched_nms
 from retinanet_fast.ops.box_iou import box_iou

@@ -1,4 +1,4 @@
-"""Non-maximum suppression, class by class."""
+"""Non-maximum suppression within each class."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,15 @@ from retinanet_fast import _ext  # noqa: F401  registers the ops
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """:func:`nms` among the boxes of each class alone.
+    """:func:`nms` within each class.
 
-    Classes are compared, so the result is exact for any coordinates and any number of classes. (torchvision
-    shifts the classes apart in float32, which rounds and can let boxes of two classes overlap; its per-class
-    loop, which it takes for many boxes, agrees with this function always.)
+    Classes are compared, so the result is exact for any coordinates and any number of classes. The order is that of a
+    stable descending sort: equal scores keep their input order, and NaN scores come first.
+
+    torchvision does this in two ways. For few boxes (on the CPU up to 1,000) it moves the classes apart in float32,
+    which rounds, and can let boxes of two classes overlap where coordinates are negative; where it does neither, it
+    returns the same indices in the same order. For more boxes it loops over the classes: it always keeps the same
+    boxes, but its last sort is not stable, so that boxes of equal score may be in another order.
 
     Args:
         boxes: ``[N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.
@@ -20,11 +24,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         iou_threshold: as in :func:`nms`.
 
     Returns:
-        ``[M]`` int64, the indices of the kept boxes of all classes by descending score (equal scores: input
-        order; NaN first). Not differentiable.
+        ``[M]`` int64, the indices of the kept boxes of all classes by descending score. Not differentiable.
 
     Raises:
-        ValueError: shapes or devices that do not go together.
+        ValueError: shapes or devices that do not match.
         TypeError: boxes that are not floating point, scores of another dtype, or idxs that are not integers.
     """
     return torch.ops.retinanet_fast.batched_nms(boxes, scores, idxs, iou_threshold)

@@ -7,7 +7,7 @@ from retinanet_fast import _ext  # noqa: F401  registers the ops
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Intersection over union of every pair of two sets of boxes.
+    """Intersection over union of every pair of boxes from two sets.
 
     ``iou = inter / (area1 + area2 - inter)``, evaluated in that order and never contracted into fused
     multiply-adds: the same bits on every CPU and on CUDA. float16 and bfloat16 are computed in float32.
@@ -18,7 +18,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Returns:
         ``[N, M]`` in the boxes' dtype; ``nan`` for a pair of boxes without area (0 / 0) or with a NaN corner.
-        Differentiable by both; where two corners coincide the gradient is shared evenly, as in
+        Differentiable by both. Where two corners coincide, the gradient is shared evenly, as in
         ``torch.maximum``.
 
     Raises:

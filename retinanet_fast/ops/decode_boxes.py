@@ -1,4 +1,4 @@
-"""Regression outputs to boxes."""
+"""Boxes from regression outputs."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def decode_boxes(
     max_log_scale: float = math.log(1000 / 16),
     image_size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """The boxes that deltas make of anchors, row by row: the inverse of :func:`encode_boxes`.
+    """The boxes that deltas turn anchors into, row by row: the inverse of :func:`encode_boxes`.
 
     With centres ``(x, y)`` and sides ``(w, h)`` (R-CNN's box coding, https://arxiv.org/abs/1311.2524,
     appendix C)::
@@ -29,13 +29,13 @@ def decode_boxes(
         deltas: ``[N, 4]`` floating point, ``(dx, dy, dw, dh)``.
         anchors: ``[N, 4]`` ``(x1, y1, x2, y2)`` in pixels, on the same device.
         weights: ``(wx, wy, ww, wh)``, none of them 0.
-        max_log_scale: upper clamp of the log scales, so that no box becomes infinite.
+        max_log_scale: upper limit of ``dw / ww`` and ``dh / wh``, so that no box becomes infinite.
         image_size: ``(height, width)`` to clip the boxes to.
 
     Returns:
         ``[N, 4]`` boxes in the wider of the two dtypes; float16 and bfloat16 are computed in float32. NaN
-        deltas give NaN boxes, clipped or not. Differentiable by deltas and anchors; as with ``torch.clamp``
-        the gradient is 0 outside of a clamp's range and passes at its ends.
+        deltas give NaN boxes, clipped or not. Differentiable by deltas and anchors. As with ``torch.clamp``, the
+        gradient is 0 outside a clamp's range and passes at its ends.
 
     Raises:
         ValueError: shapes that are not ``[N, 4]`` or differ in ``N``, different devices, not four weights.

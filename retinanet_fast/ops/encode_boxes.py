@@ -1,4 +1,4 @@
-"""Boxes to regression targets."""
+"""Regression targets from boxes."""
 
 from collections.abc import Sequence
 

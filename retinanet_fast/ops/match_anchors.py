@@ -1,4 +1,4 @@
-"""Anchors to ground-truth boxes."""
+"""The ground-truth box of each anchor."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -19,37 +19,38 @@ def match_anchors(
     allow_low_quality_matches: bool = True,
     match_zero_iou: bool = True,
 ) -> Tensor:
-    """Which ground-truth box each anchor is trained on (Faster R-CNN's rule, https://arxiv.org/abs/1506.01497).
+    """The ground-truth box that each anchor is trained on (Faster R-CNN's rule, https://arxiv.org/abs/1506.01497).
 
-    With ``best[a]`` the largest IoU of anchor ``a`` with its image's boxes and ``argbest[a]`` that box, the first on
-    ties::
+    ``best[a]`` is the largest IoU of anchor ``a`` with the boxes of its image, and ``argbest[a]`` the box that has it,
+    the first one on ties::
 
         match[a] = argbest[a]     if best[a] >= high_threshold, or a has some box's best IoU
                    -2             else if best[a] >= low_threshold
                    -1             else
 
-    An anchor "has some box's best IoU" when its IoU with that box equals, to the bit, the largest that any anchor has;
-    it still belongs to its own best box. Nothing of the size of anchors times boxes is stored, and anchors of an
-    :class:`AnchorGrid` are never stored at all.
+    An anchor "has some box's best IoU" if its IoU with that box equals, to the bit, the largest IoU that any anchor has
+    with it; the anchor still belongs to its own best box. No matrix of anchors times boxes is stored, and the anchors
+    of an :class:`AnchorGrid` are never stored at all.
 
     Args:
-        anchors: ``[A, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels, or an :class:`AnchorGrid`. One with a NaN
-            corner overlaps nothing.
-        gt_boxes: an image's boxes each, ``[G_i, 4]``, on the anchors' device. ``G_i`` may be 0: all background.
-        high_threshold: IoU of a foreground anchor.
+        anchors: ``[A, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels, or an :class:`AnchorGrid`. An anchor with a
+            NaN corner overlaps nothing.
+        gt_boxes: one tensor ``[G_i, 4]`` per image, on the anchors' device. ``G_i`` may be 0: all background.
+        high_threshold: IoU from which an anchor is foreground.
         low_threshold: IoU below which an anchor is background.
         allow_low_quality_matches: whether anchors that have a box's best IoU are foreground below the threshold.
-        match_zero_iou: a box that no anchor overlaps has the best IoU 0 with all of them, so that, as in torchvision,
-            every anchor of its image becomes foreground. False leaves such boxes out.
+        match_zero_iou: whether a box that no anchor overlaps takes part. Its best IoU is 0, which, as in torchvision,
+            makes every anchor that overlaps no box foreground.
 
     Returns:
-        ``[B, A]`` int64: index of the box in its image, -1 background, -2 between the thresholds. IoUs are computed
-        in float32, or float64 where anchors or boxes are. The same on CPU and CUDA. Not differentiable.
+        ``[B, A]`` int64: the index of the box in its image, -1 background, -2 ignored (between the thresholds). IoUs
+        are computed in float32, or in float64 if anchors or boxes are float64. The same on CPU and CUDA. Not
+        differentiable.
 
     Raises:
         ValueError: wrong shapes or devices, ``low_threshold > high_threshold``, or a box that is not finite or has no
-            area, with its image and row. On CUDA, where that is only seen by the GPU, such a box is left out, and
-            the next call on that device raises the error: nothing waits for the GPU.
+            area, with its image and row. On CUDA the GPU alone sees such a box: it is left out, and the next call on
+            that device raises the error, so that no call waits for the GPU.
         TypeError: anchors or boxes that are not floating point.
     """
     return torch.ops.retinanet_fast.match_anchors(
@@ -63,7 +64,7 @@ def match_anchors(
 
 
 def grid_arguments(anchors: Tensor | AnchorGrid) -> tuple[Tensor, list[int], list[int]]:
-    """``anchors`` as the three arguments that the dispatcher knows: a tensor, strides and grid sizes."""
+    """``anchors`` as the three arguments of the op's schema: a tensor, strides and grid sizes."""
     if isinstance(anchors, AnchorGrid):
         return (
             anchors.base_anchors,
@@ -74,7 +75,7 @@ def grid_arguments(anchors: Tensor | AnchorGrid) -> tuple[Tensor, list[int], lis
 
 
 def count_anchors(anchors: Tensor, grid_sizes: Sequence[int]) -> int:
-    """A, from the dispatcher's arguments."""
+    """A, from the arguments of the op's schema."""
     if anchors.dim() == 2:
         return anchors.shape[0]
     cells = sum(h * w for h, w in zip(grid_sizes[::2], grid_sizes[1::2], strict=True))

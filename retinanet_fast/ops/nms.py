@@ -7,14 +7,16 @@ from retinanet_fast import _ext  # noqa: F401  registers the ops
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Greedy non-maximum suppression: in order of descending score, a box is kept unless a kept box before it
-    overlaps it by ``IoU > iou_threshold``.
+    """Greedy non-maximum suppression: by descending score, a box is kept unless it overlaps a box kept before it by
+    ``IoU > iou_threshold``.
 
-    The order is that of a stable descending sort: equal scores keep their input order and NaN scores come
-    first. The IoU, in float32 (float64 boxes: float64) and with :func:`box_iou`'s order of operations, is
-    compared as a real number with the Python float ``iou_threshold``, on the CPU and on CUDA alike, so that both
-    keep the same boxes. (torchvision rounds the threshold to float32 on CUDA.) Boxes without area, whose
-    IoU with each other is 0 / 0, and boxes with a NaN corner suppress nothing and are kept.
+    The order is that of a stable descending sort: equal scores keep their input order, and NaN scores come first. This
+    is torchvision's order too.
+
+    The IoU is computed in float32 (in float64 for float64 boxes), in :func:`box_iou`'s order of operations, and
+    compared with ``iou_threshold`` in float64, on the CPU and on CUDA, so that both keep the same boxes. (On CUDA
+    torchvision rounds the threshold to float32.) Boxes without area, whose IoU with each other is 0 / 0, and boxes with
+    a NaN corner are kept and suppress nothing.
 
     Args:
         boxes: ``[N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.
@@ -22,11 +24,11 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         iou_threshold: any number; below 0 boxes that do not overlap suppress each other too.
 
     Returns:
-        ``[M]`` int64, the indices of the kept boxes by descending score. Not differentiable. Its length makes
-        the one synchronisation with a CUDA device.
+        ``[M]`` int64, the indices of the kept boxes by descending score. Not differentiable. On CUDA the call
+        synchronises once, to learn M.
 
     Raises:
-        ValueError: shapes or devices that do not go together.
+        ValueError: shapes or devices that do not match.
         TypeError: boxes that are not floating point, or scores of another dtype.
     """
     return torch.ops.retinanet_fast.nms(boxes, scores, iou_threshold)

@@ -17,10 +17,10 @@ def padded_batched_nms(
     counts: Tensor | None = None,
     max_output: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`batched_nms` of every image of a batch in one call, for detectors that pad their images' boxes.
+    """:func:`batched_nms` for every image of a batch in one call, for detectors that pad their images' boxes.
 
-    Images and classes are compared as one integer, ``image * 2^32 + class``, so that the batch is a single
-    suppression; ties, NaN and the threshold are as in :func:`batched_nms`.
+    Image and class are compared as one integer, ``image * 2^32 + class``, so that the batch needs a single call of
+    :func:`batched_nms`. Ties, NaN and the threshold are treated as there.
 
     Args:
         boxes: ``[B, N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.
@@ -28,15 +28,15 @@ def padded_batched_nms(
         idxs: ``[B, N]``, classes, integers that fit into 32 bits.
         iou_threshold: as in :func:`nms`.
         counts: ``[B]`` integers: only the first ``counts[b]`` boxes of image ``b`` exist. All by default.
-        max_output: M, at most so many boxes are kept of an image, the best. N by default.
+        max_output: M, the most boxes that are kept per image; the best are. N by default.
 
     Returns:
-        ``(kept, num_kept)``: ``kept`` ``[B, M]`` int64, indices into each image's N boxes by descending score, -1
-        behind the first ``num_kept[b]``; ``num_kept`` ``[B]`` int64. Not differentiable. One synchronisation with
-        a CUDA device for the whole batch.
+        ``(kept, num_kept)``: ``kept`` ``[B, M]`` int64, indices into each image's N boxes by descending score, and -1
+        after the first ``num_kept[b]``; ``num_kept`` ``[B]`` int64. Not differentiable. On CUDA the call
+        synchronises once for the whole batch.
 
     Raises:
-        ValueError: shapes or devices that do not go together, or a negative ``max_output``.
+        ValueError: shapes or devices that do not match, or a negative ``max_output``.
         TypeError: boxes that are not floating point, scores of another dtype, or idxs that are not integers.
     """
     _check(boxes, scores, idxs, counts, max_output)

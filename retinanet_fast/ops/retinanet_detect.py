@@ -1,4 +1,4 @@
-"""From the head's outputs to detections."""
+"""Detections from the head's outputs."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ def retinanet_detect(
 ) -> Detections:
     """The detections of a batch from the head's level outputs, at fixed size and without a host synchronisation.
 
-    Per image and level the ``topk_candidates`` best (anchor, class) pairs with ``sigmoid(logit) > score_thresh``
-    are decoded and clipped to the image (RetinaNet, https://arxiv.org/abs/1708.02002, section 4.1); of all levels
-    together, class-wise :func:`batched_nms` keeps the best ``detections_per_img``.
+    For each image and level, the ``topk_candidates`` best (anchor, class) pairs with ``sigmoid(logit) > score_thresh``
+    are decoded and clipped to the image (RetinaNet, https://arxiv.org/abs/1708.02002, section 4.1). Among those of all
+    levels, :func:`batched_nms` keeps the best ``detections_per_img``.
 
-    Logits and deltas are read as float32 where they lie: NCHW, channels_last and strided slices without a copy. The
-    score and the box are computed in float64 and rounded once to float32, so that the CPU, CUDA and the eager twin
-    agree to the bit. Candidates are ordered by score; equal scores by level, then by the lower flattened index
-    ``((y * W + x) * K + k) * C + class``. A NaN logit is no candidate. Scores all above the threshold, all equal or
-    each better than the one before take at most 8 times as long on the CPU as those of a model in training
-    (``python -m benchmarks --filter retinanet_detect``).
+    Logits and deltas are read as float32 where they lie: NCHW, channels_last and strided slices are not copied. Scores
+    and boxes are computed in float64 and rounded once to float32, so that the CPU, CUDA and the eager twin agree to
+    the bit. Candidates are ordered by descending score, equal scores by level and then by the flattened index
+    ``((y * W + x) * K + k) * C + class``. A NaN logit is no candidate. On the CPU the worst distributions of scores
+    (all above the threshold, all equal, or each better than the one before) take at most 8 times as long as the scores
+    of a model in training (``python -m benchmarks --filter retinanet_detect``).
 
-    With ``soft_nms`` (https://arxiv.org/abs/1704.04503) boxes are not removed: each detection, best first, multiplies
-    the scores of its class's other candidates by ``1 - IoU`` where ``IoU > nms_thresh`` ("linear") or by
-    ``exp(-IoU^2 / soft_nms_sigma)`` ("gaussian"), and those no longer above ``score_thresh`` are dropped.
+    With ``soft_nms`` (https://arxiv.org/abs/1704.04503) no box is suppressed outright: each detection, best first,
+    multiplies the scores of the other candidates of its class by ``1 - IoU`` where ``IoU > nms_thresh`` ("linear") or
+    by ``exp(-IoU^2 / soft_nms_sigma)`` ("gaussian"), and candidates no longer above ``score_thresh`` are dropped.
 
     Args:
-        cls_logits: per level ``[B, K * C, H, W]``, channel ``k * C + class``; one floating dtype.
-        bbox_regression: per level ``[B, K * 4, H, W]``, channel ``k * 4 + j`` of ``(dx, dy, dw, dh)``.
-        anchors: an ``AnchorGrid`` or ``[A, 4]`` boxes, ordered by level, y, x, k; xyxy in pixels.
-        image_sizes: (height, width) pairs, or an integer tensor ``[B, 2]`` on any device. In a CUDA graph a
-            tensor on the device takes new values at each replay.
-        score_thresh: a number, rounded to float32, or one for each class, ``[C]``.
+        cls_logits: one tensor ``[B, K * C, H, W]`` per level, channel ``k * C + class``; all of one floating dtype.
+        bbox_regression: one tensor ``[B, K * 4, H, W]`` per level, channel ``k * 4 + j`` of ``(dx, dy, dw, dh)``.
+        anchors: an :class:`AnchorGrid`, or boxes ``[A, 4]`` ordered by level, y, x, k; xyxy in pixels.
+        image_sizes: (height, width) pairs, or an integer tensor ``[B, 2]`` on any device. In a CUDA graph, the values
+            of a tensor on the device are read at each replay.
+        score_thresh: a number, rounded to float32, or a tensor ``[C]`` with one per class.
         topk_candidates: at least 1.
         nms_thresh: as in :func:`nms`.
         detections_per_img: D, at least 1.
-        box_weights: the weights of the box coding, see :func:`decode_boxes`.
+        box_weights: ``weights`` of :func:`decode_boxes`.
         soft_nms: ``None``, ``"linear"`` or ``"gaussian"``.
-        soft_nms_sigma: of the Gaussian, greater than 0.
+        soft_nms_sigma: sigma of "gaussian", greater than 0.
 
     Returns:
-        ``Detections`` of float32 boxes ``[B, D, 4]`` and scores ``[B, D]``, int64 labels ``[B, D]`` in ``[0, C)`` and
-        counts ``[B]``; beyond an image's count boxes and scores are 0 and labels -1. Not differentiable.
+        :class:`Detections` of float32 boxes ``[B, D, 4]`` and scores ``[B, D]``, int64 labels ``[B, D]`` in ``[0, C)``
+        and counts ``[B]``. After an image's count, boxes and scores are 0 and labels -1. Not differentiable.
 
     Raises:
-        ValueError: shapes, devices or settings that do not go together.
+        ValueError: shapes, devices or settings that do not match.
         TypeError: outputs that are not floating point or of mixed dtypes, or image sizes that are not integers.
     """
     sizes = image_sizes if isinstance(image_sizes, Tensor) else _size_tensor(image_sizes)
@@ -85,7 +85,7 @@ def retinanet_detect(
 
 
 def _size_tensor(image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """On the host: the kernels take the values from there, without a copy that would synchronise."""
+    """The sizes as a tensor on the host: the kernels read them there, without a copy that would synchronise."""
     return torch.tensor([list(size) for size in image_sizes], dtype=torch.int64).reshape(-1, 2)
 
 

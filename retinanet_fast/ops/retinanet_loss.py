@@ -26,31 +26,32 @@ def retinanet_loss(
     allow_low_quality_matches: bool = True,
     match_zero_iou: bool = True,
 ) -> dict[str, Tensor]:
-    """RetinaNet's classification and box loss (Lin et al., https://arxiv.org/abs/1708.02002) of a batch.
+    """RetinaNet's classification loss and box loss (Lin et al., https://arxiv.org/abs/1708.02002) of a batch.
 
-    With ``F_b`` the foreground anchors of image ``b`` by :func:`match_anchors`::
+    ``F_b`` is the number of foreground anchors of image ``b`` by :func:`match_anchors`::
 
-        classification  = 1/B sum_b 1/max(1, F_b) sum of focal(logit) over all anchors but those in between
+        classification  = 1/B sum_b 1/max(1, F_b) sum of focal(logit) over all anchors that are not ignored
         bbox_regression = 1/B sum_b 1/max(1, F_b) sum of box_loss over the foreground anchors
 
-    ``box_loss`` is ``"l1"`` or ``"smooth_l1"`` of the distance between the deltas and the encoded box
+    ``box_loss`` is ``"l1"`` or ``"smooth_l1"`` of the difference between the deltas and the encoded box
     (:func:`encode_boxes`), or ``"giou"``, ``1 - GIoU`` of the decoded box and its target
     (https://arxiv.org/abs/1902.09630).
 
-    The levels are read where they lie: contiguous, channels last, a mixture, or slices of a wider output;
-    nothing is permuted, concatenated or copied, and gradients have the layout of their inputs.
+    The levels are read where they lie: contiguous, channels_last, a mixture of these, or slices of a wider output.
+    Nothing is permuted, concatenated or copied, and gradients have the layout of their inputs.
 
     Args:
-        cls_logits: a level each, ``[B, K * C, H, W]``; channel ``k * C + c`` is class ``c`` of a cell's anchor ``k``.
-        bbox_regression: the same levels' deltas, ``[B, K * 4, H, W]``, of the same dtype.
+        cls_logits: one tensor ``[B, K * C, H, W]`` per level; channel ``k * C + c`` is class ``c`` of anchor ``k`` of a
+            cell.
+        bbox_regression: the deltas of the same levels, ``[B, K * 4, H, W]``, of the same dtype.
         anchors: an :class:`AnchorGrid`, or ``[A, 4]`` in the order level, y, x, k; xyxy in pixels.
-        gt_boxes: an image's boxes each, ``[G_i, 4]``, xyxy in pixels.
+        gt_boxes: one tensor ``[G_i, 4]`` per image, xyxy in pixels.
         gt_labels: their classes, ``[G_i]`` int64 in ``[0, C)``.
-        alpha: weight of foreground, ``1 - alpha`` that of background; -1 for none.
+        alpha: the weight of foreground; background has ``1 - alpha``. -1: both have 1.
         gamma: the focusing exponent, at least 0.
         box_loss: ``"l1"``, ``"smooth_l1"`` or ``"giou"``.
         smooth_l1_beta: where smooth L1 turns from square to linear.
-        box_weights: the box coding's ``(wx, wy, ww, wh)``.
+        box_weights: ``weights`` of :func:`encode_boxes`.
         high_threshold, low_threshold, allow_low_quality_matches, match_zero_iou: see :func:`match_anchors`.
 
     Returns:
@@ -59,7 +60,7 @@ def retinanet_loss(
         every run and for any number of threads.
 
     Raises:
-        ValueError: shapes, devices or options that do not fit, or a box without area (see :func:`match_anchors`).
+        ValueError: shapes, devices or options that do not match, or a box without area (see :func:`match_anchors`).
         TypeError: dtypes other than these.
         IndexError: a label outside ``[0, C)``, with its image and row.
     """

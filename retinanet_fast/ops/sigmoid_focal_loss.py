@@ -1,4 +1,4 @@
-"""The focal loss of independent binary classifiers, one for each class."""
+"""The focal loss of independent binary classifiers, one per class."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ _sigmoid_focal_loss = torch.ops.retinanet_fast.sigmoid_focal_loss.default
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none"
 ) -> Tensor:
-    """Focal loss of logits ``x`` against targets ``t``, element by element (Lin et al., "Focal Loss for Dense
-    Object Detection", https://arxiv.org/abs/1708.02002).
+    """Focal loss of each logit ``x`` with its target ``t`` (Lin et al., "Focal Loss for Dense Object Detection",
+    https://arxiv.org/abs/1708.02002).
 
     ::
 
@@ -20,32 +20,33 @@ def sigmoid_focal_loss(
         p_t = p t + (1 - p) (1 - t)            a_t = alpha t + (1 - alpha) (1 - t)
         loss = a_t (1 - p_t)^gamma ce
 
-    Nothing is computed by subtracting close numbers, so that loss and gradients are finite and right for every
-    finite logit. float16 and bfloat16 are computed in float32; sums are kept in float64 and added in a fixed
-    order: the same bits on every run and for any number of threads.
+    No close numbers are subtracted, so that loss and gradients are finite and accurate for every finite logit.
+    float16 and bfloat16 are computed in float32. Sums are kept in float64 and added in a fixed order: the same bits on
+    every run and for any number of threads.
 
     Args:
         inputs: logits, floating point, of any shape.
-        targets: either floating point in the shape of ``inputs``, values in [0, 1]; or int64 or int32 class indices
-            of shape ``inputs.shape[:-1]`` for logits ``[..., K]``: ``k`` in [0, K) says that class ``k`` has t = 1 and
-            the others t = 0, -1 (background) that all have t = 0, -2 (ignored) that the row has neither loss nor
-            gradient. Where a float dtype differs from the logits', the wider one is computed in.
-        alpha: weight of t = 1, in [0, 1]; -1 leaves ``a_t`` out.
+        targets: either ``t`` itself, floating point in the shape of ``inputs`` with values in [0, 1] (one-hot targets
+            too: ``torch.nn.functional.one_hot(...).float()``), or class indices, int64 or int32 of shape
+            ``inputs.shape[:-1]`` for logits ``[..., K]``. With an index ``k`` in [0, K), class ``k`` has t = 1 and the
+            others t = 0; with -1 (background) all have t = 0; with -2 (ignored) the row has no loss and no gradient.
+            Float targets of another dtype than the logits are computed in the wider of the two.
+        alpha: the weight of t = 1, in [0, 1]; t = 0 has ``1 - alpha``. -1 leaves ``a_t`` out.
         gamma: exponent, finite and not negative; 2 is the fastest.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``, which divides by ``inputs.numel()``, ignored rows included.
 
     Returns:
-        The losses in the shape of ``inputs``, or a scalar; always in the dtype of ``inputs``. Nothing is cast under
-        autocast. No elements have sum 0 and mean NaN. A NaN logit makes its loss and gradient NaN.
+        The losses in the shape of ``inputs``, or a scalar; always in the dtype of ``inputs``, under autocast too. Of no
+        elements at all the sum is 0 and the mean NaN. A NaN logit makes its loss and gradient NaN.
 
         Differentiable once by ``inputs`` and by float ``targets``. A reduced loss is computed together with its
-        gradient by ``inputs`` (unless in float16, or while being traced), which is held until the backward pass; a
-        second one, with ``retain_graph=True``, computes it again.
+        gradient by ``inputs`` (except in float16 and while being traced), which is kept until the backward pass; a
+        second backward pass, after ``retain_graph=True``, computes it again.
 
     Raises:
         ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
-            outside of the above.
-        TypeError: a dtype outside of the above.
+            other than these.
+        TypeError: a dtype other than these.
         IndexError: an integer target outside [-2, K). On CUDA that is a device-side assertion, as
             ``torch.nn.functional.cross_entropy`` has it.
         NotImplementedError: a second derivative.

@@ -1,4 +1,4 @@
-"""The focal loss of one classifier among exclusive classes."""
+"""The focal loss of a classifier with exclusive classes."""
 
 from collections.abc import Sequence
 
@@ -17,33 +17,33 @@ def softmax_focal_loss(
     gamma: float = 2.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """Focal loss of rows of logits ``x`` with the class ``t`` each, the categorical form of the focal loss (Lin et
-    al., "Focal Loss for Dense Object Detection", https://arxiv.org/abs/1708.02002).
+    """The categorical focal loss of each row of logits ``x`` with its class ``t`` (Lin et al., "Focal Loss for Dense
+    Object Detection", https://arxiv.org/abs/1708.02002).
 
     ::
 
         p = softmax(x)         loss = -alpha_t (1 - p_t)^gamma ln(p_t)
 
-    ``1 - p_t`` is made of the other classes' exponentials, so that the loss keeps its precision where ``p_t`` is
-    close to 1; loss and gradient are finite for logits that differ by hundreds. float16 and bfloat16 are computed
-    in float32; sums are kept in float64 and added in a fixed order: the same bits on every run and for any number of
+    ``1 - p_t`` is the sum of the other classes' probabilities, so that the loss keeps its precision where ``p_t`` is
+    close to 1. Loss and gradient are finite for logits that differ by hundreds. float16 and bfloat16 are computed in
+    float32. Sums are kept in float64 and added in a fixed order: the same bits on every run and for any number of
     threads.
 
     Args:
         inputs: ``[N, C]`` logits, floating point.
         targets: ``[N]`` class indices in [0, C), int64 or int32.
-        alpha: a number >= 0, or one weight a class (a sequence or a tensor ``[C]`` that needs no gradient); None is 1.
+        alpha: a number >= 0, or one weight per class (a sequence, or a tensor ``[C]`` that needs no gradient). None: 1.
         gamma: exponent, finite and not negative.
         reduction: ``"mean"``, which divides by N whatever the weights, ``"sum"`` or ``"none"``.
 
     Returns:
-        A scalar, or the losses ``[N]``; always in the dtype of ``inputs``. No rows have sum 0 and mean NaN. A NaN logit
-        makes its row's loss and gradient NaN. Differentiable once by ``inputs``.
+        A scalar, or the losses ``[N]``; always in the dtype of ``inputs``. Of no rows at all the sum is 0 and the mean
+        NaN. A NaN logit makes its row's loss and gradient NaN. Differentiable once by ``inputs``.
 
     Raises:
         ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
-            outside of the above.
-        TypeError: a dtype outside of the above.
+            other than these.
+        TypeError: a dtype other than these.
         IndexError: a target outside [0, C). On CUDA that is a device-side assertion, as
             ``torch.nn.functional.cross_entropy`` has it.
         NotImplementedError: a second derivative.

@@ -1,7 +1,7 @@
 """The ops in a few lines of plain PyTorch each, under the same names and signatures.
 
-These eager twins say what ``retinanet_fast.ops`` computes; tests and benchmarks compare with them. They need
-no built extension. Half types are computed in float32 and returned in their own dtype.
+These eager twins define what ``retinanet_fast.ops`` computes; tests and benchmarks compare with them. They need no
+built extension. float16 and bfloat16 are computed in float32 and returned in their own dtype.
 """
 
 from retinanet_fast.reference.batched_nms import batched_nms

@@ -1,4 +1,4 @@
-"""What several twins share: the dtype they compute in, reductions, and the head's layout."""
+"""What several twins share: the dtype that they compute in, reductions, and the layout of the head's outputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def flatten_level(output: Tensor, values: int) -> Tensor:
 def level_rows(
     cls_logits: Sequence[Tensor], bbox_regression: Sequence[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Per level the logits ``[B, A_l, C]`` and deltas ``[B, A_l, 4]`` of its anchors, in at least float32."""
+    """For each level, the logits ``[B, A_l, C]`` and deltas ``[B, A_l, 4]`` of its anchors, in at least float32."""
     rows = []
     for logits, deltas in zip(cls_logits, bbox_regression, strict=True):
         num_anchors = deltas.shape[1] // 4

@@ -8,7 +8,7 @@ from retinanet_fast.reference.box_iou import box_iou
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """``nms`` among the boxes of each class ``idxs`` alone; indices (int64) of the kept boxes, best first.
+    """``nms`` within each class of ``idxs``; indices (int64) of the kept boxes, best first.
 
     Equal scores keep their input order and NaN scores come first. The IoU, in the boxes' own precision but at
     least float32, is compared with the threshold as float64.

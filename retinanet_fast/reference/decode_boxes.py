@@ -18,7 +18,7 @@ def decode_boxes(
     max_log_scale: float = math.log(1000 / 16),
     image_size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """The xyxy boxes that ``deltas`` make of ``anchors``, both ``[N, 4]``: the inverse of ``encode_boxes``.
+    """The xyxy boxes that ``deltas`` turn ``anchors`` into, both ``[N, 4]``: the inverse of ``encode_boxes``.
 
     ``dw`` and ``dh`` are clamped above at ``max_log_scale``, after the weights. With ``image_size``
     (height, width) the boxes are clipped to the image.

@@ -19,12 +19,13 @@ def match_anchors(
     allow_low_quality_matches: bool = True,
     match_zero_iou: bool = True,
 ) -> Tensor:
-    """Per image and anchor the index of its box, -1 for background or -2 for between; ``[B, A]`` int64.
+    """For each image and anchor, the index of its box, -1 for background or -2 for ignored; ``[B, A]`` int64.
 
-    An anchor belongs to the box of its best IoU (the first on ties) if that is at least ``high_threshold``,
-    and is background below ``low_threshold``. With low-quality matches an anchor that is a box's best (ties
-    included) also belongs to its own best box. ``match_zero_iou=False`` leaves out boxes that no anchor
-    overlaps, which otherwise, as in torchvision, turn every anchor that overlaps no box to foreground.
+    An anchor belongs to the box with which it has its best IoU (the first on ties) if that is at least
+    ``high_threshold``, is background below ``low_threshold``, and is ignored between the two. With low-quality matches,
+    an anchor that has some box's best IoU (ties included) also belongs to its own best box. ``match_zero_iou=False``
+    leaves out boxes that no anchor overlaps; otherwise, as in torchvision, they make every anchor that overlaps no box
+    foreground.
     """
     if low_threshold > high_threshold:
         raise ValueError(

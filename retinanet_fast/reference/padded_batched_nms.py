@@ -15,7 +15,7 @@ def padded_batched_nms(
     counts: Tensor | None = None,
     max_output: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``batched_nms`` of each image of a padded batch: indices ``[B, max_output]``, -1 behind the count of each."""
+    """``batched_nms`` of each image of a padded batch: indices ``[B, max_output]``, -1 after each image's count."""
     batch, n = scores.shape
     limit = n if max_output is None else max_output
     kept = torch.full((batch, limit), -1, device=boxes.device)

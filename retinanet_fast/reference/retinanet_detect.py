@@ -28,10 +28,10 @@ def retinanet_detect(
 ) -> Detections:
     """The detections of a batch from the head's level outputs, at fixed size.
 
-    Per image and level the ``topk_candidates`` best (anchor, class) pairs with sigmoid score >
-    ``score_thresh`` (equal scores: lower index first) are decoded and clipped to the image; class-wise NMS
-    over all levels keeps the best ``detections_per_img``. ``image_sizes`` are (height, width) pairs. Scores
-    and boxes are float64 values of float32 inputs, rounded once to float32.
+    For each image and level, the ``topk_candidates`` best (anchor, class) pairs with sigmoid score > ``score_thresh``
+    (equal scores: lower index first) are decoded and clipped to the image. Among those of all levels, NMS within each
+    class keeps the best ``detections_per_img``. ``image_sizes`` are (height, width) pairs. Scores and boxes are
+    computed in float64 from float32 inputs and rounded once to float32.
     """
     shapes = bbox_regression[0].shape[1] // 4
     classes = cls_logits[0].shape[1] // shapes

@@ -34,9 +34,9 @@ def retinanet_loss(
     """RetinaNet's two training losses from the head's level outputs.
 
     ``cls_logits[l]`` is ``[B, K * C, H, W]`` and ``bbox_regression[l]`` ``[B, K * 4, H, W]``. An image's
-    focal loss (all anchors but those in between) and box loss (foreground anchors: L1 or smooth L1 of the
-    encoded deltas, or GIoU of the decoded boxes) are sums over its anchors, divided by its foreground anchors
-    (at least 1); the batch's losses are the means over images, in at least float32.
+    focal loss is the sum over its anchors that are not ignored. Its box loss is the sum over its foreground anchors of
+    L1 or smooth L1 of the encoded deltas, or of GIoU of the decoded boxes. Both are divided by the number of its
+    foreground anchors (at least 1); the batch's losses are the means over images, in at least float32.
     """
     matches = match_anchors(
         anchors,

@@ -17,8 +17,8 @@ def softmax_focal_loss(
 ) -> Tensor:
     """``-alpha_t (1 - p_t)^gamma ln p_t`` with ``p = softmax(inputs)``, the categorical focal loss.
 
-    ``inputs`` ``[N, C]``, ``targets`` ``[N]`` class indices in ``[0, C)``, ``alpha`` a number or one weight a
-    class. ``mean`` divides by N.
+    ``inputs`` ``[N, C]``, ``targets`` ``[N]`` class indices in ``[0, C)``, ``alpha`` a number or one weight
+    per class. ``mean`` divides by N.
     """
     if not 0 <= gamma < float("inf"):
         raise ValueError(f"softmax_focal_loss: expected gamma finite and not negative, got {gamma}")

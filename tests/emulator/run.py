@@ -59,7 +59,7 @@ def sanitizer_environment() -> dict[str, str]:
 
 def op_tests() -> list[str]:
     ops = sorted(path.stem for path in (ROOT / "retinanet_fast" / "ops").glob("[a-z]*.py"))
-    files = [Path("tests") / f"test_{op}.py" for op in ops]
+    files = [Path("tests") / f"test_{op}{part}.py" for op in ops for part in ("", "_calls")]
     return [str(file) for file in files if (ROOT / file).exists()]
 
 

@@ -1,4 +1,4 @@
-"""Model and device from a recipe."""
+"""Builds the model that a recipe describes, and chooses the device."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import InputError
-from .recipe import Recipe
+from retinanet_fast import models
+from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.recipe import V2, Recipe
+from retinanet_fast.models.resnet import ARCHITECTURES
+from retinanet_fast.nn import AnchorGenerator
 
-V2 = "resnet50_v2"
-# Channels of a group in the head's group norm: 32 groups of 256.
+# Channels per group of the head's group norm: 256 channels in 32 groups.
 GROUP_CHANNELS = 8
 # Standard deviation of the head's weights, as in the paper.
 HEAD_DEVIATION = 0.01
@@ -21,16 +23,14 @@ HEAD_DEVIATION = 0.01
 def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """A fresh RetinaNet; ``num_classes`` counts the background.
 
-    As in torchvision, batch norm is trained from scratch, and frozen, with the first layers of the trunk, where the
-    recipe starts from given weights (``init``, which only training reads).
+    As in torchvision, the backbone's batch norm is trained where the model starts from scratch. Where the recipe
+    starts from given weights (``init``, which only training reads), batch norm and the backbone's first layers are
+    frozen. ``resnet50_v2`` is torchvision's v2: its batch norm is always trained, its head has group norm, P6 is
+    computed from C5, and the box loss is GIoU.
 
     Raises:
         InputError: no such architecture.
     """
-    from retinanet_fast import models
-    from retinanet_fast.models.resnet import ARCHITECTURES
-    from retinanet_fast.nn import AnchorGenerator
-
     sizes = [(size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in recipe.anchor_sizes]
     keywords: dict[str, Any] = {
         "min_size": tuple(recipe.min_size),
@@ -41,20 +41,21 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
         "topk_candidates": recipe.topk_candidates,
         "detections_per_img": recipe.detections_per_img,
     }
-    if recipe.arch == V2:
-        return models.retinanet_resnet50_fpn_v2(num_classes=num_classes, **keywords)
-    if recipe.arch not in ARCHITECTURES:
+    if recipe.arch not in [*ARCHITECTURES, V2]:
         raise InputError(f"arch {recipe.arch}: expected one of {', '.join([*ARCHITECTURES, V2])}")
+    v2 = recipe.arch == V2
     pretrained = bool(recipe.init)
-    norm = models.FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
-    body = models.ResNet(ARCHITECTURES[recipe.arch], norm)
+    norm = models.FrozenBatchNorm2d if pretrained and not v2 else nn.BatchNorm2d
+    body = models.ResNet(ARCHITECTURES["resnet50" if v2 else recipe.arch], norm)
     if pretrained:
         body.freeze_all_but(recipe.trainable_layers)
     channels = recipe.fpn_channels
-    top = models.LastLevelP6P7(channels, channels)
+    top = models.LastLevelP6P7(body.out_channels[-1] if v2 else channels, channels)
     pyramid = models.FeaturePyramidNetwork(body.out_channels, channels, top)
     backbone = models.BackboneWithFPN(body, pyramid, channels)
-    if recipe.head_norm:
+    if v2:
+        keywords["box_loss"] = "giou"
+    if recipe.head_norm or v2:
         anchors = keywords["anchor_generator"].num_anchors_per_location()[0]
         norm_layer = partial(nn.GroupNorm, channels // GROUP_CHANNELS)
         keywords["head"] = models.RetinaNetHead(channels, anchors, num_classes, norm_layer=norm_layer)
@@ -65,10 +66,10 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def start_near_identity(model: nn.Module) -> None:
-    """Let each residual block and each hidden convolution of the head begin by passing on what it is given.
+    """Start each residual block and each hidden convolution of the head near the identity.
 
-    Behind randomly started layers the colours and edges that tell classes apart are lost at first, and a short
-    training learns where objects are long before it learns which.
+    Random layers lose the colours and edges that tell classes apart, so that a short training learns where objects are
+    long before it learns which they are.
     """
     for module in model.modules():
         last_norm = getattr(module, "bn3", getattr(module, "bn2", None))

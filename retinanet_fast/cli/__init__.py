@@ -1,0 +1,50 @@
+"""``retinanet-fast``: reads the command line and calls the engine.
+
+Exit codes: 0 done; 1 training or the build failed; 2 bad input, told in one line; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from retinanet_fast.cli import commands
+from retinanet_fast.cli.arguments import PROGRAM, make_parser
+from retinanet_fast.engine.errors import InputError, TrainingError
+
+COMMANDS = {
+    "demo": commands.demo_command,
+    "train": commands.train_command,
+    "eval": commands.eval_command,
+    "predict": commands.predict_command,
+    "info": commands.info_command,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words[:1] == ["bench"]:
+            return commands.bench_command(words[1:])
+        options = make_parser().parse_args(words)
+        COMMANDS[options.command](options)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except (TrainingError, ImportError) as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except RuntimeError as error:
+        # The kernels name an environment variable whose value they do not know, such as RETINANET_FAST_CPU_LEVEL.
+        if not str(error).startswith("RETINANET_FAST_"):
+            raise
+        return _fail(str(error).splitlines()[0], 2)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C; what was written before is whole", 130)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    return code

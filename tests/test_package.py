@@ -1,0 +1,88 @@
+"""The package as a user meets it: what importing it costs, and what it says where it cannot work."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+import torch
+
+import retinanet_fast
+from retinanet_fast import _ext
+
+SOURCE = Path(retinanet_fast.__file__).parent
+
+
+SITE = Path(torch.__file__).parents[1]
+
+
+def python(code: str, *folders: Path) -> str:
+    """What a fresh interpreter prints, or its error. ``folders`` come first on its search path."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*folders, SOURCE.parent, SITE]))}
+    # Without site (-S) no editable install adds its own way of finding the package.
+    words = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(words, env=environment, cwd="/", capture_output=True, text=True, timeout=120)
+    return done.stdout.strip() or done.stderr.strip()
+
+
+def package_without_extension(folder: Path) -> Path:
+    """A source tree that has not been built."""
+    copied = folder / "retinanet_fast"
+    copied.mkdir(parents=True)
+    for name in ("__init__.py", "_ext.py"):
+        shutil.copy(SOURCE / name, copied)
+    return copied
+
+
+@pytest.mark.parametrize("name", ["models", "nn", "ops", "reference"])
+def test_a_part_is_an_attribute(name: str) -> None:
+    found = python(f"import retinanet_fast; print(retinanet_fast.{name}.__name__)")
+    assert found == f"retinanet_fast.{name}"
+    assert name in dir(retinanet_fast)
+
+
+def test_the_import_alone_does_not_import_torch() -> None:
+    assert python("import sys, retinanet_fast; print('torch' in sys.modules)") == "False"
+
+
+def test_an_unknown_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'retinanet_fast' has no attribute 'opps'"):
+        retinanet_fast.opps  # noqa: B018
+
+
+def test_a_source_folder_that_hides_the_installed_package_is_named(tmp_path: Path) -> None:
+    package_without_extension(tmp_path)
+    found = python("from retinanet_fast import _ext", tmp_path)
+    assert f"the source folder {tmp_path} hides the package that is installed in {SOURCE.parent}" in found
+
+
+def test_an_extension_that_is_absent_or_of_another_python(tmp_path: Path) -> None:
+    copied = package_without_extension(tmp_path)
+    load = (
+        f"import sys, torch; sys.path[:] = [folder for folder in sys.path if folder != {str(SOURCE.parent)!r}]; "
+        "from retinanet_fast import _ext"
+    )
+    assert "cannot be loaded: it has not been built.\nBuild it against" in python(load, tmp_path)
+    (copied / "_C.cpython-38-x86_64-linux-gnu.so").touch()
+    assert "built for another Python (_C.cpython-38-x86_64-linux-gnu.so)" in python(load, tmp_path)
+
+
+def test_an_extension_built_for_another_torch_is_named(tmp_path: Path) -> None:
+    copied = package_without_extension(tmp_path)
+    broken = b"not an object file\0retinanet_fast is built for torch 1.9.1+cu111\0"
+    (copied / f"_C{EXTENSION_SUFFIXES[0]}").write_bytes(broken)
+    found = python("from retinanet_fast import _ext", tmp_path)
+    assert f"it is built for torch 1.9.1+cu111, and torch {torch.__version__} is running." in found
+
+
+def test_the_extension_says_which_torch_it_is_built_for() -> None:
+    content = Path(_ext._C.__file__).read_bytes()
+    built = re.search(rb"retinanet_fast is built for torch ([\w.+]+)", content)
+    assert built is not None
+    assert built[1].decode() == retinanet_fast.build_info()["torch"]
