@@ -1,6 +1,6 @@
 """A thin driver of CMake: `pip install --no-build-isolation .` builds retinanet_fast._C with CMakeLists.txt.
 
-Environment: RETINANET_FAST_CUDA=auto|on|off, TORCH_CUDA_ARCH_LIST, CUDACXX, MAX_JOBS, CMAKE_ARGS.
+Environment: RETINANET_FAST_CUDA=auto|on|off|compile, TORCH_CUDA_ARCH_LIST, CUDACXX, MAX_JOBS, CMAKE_ARGS.
 """
 
 import os
