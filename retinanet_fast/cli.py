@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from retinanet_fast.engine import recipe as recipes
-from retinanet_fast.engine.errors import InputError, Problems, TrainingError
+from retinanet_fast.engine.errors import InputError, Problems, TrainingError, describe_import_error
 from retinanet_fast.engine.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command(options)
     except InputError as error:
         return _fail(str(error), 2)
-    except (TrainingError, ImportError) as error:
+    except TrainingError as error:
         return _fail(str(error), 1)
+    except ImportError as error:
+        return _fail(describe_import_error(error), 1)
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except KeyboardInterrupt:
