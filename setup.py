@@ -65,7 +65,7 @@ class CMakeBuild(build_ext):
 
 if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
     sys.exit(
-        f"retinanet_fast is built with setuptools >= {OLDEST_SETUPTOOLS}, and this Python has {setuptools.__version__}.\n"
+        f"retinanet_fast is built with setuptools >= {OLDEST_SETUPTOOLS}, this Python has {setuptools.__version__}.\n"
         "Without build isolation pip takes the one that is installed: pip install --upgrade setuptools"
     )
 setup(ext_modules=[Extension("retinanet_fast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
