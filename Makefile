@@ -54,7 +54,7 @@ test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest t
 bench: install  ## all benchmarks, a table and a chart
 	$(BIN)/retinanet-fast bench
 
-kernel-report: install  ## registers, spills, access widths and predicted times of the CUDA kernels
+kernel-report: $(VENV)/.requirements  ## registers, spills, access widths and predicted times of the CUDA kernels
 	$(BIN)/python -m benchmarks.kernel_report
 
 gpu-check:  ## on a GPU machine, with the Python that has its torch: build, test, sanitize, measure

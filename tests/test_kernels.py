@@ -127,7 +127,7 @@ def test_every_kernel_has_run(launched: dict[str, Any]) -> None:
 
 @emulated
 def test_block_sizes_of_the_kernel_report(launched: dict[str, Any]) -> None:
-    from benchmarks.kernel_report import DEFAULT_THREADS, THREADS
+    from benchmarks.kernel_report.account import DEFAULT_THREADS, THREADS
 
     for kernel, launches in launched.items():
         assert launches.threads == THREADS.get(kernel.split("<")[0], DEFAULT_THREADS), kernel
