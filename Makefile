@@ -6,6 +6,10 @@ DATA ?=
 # A second environment with the newest torch and torchvision (their CUDA builds, about 5.5 GB).
 PEERS_VENV ?= .venv-torchvision
 
+# A process per core and a file of tests at a time, for its fixtures; threads that wait leave the core to the others.
+SIDE_BY_SIDE := -n auto --dist loadfile -p no:benchmark
+test test-torchvision: export OMP_WAIT_POLICY := passive
+
 BIN := $(VENV)/bin
 PEERS_BIN := $(PEERS_VENV)/bin
 SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
@@ -33,7 +37,7 @@ demo: install  ## train on a rendered data set (or DATA=DIR), detect, and leave 
 	$(BIN)/retinanet-fast demo --out runs/demo $(if $(DATA),--data $(DATA))
 
 test: install  ## all tests of the default environment
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-kernels: install  ## the CUDA kernels, run on the CPU by an emulator that checks every access
 	$(BIN)/python tests/emulator/run.py
@@ -49,7 +53,7 @@ $(PEERS_VENV)/.requirements: requirements.txt
 test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest torch, CUDA part linked, torchvision compared
 	PATH="$(abspath $(PEERS_BIN)):$$PATH" $(PEERS_BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 	cd / && $(abspath $(PEERS_BIN))/retinanet-fast info
-	$(PEERS_BIN)/pytest -m 'not default_environment'
+	$(PEERS_BIN)/pytest $(SIDE_BY_SIDE) -m 'not default_environment'
 
 bench: install  ## all benchmarks, a table and a chart
 	$(BIN)/retinanet-fast bench
