@@ -25,7 +25,7 @@ build: install           ## build again what changed
 $(VENV)/.requirements: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python 3.10 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt  # what is imported is compiled then: 20 s less
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.requirements $(SOURCES)
@@ -44,9 +44,9 @@ test-kernels: install  ## the CUDA kernels, run on the CPU by an emulator that c
 
 $(PEERS_VENV)/.requirements: requirements.txt
 	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv $(PEERS_VENV)
-	$(PEERS_BIN)/python -m pip install --quiet torch torchvision
+	$(PEERS_BIN)/python -m pip install --quiet --no-compile torch torchvision
 	grep -v '^torch==' requirements.txt > $(PEERS_VENV)/requirements.txt
-	$(PEERS_BIN)/python -m pip install --quiet -r $(PEERS_VENV)/requirements.txt
+	$(PEERS_BIN)/python -m pip install --quiet --no-compile -r $(PEERS_VENV)/requirements.txt
 	@touch $@
 
 # `pytest`, not `python -m pytest`: the installed package is tested, not the folder with the other build's module.
