@@ -77,7 +77,7 @@ def write_json(
         "rows": [row.as_dict() for row in rows],
         "bars": [asdict(verdict) for verdict in verdicts],
     }
-    _write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_chart(path: Path, rows: Sequence[Row]) -> None:
@@ -113,7 +113,7 @@ def write_chart(path: Path, rows: Sequence[Row]) -> None:
     )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    _write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def _speed_ups(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
@@ -177,7 +177,7 @@ def _draw_growth(axis: Any, family: str, rows: Sequence[Row]) -> None:
     axis.legend(fontsize=7)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Through a temporary file beside it, so that a stop in the middle leaves the previous one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")

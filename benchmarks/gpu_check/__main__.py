@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..report import write_whole
 from . import __doc__ as description
 from . import machine, parts
 from .page import summary
@@ -37,13 +38,13 @@ class Part:
 # As measured on an H100 with 16 cores: 55 s of build, 10 of smoke, 40 of tests with memcheck and racecheck beside,
 # 80 of timings at 0.1 s a row, 25 of kernel times.
 ORDER = [
-    Part(parts.build, most=200, least=60),
-    Part(parts.smoke, most=40, least=10),
-    Part(parts.tests, most=120, least=40),
-    Part(parts.sanitizers, most=60, least=0),
+    Part(parts.build, most=200, least=150),
+    Part(parts.smoke, most=40, least=12),
+    Part(parts.tests, most=120, least=50),
+    Part(parts.sanitizers, most=60, least=10),
     Part(parts.timings, most=140, least=40),
-    Part(parts.kernel_times, most=50, least=25),
-    Part(parts.never_tried, most=80, least=25),
+    Part(parts.kernel_times, most=50, least=30),
+    Part(parts.never_tried, most=80, least=20),
     Part(parts.last_sanitizers, most=90, least=0),
     Part(parts.compiled, most=180, least=0),
 ]
@@ -91,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # so that what runs is ended, and the page is whole
     with tempfile.TemporaryDirectory() as scratch:
-        setting = Setting(out, Path(scratch), gpu["capability"])
+        sanitize = any(part.run is parts.sanitizers for part in chosen)
+        setting = Setting(out, Path(scratch), gpu["capability"], sanitize)
         try:
             run_all(chosen, setting, result, begin)
         finally:
@@ -107,7 +109,7 @@ def run_all(chosen: Sequence[Part], setting: Setting, result: dict[str, Any], be
         started = time.monotonic()
         reserved = sum(later.least for later in chosen[number + 1 :])
         limit = min(part.most, max(end - started - reserved, min(part.least, end - started)))
-        if part.name != "build" and not extension():
+        if part.name != "build" and not built(result):
             found: Result = {"ok": None, "why": "the extension is not built"}
         elif parts.lacking(part.name):
             found = {"ok": None, "why": f"there is no {', no '.join(parts.lacking(part.name))} here"}
@@ -126,9 +128,10 @@ def run_all(chosen: Sequence[Part], setting: Setting, result: dict[str, Any], be
         print(f"gpu-check: {part.name} {word} {found.get('why', '')}".rstrip(), flush=True)
 
 
-def extension() -> bool:
-    """Whether the package of this tree has been built."""
-    return any((machine.ROOT / "retinanet_fast").glob("_C*.so"))
+def built(result: dict[str, Any]) -> bool:
+    """Whether there is an extension of this tree: from now, or from before where this run did not try."""
+    tried = result["parts"].get("build", {"ok": None})["ok"]
+    return tried is True or (tried is None and any((machine.ROOT / "retinanet_fast").glob("_C*.so")))
 
 
 def keep(out: Path, result: dict[str, Any], begin: float) -> None:
@@ -137,9 +140,7 @@ def keep(out: Path, result: dict[str, Any], begin: float) -> None:
         ("gpu_check.json", json.dumps(result, indent=1) + "\n"),
         ("summary.md", summary(out, result)),
     ):
-        part = out / f"{name}.part"
-        part.write_text(text)
-        part.replace(out / name)  # whole at any moment
+        write_whole(out / name, text.encode())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""`python -m benchmarks.gpu_check.kernel_times --json FILE`: the kernels behind one call of each workload, by torch.profiler."""
+"""`python -m benchmarks.gpu_check.kernel_times --json FILE`: by torch.profiler, the kernels of one call of each workload."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .. import suites  # noqa: F401  registers the workloads
+from ..kernel_report.compiled import short_name
 from ..providers import PROVIDERS, one_line
-from ..report import _write_whole as write_whole
+from ..report import write_whole
 from ..workload import REGISTRY, Setting
 
 CALLS = 5
@@ -46,14 +46,6 @@ WORKLOADS = (
     "retinanet_detect/2x512/equal",
     "tiny/nms",
 )
-
-
-def short_name(kernel: str) -> str:
-    """As the kernel report has it: `focal_kernel<BFloat16, GammaTwo<float>>`."""
-    for noise in ("void ", "retinanet_fast::", "(anonymous namespace)::", "<unnamed>::", "math::"):
-        kernel = kernel.replace(noise, "")
-    kernel = re.sub(r"\((bool|int|long)\)", "", kernel)
-    return re.sub(r"\s+>", ">", kernel.split("(")[0])
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> dict[str, Any]:

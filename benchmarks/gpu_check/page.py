@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..report import seconds_text
-from .kernel_times import short_name
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 KERNELS_PER_WORKLOAD = 5
@@ -175,7 +174,7 @@ def prediction_table(rows: list[dict[str, Any]], kernels: dict[str, Any]) -> lis
     ]
     for workload, found in kernels.items():
         for kernel in found.get("kernels", []) if workload in PREDICTED else []:
-            floor = predicted.get(short_name(kernel["kernel"]))
+            floor = predicted.get(kernel["kernel"])
             if floor:
                 ratio = kernel["us"] / floor
                 lines.append(

@@ -98,12 +98,14 @@ def demangle(names: Iterable[str]) -> dict[str, str]:
     """'_ZN14retinanet_fast...' -> 'decode_boxes_kernel<float>'."""
     names = list(names)
     texts = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
-    short = {}
-    for name, text in zip(names, texts.stdout.splitlines(), strict=True):
-        for noise in ("void ", "retinanet_fast::", "(anonymous namespace)::", "math::"):
-            text = text.replace(noise, "")
-        short[name] = re.sub(r"\((bool|int|long)\)", "", text).split("(")[0]
-    return short
+    return {name: short_name(text) for name, text in zip(names, texts.stdout.splitlines(), strict=True)}
+
+
+def short_name(kernel: str) -> str:
+    """'void retinanet_fast::(anonymous namespace)::decode_boxes_kernel<float>(...)' -> 'decode_boxes_kernel<float>'."""
+    for noise in ("void ", "retinanet_fast::", "(anonymous namespace)::", "<unnamed>::", "math::"):
+        kernel = kernel.replace(noise, "")
+    return re.sub(r"\((bool|int|long)\)", "", kernel).split("(")[0]
 
 
 def parse_resources(log: str) -> dict[tuple[str, str], tuple[int, int, int]]:
