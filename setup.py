@@ -1,6 +1,6 @@
 """A thin driver of CMake: `pip install --no-build-isolation .` builds retinanet_fast._C with CMakeLists.txt.
 
-Environment: RETINANET_FAST_CUDA=auto|on|off, TORCH_CUDA_ARCH_LIST, CUDACXX, MAX_JOBS, CMAKE_ARGS.
+Environment: RETINANET_FAST_CUDA=auto|on|off|compile, TORCH_CUDA_ARCH_LIST, CUDACXX, MAX_JOBS, CMAKE_ARGS.
 """
 
 import os
@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+OLDEST_SETUPTOOLS = 77  # the first to read pyproject.toml's licence, and older ones say so in 60 lines
 
 
 class CMakeBuild(build_ext):
@@ -61,4 +63,9 @@ class CMakeBuild(build_ext):
         return "".join(lines)
 
 
+if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+    sys.exit(
+        f"retinanet_fast is built with setuptools >= {OLDEST_SETUPTOOLS}, this Python has {setuptools.__version__}.\n"
+        "Without build isolation pip takes the one that is installed: pip install --upgrade setuptools"
+    )
 setup(ext_modules=[Extension("retinanet_fast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -5,27 +5,28 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks import suites  # noqa: F401  registers the workloads
-from benchmarks.bars import BARS, Verdict, judge
-from benchmarks.environment import describe
-from benchmarks.harness import Harness
-from benchmarks.providers import PROVIDERS, Unavailable, one_line
-from benchmarks.report import table_block, verdict_text, write_chart, write_json
-from benchmarks.runner import Row, Runner
-from benchmarks.workload import REGISTRY, Setting, Workload
+from . import suites  # noqa: F401  registers the workloads
+from .bars import BARS, Verdict, judge
+from .environment import describe
+from .harness import Harness
+from .providers import PROVIDERS, Unavailable, one_line
+from .report import table_block, verdict_text, write_chart, write_json
+from .runner import Row, Runner
+from .workload import REGISTRY, Setting, Workload
 
-FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples per row
-BUSY = 0.7  # load from which a timing is also that of what else is running
+FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples a row
+BUSY = 0.7  # load; beside anything else that computes, a timing is of both
 DEFAULT_JSON, DEFAULT_CHART = Path("runs/bench/bench.json"), Path("runs/bench/bench.png")
 
 
 class UsageError(Exception):
-    """The request cannot be met; the message is one line."""
+    """What was asked for cannot be done; the message is one line."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,11 +35,25 @@ def parser() -> argparse.ArgumentParser:
         description="Time the ops beside their eager twins, torch.compile and torchvision.",
         epilog="How rows are measured and what the columns mean: benchmarks/README.md.",
     )
-    parse.add_argument("--filter", metavar="REGEX", help="only workloads whose name matches")
+    parse.add_argument(
+        "--filter",
+        metavar="REGEX",
+        action="append",
+        help="only workloads whose name matches; given again, the first one's workloads come first",
+    )
     parse.add_argument("--providers", metavar="A,B", help="a choice of " + ", ".join(PROVIDERS))
     parse.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parse.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's own number)")
     parse.add_argument("--quick", action="store_true", help="small inputs and few repeats; judges no bar")
+    parse.add_argument(
+        "--budget-per-row", type=float, metavar="SECONDS", help=f"of samples (default {FULL_BUDGET:g})"
+    )
+    parse.add_argument(
+        "--seconds",
+        type=float,
+        metavar="SECONDS",
+        help="begin no workload later than this (default: run all)",
+    )
     parse.add_argument(
         "--growth", action="store_true", help="also the growth workloads (or name them by --filter)"
     )
@@ -53,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 1 if one of our rows failed or differs from its twin; 2 for a request that cannot be met."""
+    """Exit code 0; 1 if a row of ours failed or differs from its twin; 2 for a request that cannot be met."""
     options = parser().parse_args(arguments)
     try:
         return _list() if options.list else _run(options)
@@ -76,6 +91,10 @@ def _run(options: argparse.Namespace) -> int:
         if options.threads < 1:
             raise UsageError(f"--threads: expected at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
+    for option in ("budget_per_row", "seconds"):
+        value = getattr(options, option)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{option.replace('_', '-')}: expected more than 0, got {value:g}")
     for path in (options.json, options.chart):
         if path.is_dir():
             raise UsageError(f"expected a file to write, {path} is a folder")
@@ -87,10 +106,14 @@ def _run(options: argparse.Namespace) -> int:
     _warn_of_missing(providers)
     if (environment["load"] or 0.0) > BUSY:
         print(f"this machine is busy (load {environment['load']}): the times below mean little")
-    harness = Harness(device, QUICK_BUDGET if options.quick else FULL_BUDGET)
+    budget = options.budget_per_row or (QUICK_BUDGET if options.quick else FULL_BUDGET)
+    harness = Harness(device, budget)
     runner = Runner(harness, Setting(device, options.quick), environment, providers)
     rows, verdicts = _measure(
-        runner, workloads, lambda rows, verdicts: write_json(options.json, rows, verdicts, environment)
+        runner,
+        workloads,
+        lambda rows, verdicts: write_json(options.json, rows, verdicts, environment),
+        end=time.monotonic() + options.seconds if options.seconds else None,
     )
     _summarise(rows, verdicts, options.quick)
     _chart(options.chart, rows)
@@ -105,23 +128,27 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and present else "cpu")
 
 
-def choose_workloads(device: torch.device, pattern: str | None, *, growth: bool) -> list[Workload]:
-    """The device's workloads that match; the growth families only if they are asked for."""
-    try:
-        matches = re.compile(pattern or "").search
-    except re.error as error:
-        raise UsageError(f"--filter: {pattern!r} is not a regular expression: {error}") from error
-    with_growth = growth or pattern is not None
-    chosen = [
-        workload
-        for workload in REGISTRY.values()
-        if device.type in workload.devices
-        and matches(workload.name)
-        and (with_growth or not workload.name.startswith("growth/"))
-    ]
-    if not chosen:
-        raise UsageError(f"--filter: no workload for {device.type} matches {pattern!r}; --list prints all")
-    return chosen
+def choose_workloads(device: torch.device, patterns: Sequence[str] | None, *, growth: bool) -> list[Workload]:
+    """The workloads of the device that match, pattern by pattern; growth families only if they are asked for."""
+    chosen: dict[str, Workload] = {}
+    for pattern in patterns or [""]:
+        try:
+            matches = re.compile(pattern).search
+        except re.error as error:
+            raise UsageError(f"--filter: {pattern!r} is not a regular expression: {error}") from error
+        found = {
+            name: workload
+            for name, workload in REGISTRY.items()
+            if device.type in workload.devices
+            and matches(name)
+            and (growth or pattern or not name.startswith("growth/"))
+        }
+        if not found:
+            raise UsageError(
+                f"--filter: no workload for {device.type} matches {pattern!r}; --list prints all"
+            )
+        chosen |= {name: workload for name, workload in found.items() if name not in chosen}
+    return list(chosen.values())
 
 
 def choose_providers(names: str | None) -> list[str]:
@@ -141,13 +168,25 @@ def _warn_of_missing(providers: Sequence[str]) -> None:
 
 
 def _measure(
-    runner: Runner, workloads: Sequence[Workload], keep: Callable[[list[Row], list[Verdict]], None]
+    runner: Runner,
+    workloads: Sequence[Workload],
+    keep: Callable[[list[Row], list[Verdict]], None],
+    end: float | None = None,
 ) -> tuple[list[Row], list[Verdict]]:
-    """Run, print and keep each workload in turn, so that a stopped run leaves what it measured. A workload's bars are
-    judged if ours was measured in full."""
+    """Run, print and keep each workload as it is done, so that a run that is stopped leaves what it measured; its
+    bars are judged where ours was measured in full."""
     table: dict[tuple[str, str], Row] = {}
-    verdicts: list[Verdict] = []
-    for workload in workloads:
+    done: list[str] = []
+
+    def judged(names: Sequence[str]) -> list[Verdict]:
+        """Anew after each workload: a bar may be against one that ran later."""
+        bars = [] if runner.setting.quick else BARS[runner.setting.device.type]
+        return [judge(bar, table) for name in names for bar in bars if bar.workload == name]
+
+    for number, workload in enumerate(workloads):
+        if end is not None and time.monotonic() > end:
+            print(f"out of time: left out {', '.join(left.name for left in workloads[number:])}")
+            break
         try:
             rows = list(runner.run(workload))
         except Exception as error:  # its inputs or its twin: say so and go on
@@ -156,13 +195,11 @@ def _measure(
         if not rows:
             continue
         table.update({(row.workload, row.provider): row for row in rows})
-        bars = [bar for bar in BARS[runner.setting.device.type] if bar.workload == workload.name]
-        judged = [] if runner.setting.quick else [judge(bar, table) for bar in bars]
-        verdicts += judged
-        print(table_block(rows, judged), flush=True)
-        keep(list(table.values()), verdicts)
-    keep(list(table.values()), verdicts)
-    return list(table.values()), verdicts
+        done.append(workload.name)
+        print(table_block(rows, judged([workload.name])), flush=True)
+        keep(list(table.values()), judged(done))
+    keep(list(table.values()), judged(done))
+    return list(table.values()), judged(done)
 
 
 def _summarise(rows: Sequence[Row], verdicts: Sequence[Verdict], quick: bool) -> None:
@@ -180,7 +217,7 @@ def _summarise(rows: Sequence[Row], verdicts: Sequence[Verdict], quick: bool) ->
 
 
 def _chart(path: Path, rows: Sequence[Row]) -> None:
-    """Draw the chart. The rows are written by now: a chart that cannot be drawn is a note, not a failure."""
+    """The rows are measured and written by now: a chart that cannot be drawn is a note, not a failure."""
     try:
         write_chart(path, rows)
     except (ImportError, ValueError) as error:

@@ -48,8 +48,8 @@ endfunction()
 #   with_cuda     whether the kernels are linked;  compile_cuda  whether they are compiled
 function(retinanet_fast_cuda_plan torch_cuda plan with_cuda compile_cuda)
   string(TOLOWER "${RETINANET_FAST_CUDA}" choice)
-  if(NOT choice MATCHES "^(auto|on|off)$")
-    message(FATAL_ERROR "RETINANET_FAST_CUDA: expected auto, on or off, got ${RETINANET_FAST_CUDA}")
+  if(NOT choice MATCHES "^(auto|on|off|compile)$")
+    message(FATAL_ERROR "RETINANET_FAST_CUDA: expected auto, on, off or compile, got ${RETINANET_FAST_CUDA}")
   endif()
   if(choice STREQUAL "off")
     set(NVCC "")
@@ -75,9 +75,11 @@ function(retinanet_fast_cuda_plan torch_cuda plan with_cuda compile_cuda)
     set(missing "no nvcc on PATH, in CUDACXX or under CUDA_HOME")
     message(WARNING "retinanet_fast: torch has CUDA ${torch_cuda}, but there is ${missing}: ops on CUDA tensors will raise an error. "
       "Install the CUDA ${torch_major} toolkit and build again; RETINANET_FAST_CUDA=on makes this an error.")
-  elseif(NVCC)
+  elseif(NVCC AND choice STREQUAL "compile")
     set(text "CPU ops (CPU build of torch); CUDA kernels compiled by nvcc ${NVCC_VERSION} as a check, not linked")
     set(compiled ON)
+  elseif(NVCC)
+    set(text "CPU ops (CPU build of torch)")
     set(missing "a CPU build of torch")
   else()
     set(text "CPU ops (CPU build of torch, no nvcc)")
@@ -85,6 +87,8 @@ function(retinanet_fast_cuda_plan torch_cuda plan with_cuda compile_cuda)
   endif()
   if(choice STREQUAL "on" AND NOT linked)
     message(FATAL_ERROR "RETINANET_FAST_CUDA=on, but CUDA ops cannot be built: there is ${missing}")
+  elseif(choice STREQUAL "compile" AND NOT compiled)
+    message(FATAL_ERROR "RETINANET_FAST_CUDA=compile, but CUDA kernels cannot be compiled: there is no nvcc on PATH, in CUDACXX or under CUDA_HOME")
   endif()
   if(compiled)
     retinanet_fast_architectures()
@@ -100,16 +104,25 @@ function(retinanet_fast_cuda_plan torch_cuda plan with_cuda compile_cuda)
   set(${compile_cuda} ${compiled} PARENT_SCOPE)
 endfunction()
 
-# TORCH_CUDA_ARCH_LIST ("8.0;9.0a;12.0+PTX"), else the default list, as nvcc's -gencode flags.
+# TORCH_CUDA_ARCH_LIST ("8.0;9.0a;12.0+PTX"), else what nvcc knows of the default list, the newest of it with PTX too
+# for the GPUs to come, as nvcc's -gencode flags.
 macro(retinanet_fast_architectures)
   set(wanted $ENV{TORCH_CUDA_ARCH_LIST})
   string(REPLACE " " ";" wanted "${wanted}")
-  set(explicit ON)
   if(NOT wanted)
-    set(wanted ${DEFAULT_CUDA_ARCHITECTURES})
-    set(explicit OFF)
+    execute_process(COMMAND ${NVCC} --list-gpu-arch OUTPUT_VARIABLE known)
+    foreach(architecture IN LISTS DEFAULT_CUDA_ARCHITECTURES)
+      string(REPLACE "." "" number ${architecture})
+      if(known MATCHES "compute_${number}[\r\n]")
+        list(APPEND wanted ${architecture})
+      endif()
+    endforeach()
+    if(NOT wanted)
+      message(FATAL_ERROR "${NVCC} compiles for none of ${DEFAULT_CUDA_ARCHITECTURES}: "
+        "name the architectures in TORCH_CUDA_ARCH_LIST, or build without CUDA kernels: RETINANET_FAST_CUDA=off")
+    endif()
+    string(APPEND wanted "+PTX")
   endif()
-  execute_process(COMMAND ${NVCC} --list-gpu-arch OUTPUT_VARIABLE known)
   set(CUDA_ARCHITECTURES "")
   set(CUDA_GENCODE "")
   foreach(architecture IN LISTS wanted)
@@ -119,9 +132,6 @@ macro(retinanet_fast_architectures)
     set(number ${CMAKE_MATCH_1}${CMAKE_MATCH_2})
     set(suffix "${CMAKE_MATCH_3}")
     set(ptx "${CMAKE_MATCH_4}")
-    if(NOT known MATCHES "compute_${number}[\r\n]" AND NOT explicit)
-      continue()
-    endif()
     list(APPEND CUDA_ARCHITECTURES ${architecture})
     list(APPEND CUDA_GENCODE -gencode arch=compute_${number}${suffix},code=sm_${number}${suffix})
     if(ptx)
@@ -133,6 +143,15 @@ endmacro()
 
 # One object per .cu file; cmake/compile_cuda.py runs nvcc and reports registers and spills.
 function(retinanet_fast_compile_cuda sources objects)
+  # Machine code of many architectures, which the driver unpacks as it loads the one that it needs.
+  if(NVCC_VERSION VERSION_LESS 12.8)
+    set(flags -Xfatbin -compress-all)
+  else()
+    set(flags -compress-mode=size)
+  endif()
+  if(RETINANET_FAST_LINEINFO)
+    list(APPEND flags -lineinfo)
+  endif()
   set(result "")
   foreach(source IN LISTS sources)
     get_filename_component(name ${source} NAME)
@@ -141,8 +160,8 @@ function(retinanet_fast_compile_cuda sources objects)
       OUTPUT ${object}
       COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/cmake/compile_cuda.py ${object}.resources
         ${NVCC} -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object} -MD -MF ${object}.d -I${CMAKE_CURRENT_SOURCE_DIR}/csrc
-        -ccbin ${CMAKE_CXX_COMPILER} -std=c++20 -O3 -lineinfo --expt-relaxed-constexpr --expt-extended-lambda
-        -Xcompiler -fPIC,-fvisibility=hidden -Xptxas -v ${CUDA_GENCODE}
+        -ccbin ${CMAKE_CXX_COMPILER} -std=c++20 -O3 --expt-relaxed-constexpr --expt-extended-lambda
+        -Xcompiler -fPIC,-fvisibility=hidden -Xptxas -v ${flags} ${CUDA_GENCODE}
       DEPENDS ${source} cmake/compile_cuda.py
       DEPFILE ${object}.d
       COMMENT "nvcc ${source} (${CUDA_ARCHITECTURES})"

@@ -20,10 +20,8 @@ def _has_cuda_kernels() -> bool:
     return torch.cuda.is_available() and build_info()["plan"].startswith("CPU and CUDA")
 
 
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not _has_cuda_kernels(), reason=NO_GPU)),
-]
+needs_gpu = pytest.mark.skipif(not _has_cuda_kernels(), reason=NO_GPU)
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
 
 
 def _clamp_passes_at_its_ends() -> bool:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 import torch
-from cases import generator, random_boxes
+from cases import assert_close, generator, random_boxes
 from torch import Tensor
 
 import retinanet_fast.ops
@@ -248,6 +248,16 @@ CASES: dict[str, Case] = {
     "retinanet_detect-gaussian": detect(3, True, 100, 0.05, soft_nms="gaussian", per_class=True),
     "padded_batched_nms": suppress_padded([70, 0, 33], 70),
 }
+
+
+def assert_same(name: str, results: list[Tensor], expected: list[Tensor]) -> None:
+    """One device's results against another's."""
+    for actual, wanted in zip(results, expected, strict=True):
+        if actual.is_floating_point():
+            # The order of sums differs between devices, so twice the error of one result.
+            assert_close(actual.cpu(), wanted, scale=2.0)
+        else:
+            assert torch.equal(actual.cpu(), wanted), name  # indices, labels and matches: to the bit
 
 
 def has_op(name: str) -> bool:

@@ -275,6 +275,8 @@ def test_list_prints_every_workload(capsys: pytest.CaptureFixture[str]) -> None:
         (["--providers", "ours,apex"], "'apex'"),
         (["--threads", "0"], "--threads"),
         (["--json", "."], "is a folder"),
+        (["--budget-per-row", "0"], "--budget-per-row: expected more than 0"),
+        (["--seconds", "-1"], "--seconds: expected more than 0"),
     ],
 )
 def test_bad_requests_are_one_line(
@@ -309,11 +311,42 @@ def test_program_writes_rows_with_their_environment(
 
 def test_growth_runs_only_when_asked_for() -> None:
     def names(pattern: str | None, growth: bool) -> list[str]:
-        return [w.name for w in cli.choose_workloads(CPU, pattern, growth=growth)]
+        return [w.name for w in cli.choose_workloads(CPU, pattern and [pattern], growth=growth)]
 
     assert not any(name.startswith("growth/") for name in names(None, False))
     assert any(name.startswith("growth/") for name in names(None, True))
     assert names("growth/nms", False)
+
+
+def test_the_first_filters_workloads_come_first() -> None:
+    names = [
+        w.name
+        for w in cli.choose_workloads(CPU, ["^tiny/nms$", "^(focal/int/fp32/sum|tiny/.*)$"], growth=False)
+    ]
+    assert names[:2] == ["tiny/nms", "focal/int/fp32/sum"]
+    assert names.count("tiny/nms") == 1
+
+
+def test_a_run_of_limited_time_begins_no_further_workload(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.json"
+    words = [
+        "--quick",
+        "--device",
+        "cpu",
+        "--filter",
+        "^tiny/box_iou$",
+        "--filter",
+        "^tiny/",
+        "--providers",
+        "eager",
+    ]
+    files = ["--json", str(path), "--chart", str(tmp_path / "chart.png")]
+    limits = ["--seconds", "1e-6", "--budget-per-row", "0.001"]
+    assert cli.main([*words, *files, *limits]) == 0
+    assert json.loads(path.read_text())["rows"] == []
+    assert "out of time: left out tiny/box_iou, tiny/focal," in capsys.readouterr().out
 
 
 def test_a_failed_write_keeps_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

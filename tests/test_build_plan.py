@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 
-def fake_nvcc(folder: Path, version: str = "13.0") -> Path:
+def fake_nvcc(folder: Path, version: str = "13.0", known: tuple[str, ...] = ("80", "90")) -> Path:
     (folder / "bin").mkdir(parents=True)
     nvcc = folder / "bin" / "nvcc"
     nvcc.write_text(
@@ -29,7 +29,7 @@ def fake_nvcc(folder: Path, version: str = "13.0") -> Path:
 case "$1" in
   --dryrun) echo "#\\$ TOP={folder}" >&2 ;;
   --version) echo "Cuda compilation tools, release {version}, V{version}.1" ;;
-  --list-gpu-arch) printf 'compute_80\\ncompute_90\\n' ;;
+  --list-gpu-arch) printf 'compute_%s\\n' {" ".join(known)} ;;
 esac
 """
     )
@@ -41,15 +41,19 @@ def decide(
     tmp_path: Path, torch_cuda: str, choice: str = "auto", **environment: str
 ) -> tuple[subprocess.CompletedProcess[str], str]:
     """How CMake ended, and `linked compiled` of the plan."""
+    lists = re.search(
+        r"set\(DEFAULT_CUDA_ARCHITECTURES.*?\)", PLAN.parents[1].joinpath("CMakeLists.txt").read_text()
+    )
+    assert lists is not None
     script = tmp_path / "plan.cmake"
     script.write_text(
         f"include({PLAN})\n"
-        "set(DEFAULT_CUDA_ARCHITECTURES 8.0 9.0 12.0+PTX)\n"
+        f"{lists[0]}\n"
         f"set(CUDA_DEFAULT_HOME {tmp_path / 'default'})\n"
         f"set(RETINANET_FAST_CUDA {choice})\n"
         f'retinanet_fast_cuda_plan("{torch_cuda}" plan linked compiled)\n'
         'file(WRITE decision "${linked} ${compiled}")\n'
-        'message(STATUS "${plan} ${CUDA_ARCHITECTURES}")\n'
+        'message(STATUS "${plan} ${CUDA_ARCHITECTURES} ${CUDA_GENCODE}")\n'
     )
     assert CMAKE is not None
     done = subprocess.run(
@@ -68,9 +72,17 @@ def decide(
     ("torch_cuda", "with_nvcc", "choice", "decision", "plan"),
     [
         ("", False, "auto", NEITHER, "CPU ops (CPU build of torch, no nvcc)"),
-        ("", True, "auto", CHECKED, "CUDA kernels compiled by nvcc 13.0 as a check, not linked 8.0 9.0"),
-        ("13.2", True, "auto", LINKED, "CPU and CUDA ops (torch for CUDA 13.2, nvcc 13.0) 8.0 9.0"),
-        ("13.2", True, "ON", LINKED, "CPU and CUDA ops (torch for CUDA 13.2, nvcc 13.0) 8.0 9.0"),
+        ("", True, "auto", NEITHER, "CPU ops (CPU build of torch)"),
+        (
+            "",
+            True,
+            "compile",
+            CHECKED,
+            "CUDA kernels compiled by nvcc 13.0 as a check, not linked 8.0 9.0+PTX",
+        ),
+        ("13.2", True, "auto", LINKED, "CPU and CUDA ops (torch for CUDA 13.2, nvcc 13.0) 8.0 9.0+PTX"),
+        ("13.2", True, "ON", LINKED, "CPU and CUDA ops (torch for CUDA 13.2, nvcc 13.0) 8.0 9.0+PTX"),
+        ("13.2", True, "compile", LINKED, "CPU and CUDA ops (torch for CUDA 13.2, nvcc 13.0) 8.0 9.0+PTX"),
         ("13.2", True, "off", NEITHER, "CPU ops (CUDA kernels switched off)"),
         ("12.8", True, "OFF", NEITHER, "CPU ops (CUDA kernels switched off)"),
     ],
@@ -84,6 +96,30 @@ def test_plans(
     assert actual == decision
     assert plan in done.stdout
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("known", "built"),
+    [
+        (("75", "80", "86", "89", "90", "100", "110", "120", "121"), "7.5 8.0 8.6 9.0 10.0 11.0 12.0+PTX"),
+        (("50", "75", "80", "86", "90", "100", "120"), "7.5 8.0 8.6 9.0 10.0 12.0+PTX"),  # CUDA 12.8
+        (("50", "75", "80", "86", "90"), "7.5 8.0 8.6 9.0+PTX"),  # CUDA 12.4
+    ],
+)
+def test_architectures_are_those_that_nvcc_knows_and_the_newest_has_ptx(
+    tmp_path: Path, known: tuple[str, ...], built: str
+) -> None:
+    done, _ = decide(tmp_path, "13.2", CUDACXX=str(fake_nvcc(tmp_path / "cuda", known=known)))
+    newest = built.split()[-1].removesuffix("+PTX").replace(".", "")
+    assert f" {built} " in done.stdout
+    assert done.stdout.count("code=sm_") == len(built.split())
+    assert re.findall(r"code=compute_(\d+)", done.stdout) == [newest]
+
+
+def test_an_nvcc_that_knows_none_of_the_architectures_is_an_error(tmp_path: Path) -> None:
+    done, decision = decide(tmp_path, "13.2", CUDACXX=str(fake_nvcc(tmp_path / "cuda", known=("50",))))
+    assert (done.returncode, decision) == (1, "")
+    assert "nvcc compiles for none of 7.5;8.0" in " ".join(done.stderr.split())
 
 
 def test_torch_for_cuda_without_nvcc_is_a_loud_notice(tmp_path: Path) -> None:
@@ -108,7 +144,9 @@ def test_where_nvcc_is_found(tmp_path: Path, how: str) -> None:
         ("12.8", "13.0", "auto", {}, "torch is built for CUDA 12.8, but .* is CUDA 13.0"),
         ("13.2", None, "on", {}, "RETINANET_FAST_CUDA=on, .* there is no nvcc"),
         ("", "13.0", "on", {}, "RETINANET_FAST_CUDA=on, .* there is a CPU build of torch"),
-        ("13.2", "13.0", "yes", {}, "RETINANET_FAST_CUDA: expected auto, on or off, got yes"),
+        ("", None, "compile", {}, "RETINANET_FAST_CUDA=compile, .* there is no nvcc"),
+        ("13.2", None, "compile", {}, "RETINANET_FAST_CUDA=compile, .* there is no nvcc"),
+        ("13.2", "13.0", "yes", {}, "RETINANET_FAST_CUDA: expected auto, on, off or compile, got yes"),
         ("13.2", None, "auto", {"CUDACXX": "/nowhere/nvcc"}, "CUDACXX: .* no file /nowhere/nvcc"),
         (
             "13.2",

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICES, assert_close, generator, random_boxes
-from kernel_cases import CASES, DTYPES, eager_twins, has_op
-from torch import Tensor
+from cases import DEVICES, generator, random_boxes
+from kernel_cases import CASES, DTYPES, assert_same, eager_twins, has_op
 
 from retinanet_fast import ops
 
@@ -37,15 +36,6 @@ NOT_RUN: dict[str, str] = {}
 def require(name: str) -> None:
     if not has_op(name):
         pytest.skip(f"this build has no {name}")
-
-
-def assert_same(name: str, results: list[Tensor], expected: list[Tensor]) -> None:
-    for actual, wanted in zip(results, expected, strict=True):
-        if actual.is_floating_point():
-            # The order of sums differs between devices, so twice the error of one result.
-            assert_close(actual.cpu(), wanted, scale=2.0)
-        else:
-            assert torch.equal(actual.cpu(), wanted), name  # indices, labels and matches: to the bit
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -129,7 +119,7 @@ def test_every_kernel_has_run(launched: dict[str, Any]) -> None:
 
 @emulated
 def test_block_sizes_of_the_kernel_report(launched: dict[str, Any]) -> None:
-    from benchmarks.kernel_report import DEFAULT_THREADS, THREADS
+    from benchmarks.kernel_report.account import DEFAULT_THREADS, THREADS
 
     for kernel, launches in launched.items():
         assert launches.threads == THREADS.get(kernel.split("<")[0], DEFAULT_THREADS), kernel

@@ -76,7 +76,7 @@ def test_a_file_belongs_to_its_innermost_layer() -> None:
         ("kernels", "kernels/cuda/sum.cuh"),
         ("kernels/cpu", "kernels/cuda/sum.cuh"),
         ("kernels/cuda", "kernels/cpu/sort.h"),
-        ("torch", "kernels/cpu/sort.h"),
+        ("tensor", "kernels/cpu/sort.h"),
     ],
 )
 def test_an_upward_include_is_found(layer: str, name: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
-from retinanet_fast.engine.errors import InputError, TrainingError
+from retinanet_fast.engine.errors import InputError, TrainingError, describe_import_error
 
 COMMANDS = {
     "demo": commands.demo_command,
@@ -31,8 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         COMMANDS[options.command](options)
     except InputError as error:
         return _fail(str(error), 2)
-    except (TrainingError, ImportError) as error:
+    except TrainingError as error:
         return _fail(str(error), 1)
+    except ImportError as error:
+        return _fail(describe_import_error(error), 1)
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except RuntimeError as error:

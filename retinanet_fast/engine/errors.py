@@ -11,6 +11,17 @@ class TrainingError(Exception):
     """Training cannot go on, for example because the loss is not finite. One line; exit code 1."""
 
 
+TRAIN_PACKAGES = {"PIL": "pillow", "pycocotools": "pycocotools", "matplotlib": "matplotlib"}
+
+
+def describe_import_error(error: ImportError) -> str:
+    """In one line; where a package of the extra ``train`` is missing, how to install it."""
+    package = TRAIN_PACKAGES.get((error.name or "").partition(".")[0])
+    if package is None:
+        return str(error)
+    return f'this needs {package}, which is not installed here: pip install "retinanet_fast[train]"'
+
+
 class Problems:
     """Collects the bad entries of a data set: either the first one is an error, or all are left out and counted.
 

@@ -1,0 +1,66 @@
+"""What works with torch and numpy alone, and what is said where a package of the extra `train` is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retinanet_fast.engine import errors
+from retinanet_fast.engine.recipe import tomllib
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+
+
+def without(packages: list[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a fresh interpreter in which `packages` cannot be imported."""
+    blocked = "".join(f"sys.modules[{package!r}] = None\n" for package in packages)
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys\n{blocked}{code}"], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_ops_and_models_need_torch_and_numpy_alone() -> None:
+    done = without(
+        list(errors.TRAIN_PACKAGES),
+        "import torch\n"
+        "from retinanet_fast import models, nn, ops, reference\n"
+        "from retinanet_fast.cli import main\n"
+        "assert ops.sigmoid_focal_loss(torch.zeros(2, 3), torch.zeros(2, 3)).shape == (2, 3)\n"
+        "models.retinanet_resnet18_fpn(num_classes=3).eval()([torch.zeros(3, 64, 64)])\n"
+        "sys.exit(main(['info']))",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "eval", "predict"])
+def test_a_command_names_the_extra_that_it_lacks(command: str, tmp_path: Path) -> None:
+    words = {
+        "demo": ["--out", "run"],
+        "train": ["--recipe", "demo", "--data", "data", "--out", "run"],
+        "eval": ["--checkpoint", "run", "--data", "data"],
+        "predict": ["--checkpoint", "run", "picture.jpg"],
+    }[command]
+    code = f"from retinanet_fast.cli import main\nsys.exit(main({[command, *words]!r}))"
+    done = without(["PIL"], code)
+    assert done.returncode == 1
+    assert done.stderr == (
+        'retinanet-fast: this needs pillow, which is not installed here: pip install "retinanet_fast[train]"\n'
+    )
+
+
+@pytest.mark.parametrize(("module", "package"), errors.TRAIN_PACKAGES.items())
+def test_every_package_of_the_extra_is_named(module: str, package: str) -> None:
+    error = ModuleNotFoundError(f"No module named '{module}.part'", name=f"{module}.part")
+    assert f"needs {package}, " in errors.describe_import_error(error)
+    assert errors.describe_import_error(ImportError("built for another torch")) == "built for another torch"
+
+
+def test_the_extra_is_what_the_errors_know() -> None:
+    if not PYPROJECT.exists():
+        pytest.skip("the tests lie outside the source tree")
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    assert set(project["optional-dependencies"]["train"]) == set(errors.TRAIN_PACKAGES.values())
+    assert [dependency.split(">")[0] for dependency in project["dependencies"][:2]] == ["torch", "numpy"]
