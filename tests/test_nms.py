@@ -68,6 +68,51 @@ def test_more_boxes_than_one_block_or_round(spread: float, device: str) -> None:
     assert torch.equal(kept.cpu(), nms_by_matrix(boxes, scores, 0.5))
 
 
+DEGENERATE = [
+    [1, 1, 1, 1],  # points
+    [2, 2, 0, 0],  # inverted
+    [2, 0, 0, 2],
+    [0, NAN, 2, 2],
+    [NAN, NAN, NAN, NAN],
+    [-INF, -INF, INF, INF],
+    [0, 0, INF, 2],
+    [5, 5, 1e30, 1e30],  # area overflows
+    [0, 0, 1e-30, 1e-30],  # area underflows
+    [0, 0, 1e-20, 1e-20],  # area is subnormal
+    [0, 0, 1e-20, 1e-20],
+    [1e6, 1e6, 1e6 + 2, 1e6 + 2],  # far from all others
+    [0, 0, 300, 300],  # larger than all others
+    [0, 0, 300, 290],
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.02, 0.5, 0.97, 1.0, NAN])
+def test_degenerate_boxes_among_thousands(threshold: float, dtype: torch.dtype, device: str) -> None:
+    # More than a round of the kernels on CUDA, and many near each other whose grid cells differ.
+    n = 4600
+    boxes = random_boxes(n, seed=4, size=30.0, dtype=dtype)
+    boxes += (torch.rand(n, 2, generator=generator(5), dtype=dtype) * 250).repeat(1, 2)
+    degenerate = torch.tensor(DEGENERATE, dtype=dtype)
+    boxes[torch.randperm(n, generator=generator(6))[: 8 * len(degenerate)]] = degenerate.repeat(8, 1)
+    scores = random_scores(n, dtype=dtype)
+    kept = ops.nms(boxes.to(device), scores.to(device), threshold)
+    assert torch.equal(kept.cpu(), nms_by_matrix(boxes, scores, threshold))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_boxes_in_one_line_or_place(device: str) -> None:
+    n = 4500
+    scores = random_scores(n)
+    line = torch.tensor([[0.0, 0, 8, 8]]).repeat(n, 1)
+    line[:, ::2] += torch.rand(n, 1, generator=generator(1)) * 900
+    place = line[:1].repeat(n, 1)
+    for boxes in (line, place):
+        kept = ops.nms(boxes.to(device), scores.to(device), 0.4)
+        assert torch.equal(kept.cpu(), nms_by_matrix(boxes, scores, 0.4))
+
+
 def test_equal_scores_keep_their_order_and_nan_is_first() -> None:
     boxes = torch.tensor([[0.0, 0, 1, 1]] * 2 + [[5.0, 5, 6, 6]] * 3)
     assert ops.nms(boxes, torch.tensor([0.5, 0.5, 0.1, 0.7, 0.7]), 0.5).tolist() == [3, 0]

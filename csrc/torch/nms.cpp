@@ -44,12 +44,12 @@ at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& sc
   const c10::DeviceGuard guard(boxes.device());
   const at::Tensor corners = boxes.contiguous();
   const at::Tensor values = scores.contiguous();
-  const at::Tensor order = uses_cpu_kernels(boxes)
-                               ? at::Tensor()
-                               : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
+  const bool kernel_sorts = uses_cpu_kernels(boxes) || n <= kNmsRound;
+  const at::Tensor order =
+      kernel_sorts ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
   const at::Tensor workspace =
       at::empty({int64_t(workspace_bytes(boxes, classes != nullptr, dtype))}, boxes.options().dtype(at::kByte));
-  const at::Tensor kept_and_count = at::empty({n + 1}, indices);
+  at::Tensor kept_and_count = at::empty({n + 1}, indices);
   const NmsParams params{
       .boxes = corners.const_data_ptr(),
       .scores = values.const_data_ptr(),
@@ -63,8 +63,11 @@ at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& sc
       .dtype = dtype,
   };
   run(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA(nms_cuda));
-  // Copied, so that the result does not hold the memory of all n. On CUDA the count is the one synchronisation.
-  if (!boxes.is_cpu()) return kept_and_count.narrow(0, 0, kept_and_count[n].item<int64_t>()).clone();
+  if (!boxes.is_cpu()) {
+    const int64_t count = kept_and_count[n].item<int64_t>();  // the one synchronisation
+    // Copied where all n would be much memory to hold.
+    return n <= kNmsRound ? kept_and_count.resize_({count}) : kept_and_count.narrow(0, 0, count).clone();
+  }
   const at::Tensor kept = at::empty({*params.count}, indices);
   std::memcpy(kept.mutable_data_ptr(), params.kept, kept.nbytes());
   return kept;
