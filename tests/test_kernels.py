@@ -199,6 +199,7 @@ def fault(
             r"kernel early_return_kernel, .* waits at __syncthreads, which not all .* returned",
         ),
         ("misaligned_load", r"kernel copy_kernel, block \(0, 0, 0\), thread .*: misaligned access"),
+        ("single_buffer", r"kernel passes_kernel, .* thread .* with no barrier between"),
         ("race", r"kernel shift_kernel, .* thread .* with no barrier between"),
     ],
 )

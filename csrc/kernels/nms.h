@@ -14,7 +14,7 @@ struct NmsParams {
   const void* boxes;       // [N, 4] xyxy
   const void* scores;      // [N], of the boxes' dtype
   const int64_t* classes;  // [N], or null: all are one class
-  const int64_t* order;    // [N]: the order above; null where the kernel sorts: on the CPU, and N <= kNmsRound on CUDA
+  const int64_t* order;    // [N]: the order above; null where the kernel sorts: on the CPU, and N <= kNmsCounted on CUDA
   void* workspace;         // nms_cpu_workspace_bytes or nms_cuda_workspace_bytes
   int64_t* kept;           // [N], of which the first `count` are written: indices of the kept boxes, best first
   int64_t* count;          // [1]
@@ -97,6 +97,9 @@ constexpr int64_t kMaskBits = 64;
 constexpr int64_t kNmsRound = kMaskBits * kMaskBits;  // so that a word has a bit for each group of 64 ranks of a round
 using MaskWord = unsigned long long;                  // the type that CUDA's atomics take
 
+// Up to so many scores are ranked by counting.
+constexpr int64_t kNmsCounted = 2 * kNmsRound;
+
 // Cells along each axis of the grid, for a few boxes a cell.
 RETINANET_FAST_INLINE int32_t nms_grid_side(int64_t n) {
   int32_t side = 8;
@@ -111,7 +114,7 @@ struct NmsGrid {
 
 template <class C>
 struct NmsCudaWorkspace {
-  int32_t* order;       // [round], where the kernels rank the scores
+  int32_t* order;       // [N], only where the kernels rank the scores
   math::Box<C>* boxes;  // [N], by rank
   int64_t* classes;     // [N], by rank; only with classes
   MaskWord* mask;       // [round / 64, round]; bit j of (g, i): rank 64 g + j of the round suppresses the later rank i
@@ -130,7 +133,7 @@ struct NmsCudaWorkspace {
     const int64_t round = math::min2(n, kNmsRound);
     const bool rounds = n > kNmsRound;
     const int64_t cells = int64_t(nms_grid_side(n)) * nms_grid_side(n);
-    order = space.take<int32_t>(rounds ? 0 : n);
+    order = space.take<int32_t>(n <= kNmsCounted ? n : 0);
     boxes = space.take<math::Box<C>>(n);
     classes = space.take<int64_t>(with_classes ? n : 0);
     mask = space.take<MaskWord>(ceil_div(round, kMaskBits) * round);

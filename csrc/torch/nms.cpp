@@ -44,7 +44,7 @@ at::Tensor run_nms(const char* op, const at::Tensor& boxes, const at::Tensor& sc
   const c10::DeviceGuard guard(boxes.device());
   const at::Tensor corners = boxes.contiguous();
   const at::Tensor values = scores.contiguous();
-  const bool kernel_sorts = uses_cpu_kernels(boxes) || n <= kNmsRound;
+  const bool kernel_sorts = uses_cpu_kernels(boxes) || n <= kNmsCounted;
   const at::Tensor order =
       kernel_sorts ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
   const at::Tensor workspace =

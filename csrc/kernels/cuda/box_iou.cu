@@ -7,6 +7,7 @@
 #include "kernels/box_iou.h"
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/sum.cuh"
 #include "math/box.h"
 
 namespace retinanet_fast {
@@ -76,12 +77,6 @@ __global__ void box_iou_kernel(BoxIouParams p) {
       store(column[row * stride], iou(a, area(a), b, area(b)));
     }
   }
-}
-
-template <class C>
-__device__ C warp_sum(C x) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(0xffffffffu, x, offset);
-  return x;
 }
 
 template <class T>

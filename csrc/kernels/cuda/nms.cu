@@ -1,15 +1,19 @@
 // Greedy suppression of boxes in score order, in rounds of kNmsRound ranks; no synchronisation with the host.
-//   rank_kernel     a warp a box, of one round only: counts the boxes before it, which is its rank, and stores it
-//   there. gather_kernel   more than a round: a thread a rank, boxes and classes into the order that is given.
-//   place_kernel    a thread a rank: the cell of its centre, and its place in it. Each block finds the same extent of
-//   scan_kernel     the grid from a sample of the boxes. Then one block: the first slot of each cell.
+//   rank_kernel     where no order is given: a warp a box counts the boxes before it, which is its rank. N^2
+//                   comparisons, up to kNmsCounted boxes in less time than the passes of a sort.
+//   gather_kernel   else: a thread a rank, boxes and classes into that order.
+// For more than a round, so that the kept boxes of earlier rounds can be looked up by where they are:
+//   place_kernel    a thread a rank: the cell of its centre in a grid, and its place in the cell. Each block finds the
+//                   same extent of the grid, from a sample of the boxes.
+//   scan_kernel     one block: the first slot of each cell.
 // And each round:
-//   pull_kernel     a warp a rank: against the kept boxes of earlier rounds, in the cells that are near enough.
-//   mask_kernel     a thread a rank, a block for 64 earlier ranks and 256 ranks, which skips removed ones. A bit a hit.
-//   resolve_kernel  one block, four ranks a thread, passes until all are settled: a rank is removed if a kept one hits
-//                   it, and kept once no rank that hits it waits. Most are settled in the first passes; a chain of
-//                   ranks, each hit by the one before, takes a pass (a tenth of a microsecond) a rank.
-// Deterministic: every list that depends on the order of blocks is only searched for any hit.
+//   pull_kernel     a warp a rank: removed by a kept box of an earlier round? These lie in the cells near it.
+//   mask_kernel     a thread a rank, a block for 256 ranks and 64 that may be before them. A bit a hit: most pairs are
+//                   ruled out in some 16 instructions, without a branch.
+//   resolve_kernel  one block, four ranks a thread, in passes until all are settled: a rank is removed once a kept one
+//                   hits it, and kept once none that hits it waits. A few passes settle all; in a chain of ranks, of
+//                   which each is hit by the one before alone, a rank takes one.
+// Deterministic: the order of blocks decides only in which order a cell's boxes are looked at.
 #include "kernels/nms.h"
 
 #include "kernels/cuda/box_grid.cuh"
@@ -28,6 +32,7 @@ constexpr int kWideThreads = 1024;
 constexpr int kWideWarps = kWideThreads / 32;
 constexpr int kRanksPerThread = int(kNmsRound) / kWideThreads;
 constexpr int kHalfWords = int(kNmsRound) / 32;
+constexpr int kSlots = 4;  // that a lane has in flight
 constexpr int kBatch = 8;  // pairs that are screened without a branch
 constexpr unsigned kAllLanes = 0xffffffffu;
 
@@ -55,6 +60,9 @@ __device__ void store_rank(const Nms<C>& nms, int64_t rank, int64_t index) {
   if (nms.p.classes != nullptr) nms.space.classes[rank] = nms.p.classes[index];
   if (rank < nms.round_stride) nms.space.groups[rank] = 0;
   if (rank == 0) *nms.p.count = 0;
+  if (nms.p.n <= kNmsRound) return;
+  nms.space.kept_slot[rank] = -1;
+  if (rank <= nms.cells()) nms.space.first_slot[rank] = 0;  // fewer cells than boxes
 }
 
 template <class T>
@@ -79,11 +87,7 @@ __global__ void rank_kernel(Nms<ComputeType<T>> nms) {
 template <class T>
 __global__ void gather_kernel(Nms<ComputeType<T>> nms) {
   const int64_t rank = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (rank >= nms.p.n) return;
-  store_rank<T>(nms, rank, nms.p.order[rank]);
-  if (nms.p.n <= kNmsRound) return;
-  nms.space.kept_slot[rank] = -1;
-  if (rank <= nms.cells()) nms.space.first_slot[rank] = 0;  // fewer cells than boxes
+  if (rank < nms.p.n) store_rank<T>(nms, rank, nms.p.order[rank]);
 }
 
 template <class C>
@@ -142,12 +146,19 @@ __global__ void pull_kernel(Nms<C> nms) {
   for (int y = near.top; y <= near.bottom && !removed; ++y) {
     const int32_t* first_slot = nms.space.first_slot + y * nms.grid_side;
     const int end = first_slot[near.right + 1];
-    for (int first = first_slot[near.left]; first < end && !removed; first += 32) {
-      const int other = first + lane < end ? nms.space.kept_slot[first + lane] : -1;
+    for (int first = first_slot[near.left]; first < end && !removed; first += 32 * kSlots) {
+      int others[kSlots];
+#pragma unroll
+      for (int i = 0; i < kSlots; ++i) {
+        const int slot = first + 32 * i + lane;
+        others[i] = slot < end ? nms.space.kept_slot[slot] : -1;
+      }
       bool hit = false;
-      if (other >= 0 && nms.same_class(other, rank)) {
+#pragma unroll
+      for (const int other : others) {
+        if (other < 0 || !nms.same_class(other, rank)) continue;
         const Box<C> kept = nms.space.boxes[other];
-        hit = overlaps(nms.threshold, kept, area(kept), box, box_area);
+        hit |= overlaps(nms.threshold, kept, area(kept), box, box_area);
       }
       removed = __any_sync(kAllLanes, hit);
     }
@@ -250,13 +261,14 @@ __global__ void __launch_bounds__(kWideThreads) resolve_kernel(Nms<C> nms) {
 #pragma unroll
   for (int i = 0; i < kRanksPerThread; ++i) {
     const int column = column_of(i);
-    if (column < nms.round_size && !nms.is_removed(column)) {
-      ranks[i].waits = true;
-      ranks[i].groups = nms.space.groups[column];
-      if (ranks[i].groups != 0) {
-        nms.space.groups[column] = 0;
-        ranks[i].next_group(nms, column);
-      }
+    ranks[i].waits = column < nms.round_size && !nms.is_removed(column);
+    if (ranks[i].waits) ranks[i].groups = nms.space.groups[column];
+  }
+#pragma unroll
+  for (int i = 0; i < kRanksPerThread; ++i) {
+    if (ranks[i].groups != 0) {
+      nms.space.groups[column_of(i)] = 0;  // for the next round
+      ranks[i].next_group(nms, column_of(i));
     }
     publish(0, i);
   }
