@@ -4,7 +4,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from cases import DEVICES, DTYPES, generator, non_contiguous, num_threads, random_boxes
+from cases import DEGENERATE_BOXES, DEVICES, DTYPES, generator, non_contiguous, num_threads, random_boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -68,24 +68,6 @@ def test_more_boxes_than_one_block_or_round(spread: float, device: str) -> None:
     assert torch.equal(kept.cpu(), nms_by_matrix(boxes, scores, 0.5))
 
 
-DEGENERATE = [
-    [1, 1, 1, 1],  # points
-    [2, 2, 0, 0],  # inverted
-    [2, 0, 0, 2],
-    [0, NAN, 2, 2],
-    [NAN, NAN, NAN, NAN],
-    [-INF, -INF, INF, INF],
-    [0, 0, INF, 2],
-    [5, 5, 1e30, 1e30],  # area overflows
-    [0, 0, 1e-30, 1e-30],  # area underflows
-    [0, 0, 1e-20, 1e-20],  # area is subnormal
-    [0, 0, 1e-20, 1e-20],
-    [1e6, 1e6, 1e6 + 2, 1e6 + 2],  # far from all others
-    [0, 0, 300, 300],  # larger than all others
-    [0, 0, 300, 290],
-]
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.02, 0.5, 0.97, 1.0, NAN])
@@ -94,7 +76,7 @@ def test_degenerate_boxes_among_thousands(threshold: float, dtype: torch.dtype, 
     n = 4600
     boxes = random_boxes(n, seed=4, size=30.0, dtype=dtype)
     boxes += (torch.rand(n, 2, generator=generator(5), dtype=dtype) * 250).repeat(1, 2)
-    degenerate = torch.tensor(DEGENERATE, dtype=dtype)
+    degenerate = torch.tensor(DEGENERATE_BOXES, dtype=dtype)
     boxes[torch.randperm(n, generator=generator(6))[: 8 * len(degenerate)]] = degenerate.repeat(8, 1)
     scores = random_scores(n, dtype=dtype)
     kept = ops.nms(boxes.to(device), scores.to(device), threshold)
