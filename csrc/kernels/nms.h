@@ -14,7 +14,7 @@ struct NmsParams {
   const void* boxes;       // [N, 4] xyxy
   const void* scores;      // [N], of the boxes' dtype
   const int64_t* classes;  // [N], or null: all are one class
-  const int64_t* order;    // [N]: the order above; null where the kernel sorts: on the CPU, and N <= kNmsCounted on CUDA
+  const int64_t* order;    // [N]: the order above; null where the kernel sorts: CPU, CUDA up to kNmsCounted
   void* workspace;         // nms_cpu_workspace_bytes or nms_cuda_workspace_bytes
   int64_t* kept;           // [N], of which the first `count` are written: indices of the kept boxes, best first
   int64_t* count;          // [1]

@@ -1,7 +1,6 @@
-// box_iou: threads lie along M, as many as it has up to a block, so that stores coalesce, and along N with what is left
-// of
-//   the block. Each keeps its boxes2[j] and takes kRows rows in turn, from shared memory. N*M outputs are written once;
-//   the boxes are few beside them. Most pairs do not meet: first these zeros, without a branch, then the others.
+// box_iou: a block's threads lie along M, as many as M has, and with what is left along N. Each keeps its boxes2[j] and
+//   takes kRows rows in turn, from shared memory; stores coalesce. N * M outputs are written once; the boxes are few
+//   beside them. Most pairs do not meet: these zeros come first, without a branch, then the pairs that divide.
 // box_iou_backward: a warp per row i; lane l adds up j = l, l + 32, ... and the lanes are then added in a fixed
 //   tree, so that the sum has the same order on every run.
 #include "kernels/box_iou.h"
@@ -16,9 +15,8 @@ namespace {
 using namespace math;
 
 constexpr int kThreads = 256;
-
 constexpr int kRows = 8;
-constexpr int kFewestColumns = 8;
+constexpr int kFewestColumns = 8;  // of a block
 constexpr int64_t kMaxGridY = 65535;
 
 // What meets every box whose IoU with `box` may be other than 0: the box itself, or everything if its area is not
