@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf, nan
 
 import pytest
 import torch
@@ -43,6 +44,25 @@ RTOL = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bf
 # Absolute error where values cancel or underflow: the same for results of order 1; for float16 it is also the
 # spacing of its subnormal numbers.
 ATOL = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
+
+
+# What a suppression must not trip over, some of them among boxes of 30 px in an image of 280.
+DEGENERATE_BOXES = [
+    [1, 1, 1, 1],  # points
+    [2, 2, 0, 0],  # inverted
+    [2, 0, 0, 2],
+    [0, nan, 2, 2],
+    [nan, nan, nan, nan],
+    [-inf, -inf, inf, inf],
+    [0, 0, inf, 2],
+    [5, 5, 1e30, 1e30],  # area overflows
+    [0, 0, 1e-30, 1e-30],  # area underflows
+    [0, 0, 1e-20, 1e-20],  # area is subnormal
+    [0, 0, 1e-20, 1e-20],
+    [1e6, 1e6, 1e6 + 2, 1e6 + 2],  # far from all others
+    [0, 0, 300, 300],  # larger than all others
+    [0, 0, 300, 290],
+]
 
 
 def assert_close(actual: Tensor, expected: Tensor, *, scale: float = 1.0) -> None:

@@ -119,6 +119,40 @@ def suppress(n: int, classes: int | None) -> Case:
     return case
 
 
+def suppress_peculiar(kind: str) -> Case:
+    """What takes the suppressing kernels through many passes, or none."""
+
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        n = 300
+        at = torch.arange(n, dtype=torch.float64)
+        boxes = torch.tensor([[0.0, 0, 10, 10]], dtype=torch.float64).repeat(n, 1)
+        scores = -at / 4  # exact in every type
+        classes = None
+        if kind == "chain":  # each is hit by the one before alone
+            boxes[:, ::2] += 4 * (at % 50)[:, None]
+            boxes[:, 1::2] += 20 * (at // 50)[:, None]
+        elif kind == "chain-backwards":
+            boxes[:, ::2] += 4 * (at % 50)[:, None]
+            boxes[:, 1::2] += 20 * (at // 50)[:, None]
+            scores = at / 4
+        elif kind == "every-class":
+            classes = torch.arange(n) * 2**33 - 7  # which differ in the upper half
+        elif kind == "one-class":
+            classes = torch.zeros(n, dtype=torch.int64)
+            boxes[:, ::2] += 3 * (at % 7)[:, None]
+        elif kind == "nan":
+            boxes += 2 * (at % 9)[:, None]
+            boxes[::5, 2] = torch.nan
+            scores[::7] = torch.nan
+            scores[3::11] = torch.inf
+        boxes, scores = boxes.to(device, dtype), scores.to(device, dtype)
+        if classes is None:
+            return [ops.nms(boxes, scores, 0.3)]
+        return [ops.batched_nms(boxes, scores, classes.to(device), 0.3)]
+
+    return case
+
+
 # A level of odd sizes, and one whose planes are whole 16-byte vectors in every type.
 GRID = AnchorGrid(
     torch.tensor([[[-8, -8, 8, 8], [-12, -6, 12, 6.0]], [[-16, -16, 16, 16], [-24, -12, 24, 12.0]]]),
@@ -201,6 +235,7 @@ def detect(
 
 CASES: dict[str, Case] = {
     "box_iou": iou(37, 67),
+    **{f"box_iou-{n}x{m}": iou(n, m) for n, m in ((1, 1), (300, 1), (70, 5), (9, 257), (8, 256))},
     "box_iou-empty": iou(37, 0),
     "encode_boxes": encode(301),
     "encode_boxes-empty": encode(0),
@@ -220,7 +255,9 @@ CASES: dict[str, Case] = {
         for rows, classes in ((0, 3), (1, 2), (67, 7), (40, 300))
         for reduction, weighted in (("none", True), ("mean", False))
     },
-    **{f"nms-{n}": suppress(n, None) for n in (0, 1, 64, 65, 700)},
+    **{f"nms-{n}": suppress(n, None) for n in (0, 1, 64, 65, 257, 700)},
+    **{f"nms-{kind}": suppress_peculiar(kind) for kind in ("same", "chain", "chain-backwards", "nan")},
+    **{f"batched_nms-{kind}": suppress_peculiar(kind) for kind in ("every-class", "one-class")},
     **{f"batched_nms-{n}-{classes}": suppress(n, classes) for n, classes in ((1, 1), (300, 7), (700, 80))},
     **{
         f"match_anchors-{counts}-{low_quality}-{as_grid}": match(counts, low_quality, as_grid)

@@ -52,6 +52,19 @@ def test_many_boxes(classes: int, device: str) -> None:
     assert torch.equal(kept.sort().values, expected.sort().values)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("classes", [1, 80, 5000])
+def test_every_class_by_itself(classes: int, device: str) -> None:
+    # More than a round of the kernels on CUDA, many boxes of other classes in the same places.
+    boxes, scores = crowded(5000, seed=2)
+    scores = random_scores(5000)
+    idxs = torch.arange(5000) % classes * 2**31 - 5
+    kept = ops.batched_nms(boxes.to(device), scores.to(device), idxs.to(device), 0.3).cpu()
+    alone = [ops.nms(boxes[idxs == c], scores[idxs == c], 0.3) for c in idxs.unique()]
+    expected = torch.cat([(idxs == c).nonzero()[:, 0][k] for c, k in zip(idxs.unique(), alone, strict=True)])
+    assert torch.equal(kept, expected[scores[expected].sort(descending=True, stable=True).indices])
+
+
 @pytest.mark.parametrize("dtype", INT_DTYPES)
 def test_any_integers_are_classes(dtype: torch.dtype) -> None:
     boxes, scores = crowded(300, seed=5)

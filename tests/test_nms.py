@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from cases import (
+    DEGENERATE_BOXES,
     DEVICES,
     DTYPES,
     crowded,
@@ -57,6 +58,33 @@ def test_more_boxes_than_one_block_or_round(spread: float, device: str) -> None:
     scores = random_scores(5000)
     kept = ops.nms(boxes.to(device), scores.to(device), 0.5)
     assert torch.equal(kept.cpu(), nms_by_matrix(boxes, scores, 0.5))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.02, 0.5, 0.97, 1.0, NAN])
+def test_degenerate_boxes_among_thousands(threshold: float, dtype: torch.dtype, device: str) -> None:
+    # More than a round of the kernels on CUDA, and many near each other whose grid cells differ.
+    n = 4600
+    boxes = random_boxes(n, seed=4, size=30.0, dtype=dtype)
+    boxes += (torch.rand(n, 2, generator=generator(5), dtype=dtype) * 250).repeat(1, 2)
+    degenerate = torch.tensor(DEGENERATE_BOXES, dtype=dtype)
+    boxes[torch.randperm(n, generator=generator(6))[: 8 * len(degenerate)]] = degenerate.repeat(8, 1)
+    scores = random_scores(n, dtype=dtype)
+    kept = ops.nms(boxes.to(device), scores.to(device), threshold)
+    assert torch.equal(kept.cpu(), nms_by_matrix(boxes, scores, threshold))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_boxes_in_one_line_or_place(device: str) -> None:
+    n = 4500
+    scores = random_scores(n)
+    line = torch.tensor([[0.0, 0, 8, 8]]).repeat(n, 1)
+    line[:, ::2] += torch.rand(n, 1, generator=generator(1)) * 900
+    place = line[:1].repeat(n, 1)
+    for boxes in (line, place):
+        kept = ops.nms(boxes.to(device), scores.to(device), 0.4)
+        assert torch.equal(kept.cpu(), nms_by_matrix(boxes, scores, 0.4))
 
 
 def test_equal_scores_keep_their_order_and_nan_is_first() -> None:

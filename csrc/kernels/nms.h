@@ -14,7 +14,7 @@ struct NmsParams {
   const void* boxes;       // [N, 4] xyxy
   const void* scores;      // [N], of the boxes' dtype
   const int64_t* classes;  // [N], or null: all are one class
-  const int64_t* order;    // [N] on CUDA: the order above; on the CPU null, the kernel sorts
+  const int64_t* order;    // [N]: the order above; null where the kernel sorts: CPU, CUDA up to kNmsCounted
   void* workspace;         // nms_cpu_workspace_bytes or nms_cuda_workspace_bytes
   int64_t* kept;           // [N], of which the first `count` are written: indices of the kept boxes, best first
   int64_t* count;          // [1]
@@ -91,31 +91,59 @@ RETINANET_FAST_INLINE size_t nms_cpu_workspace_bytes(int64_t n, bool classes, DT
                                   : NmsCpuWorkspace<float>(nullptr, n, classes).bytes;
 }
 
-// On CUDA, ranks are settled in rounds of this many: first among themselves by a bit mask of that size squared,
-// then the kept ones sweep the ranks of all later rounds. Memory is linear in N beyond one round.
-constexpr int64_t kNmsRound = 4096;
+// On CUDA, ranks are settled in rounds of this many: each is compared with the kept boxes of earlier rounds, which lie
+// in a grid, and with the ranks before it in its round, into a bit mask. Memory is linear in N beyond one round.
 constexpr int64_t kMaskBits = 64;
-using MaskWord = unsigned long long;  // the type that CUDA's atomics take
+constexpr int64_t kNmsRound = kMaskBits * kMaskBits;  // so that a word has a bit for each group of 64 ranks of a round
+using MaskWord = unsigned long long;                  // the type that CUDA's atomics take
+
+// Up to so many scores are ranked by counting.
+constexpr int64_t kNmsCounted = 2 * kNmsRound;
+
+// Cells along each axis of the grid, for a few boxes a cell.
+RETINANET_FAST_INLINE int32_t nms_grid_side(int64_t n) {
+  int32_t side = 8;
+  while (side < 128 && 8 * int64_t(side) * side < n) side *= 2;
+  return side;
+}
+
+// The first cell's corner, and cells per pixel. Boxes beyond the last cells belong to these.
+struct NmsGrid {
+  double left, top, per_x, per_y;
+};
 
 template <class C>
 struct NmsCudaWorkspace {
+  int32_t* order;       // [N], only where the kernels rank the scores
   math::Box<C>* boxes;  // [N], by rank
   int64_t* classes;     // [N], by rank; only with classes
-  uint8_t* removed;     // [N], by rank
-  MaskWord* mask;       // [round, round / 64]; bit j of row i: i suppresses j > i
-  int32_t* round_kept;  // [round], the ranks that the round keeps, ascending
-  int32_t* round_count;
+  MaskWord* mask;       // [round / 64, round]; bit j of (g, i): rank 64 g + j of the round suppresses the later rank i
+  MaskWord* groups;     // [round]; bit g of i: word (g, i) is not 0; else it is not written. All 0 between rounds
+  // Only with more than one round, and for it the kept boxes of those before:
+  uint8_t* removed;     // [round]
+  NmsGrid* grid;        // [1]
+  int32_t* cell;        // [N], by rank
+  int32_t* place;       // [N], by rank, within its cell
+  int32_t* first_slot;  // [cells + 1]; every box has a slot, those of a cell side by side
+  int32_t* kept_slot;   // [N], by slot: the rank of a kept box, else -1
   size_t bytes;
 
   RETINANET_FAST_INLINE NmsCudaWorkspace(void* base, int64_t n, bool with_classes) {
     Workspace space(base);
     const int64_t round = math::min2(n, kNmsRound);
+    const bool rounds = n > kNmsRound;
+    const int64_t cells = int64_t(nms_grid_side(n)) * nms_grid_side(n);
+    order = space.take<int32_t>(n <= kNmsCounted ? n : 0);
     boxes = space.take<math::Box<C>>(n);
     classes = space.take<int64_t>(with_classes ? n : 0);
-    removed = space.take<uint8_t>(n);
-    mask = space.take<MaskWord>(round * ceil_div(round, kMaskBits));
-    round_kept = space.take<int32_t>(round);
-    round_count = space.take<int32_t>(1);
+    mask = space.take<MaskWord>(ceil_div(round, kMaskBits) * round);
+    groups = space.take<MaskWord>(round);
+    removed = space.take<uint8_t>(rounds ? round : 0);
+    grid = space.take<NmsGrid>(rounds ? 1 : 0);
+    cell = space.take<int32_t>(rounds ? n : 0);
+    place = space.take<int32_t>(rounds ? n : 0);
+    first_slot = space.take<int32_t>(rounds ? cells + 1 : 0);
+    kept_slot = space.take<int32_t>(rounds ? n : 0);
     bytes = space.bytes();
   }
 };

@@ -40,12 +40,13 @@ at::Tensor suppress(const char* op, const at::Tensor& boxes, const at::Tensor& s
   const at::Tensor corners = boxes.contiguous();
   const at::Tensor values = scores.contiguous();
   const bool on_cpu = uses_cpu_kernels(op, boxes);
+  const bool kernel_sorts = on_cpu || n <= kNmsCounted;
   const at::Tensor order =
-      on_cpu ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
+      kernel_sorts ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
   const size_t bytes = on_cpu ? nms_cpu_workspace_bytes(n, classes.defined(), dtype)
                               : nms_cuda_workspace_bytes(n, classes.defined(), dtype);
   const at::Tensor workspace = at::empty({int64_t(bytes)}, boxes.options().dtype(at::kByte));
-  const at::Tensor kept_and_count = at::empty({n + 1}, indices);
+  at::Tensor kept_and_count = at::empty({n + 1}, indices);
   const NmsParams params{
       .boxes = corners.const_data_ptr(),
       .scores = values.const_data_ptr(),
@@ -59,8 +60,11 @@ at::Tensor suppress(const char* op, const at::Tensor& boxes, const at::Tensor& s
       .dtype = dtype,
   };
   launch(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA_LAUNCHER(nms_cuda));
-  // Copied, so that the result does not hold the memory of all n. On CUDA the count is the one synchronisation.
-  if (!boxes.is_cpu()) return kept_and_count.narrow(0, 0, kept_and_count[n].item<int64_t>()).clone();
+  if (!boxes.is_cpu()) {
+    const int64_t count = kept_and_count[n].item<int64_t>();  // the one synchronisation
+    // Copied where all n would be much memory to hold.
+    return n <= kNmsRound ? kept_and_count.resize_({count}) : kept_and_count.narrow(0, 0, count).clone();
+  }
   const at::Tensor kept = at::empty({*params.count}, indices);
   std::memcpy(kept.mutable_data_ptr(), params.kept, kept.nbytes());
   return kept;

@@ -47,19 +47,17 @@ def padded_batched_nms(
         image = torch.where(exists, image, image + batch)  # padding meets only padding
     groups = (image << 32) + idxs
     kept = batched_nms(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), iou_threshold)
-    owner = image.flatten()[kept]
-    if counts is not None:
-        kept, owner = kept[owner < batch], owner[owner < batch]
 
-    owner, order = owner.sort(stable=True)
-    kept = kept[order] % max(n, 1)
-    found = torch.bincount(owner, minlength=batch)
-    place = torch.arange(kept.shape[0], device=boxes.device) - (found.cumsum(0) - found)[owner]
+    # No shape below depends on values, so that nothing else waits for a CUDA device: what is not wanted, padding and
+    # boxes beyond the limit, goes to a row and a column that are cut off.
     limit = n if max_output is None else max_output
-    fits = place < limit
-    output = kept.new_full((batch, limit), -1)
-    output[owner[fits], place[fits]] = kept[fits]
-    return output, found.clamp(max=limit)
+    owner = image.flatten()[kept].clamp(max=batch).int()
+    owner, order = owner.sort(stable=True)
+    first = torch.searchsorted(owner, torch.arange(batch + 1, device=boxes.device, dtype=torch.int32))
+    place = torch.arange(kept.shape[0], device=boxes.device) - first[owner]
+    output = kept.new_full((batch + 1, limit + 1), -1)
+    output[owner, place.clamp(max=limit)] = kept[order] % max(n, 1)
+    return output[:batch, :limit].contiguous(), first.diff().clamp(max=limit)
 
 
 def _check(

@@ -52,6 +52,9 @@ CPU_ONLY = {
 LONG = {
     "test_more_boxes_than_one_block_or_round": "test_every_kernel_has_run has the second round too",
     "test_many_boxes": "thousands of boxes",
+    "test_degenerate_boxes_among_thousands": "test_nms_of_several_rounds has them too",
+    "test_boxes_in_one_line_or_place": "thousands of boxes",
+    "test_every_class_by_itself": "thousands of boxes",
     "test_gradcheck": "hundreds of calls; gradients are compared with the twins' elsewhere",
 }
 

@@ -1,10 +1,12 @@
-// box_iou: a thread per element of [N, M], neighbours along M, so that stores coalesce and boxes1[i] broadcasts.
-//   moves N*M outputs once and 16 (N + M) bytes of boxes through the cache.
+// box_iou: a block's threads lie along M, as many as M has, and with what is left along N. Each keeps its boxes2[j] and
+//   takes kRows rows in turn, from shared memory; stores coalesce. N * M outputs are written once; the boxes are few
+//   beside them. Most pairs do not meet: these zeros come first, without a branch, then the pairs that divide.
 // box_iou_backward: a warp per row i; lane l adds up j = l, l + 32, ... and the lanes are then added in a fixed
 //   tree, so that the sum has the same order on every run.
 #include "kernels/box_iou.h"
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/sum.cuh"
 #include "math/box.h"
 
 namespace retinanet_fast {
@@ -13,20 +15,66 @@ namespace {
 using namespace math;
 
 constexpr int kThreads = 256;
+constexpr int kRows = 8;
+constexpr int kFewestColumns = 8;  // of a block
+constexpr int64_t kMaxGridY = 65535;
 
-template <class T>
-__global__ void box_iou_kernel(BoxIouParams p) {
-  const int64_t element = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (element >= p.n * p.m) return;
-  const auto a = load_box(static_cast<const T*>(p.boxes1) + 4 * (element / p.m));
-  const auto b = load_box(static_cast<const T*>(p.boxes2) + 4 * (element % p.m));
-  store(static_cast<T*>(p.iou)[element], iou(a, area(a), b, area(b)));
+// What meets every box whose IoU with `box` may be other than 0: the box itself, or everything if its area is not
+// positive and finite.
+template <class C>
+__device__ Box<C> reach_of(const Box<C>& box) {
+  constexpr C kInfinity = std::numeric_limits<C>::infinity();
+  const C size = area(box);
+  const bool proper = box.x2 > box.x1 && box.y2 > box.y1 && size > C(0) && size < kInfinity;
+  return proper ? box : Box<C>{-kInfinity, -kInfinity, kInfinity, kInfinity};
 }
 
 template <class C>
-__device__ C warp_sum(C x) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(0xffffffffu, x, offset);
-  return x;
+__device__ __forceinline__ bool meet(const Box<C>& a, const Box<C>& b) {
+  return (fmin(a.x2, b.x2) > fmax(a.x1, b.x1)) & (fmin(a.y2, b.y2) > fmax(a.y1, b.y1));
+}
+
+template <class T>
+__global__ void box_iou_kernel(BoxIouParams p) {
+  using C = ComputeType<T>;
+  constexpr int kMostRows = kRows * kThreads / kFewestColumns;  // of a tile
+  __shared__ Box<C> rows[kMostRows];
+  __shared__ Box<C> reaches[kMostRows];
+  const int step = blockDim.y;
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+  const int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const Box<C> b = load_box(static_cast<const T*>(p.boxes2) + 4 * min2(j, p.m - 1));
+  const Box<C> reach = reach_of(b);
+  const int64_t stride = step * p.m;
+  for (int64_t first = int64_t(blockIdx.y) * step * kRows; first < p.n; first += int64_t(gridDim.y) * step * kRows) {
+    __syncthreads();
+    if (thread < step * kRows && first + thread < p.n) {
+      rows[thread] = load_box(static_cast<const T*>(p.boxes1) + 4 * (first + thread));
+      reaches[thread] = reach_of(rows[thread]);
+    }
+    __syncthreads();
+    if (j >= p.m) continue;
+    const int own = threadIdx.y;  // and every step-th row after it
+    const int left = int(min2(p.n - first, int64_t(step) * kRows));
+    T* const column = static_cast<T*>(p.iou) + (first + own) * p.m + j;
+    T* to = column;
+    unsigned others = 0;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row, to += stride) {
+      const int i = own + row * step;
+      if (i >= left) break;
+      if (meet(reaches[i], reach)) {
+        others |= 1u << row;
+      } else {
+        store(*to, C(0));
+      }
+    }
+    for (; others != 0; others &= others - 1) {
+      const int row = __ffs(int(others)) - 1;
+      const Box<C> a = rows[own + row * step];
+      store(column[row * stride], iou(a, area(a), b, area(b)));
+    }
+  }
 }
 
 template <class T>
@@ -50,8 +98,11 @@ __global__ void box_iou_backward_kernel(BoxIouBackwardParams p) {
 Status box_iou_cuda(const BoxIouParams& p, CudaStream stream) {
   return dispatch_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const dim3 grid(ceil_div(p.n * p.m, kThreads));
-    return launch(box_iou_kernel<T>, grid, dim3(kThreads), 0, stream, p);
+    unsigned columns = kThreads;
+    while (columns / 2 >= p.m && columns > kFewestColumns) columns /= 2;
+    const dim3 block(columns, kThreads / columns);
+    const dim3 grid(unsigned(ceil_div(p.m, columns)), unsigned(min2(ceil_div(p.n, block.y * kRows), kMaxGridY)));
+    return launch(box_iou_kernel<T>, grid, block, 0, stream, p);
   });
 }
 
