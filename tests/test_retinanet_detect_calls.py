@@ -9,25 +9,31 @@ from detect_cases import assert_same, random_head
 from torch import Tensor
 
 from retinanet_fast import ops, reference
+from retinanet_fast.ops.match_anchors import grid_arguments
 from retinanet_fast.structures import Detections
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"cls_logits": [], "anchors": torch.zeros(0, 4)}, ValueError, "expected 1 to 8 levels of cls_logits, got 0"),
-        ({"cls_logits": [torch.zeros(2, 15, 2, 2)]}, ValueError, r"expected cls_logits of the anchors' grid sizes"),
-        ({"bbox_regression": [torch.zeros(2, 12, 3, 2)]}, ValueError, r"expected bbox_regression\[0\] \[2, 12, 3, 3\]"),
-        ({"bbox_regression": [torch.zeros(2, 13, 3, 3)]}, ValueError, r"expected K \* C channels .* got 15 and 13"),
-        ({"bbox_regression": [torch.zeros(2, 16, 3, 3)]}, ValueError, r"expected K \* C channels .* got 15 and 16"),
-        ({"bbox_regression": []}, ValueError, "expected bbox_regression of 1 levels as cls_logits, got 0"),
+        ({"cls_logits": []}, ValueError, "expected one or more levels of cls_logits .*, got 0 and 1"),
+        (
+            {"cls_logits": [torch.zeros(2, 15, 2, 2)], "bbox_regression": [torch.zeros(2, 12, 2, 2)]},
+            ValueError,
+            "expected an AnchorGrid of 1 levels with 3 anchors per cell and 2 x 2 cells at level 0, got .* 3 x 3",
+        ),
+        ({"bbox_regression": [torch.zeros(2, 12, 3, 2)]}, ValueError, r"expected cls_logits\[0\] \[2, 3 \* C, 3, 2\]"),
+        ({"bbox_regression": [torch.zeros(2, 13, 3, 3)]}, ValueError, r"expected bbox_regression\[0\] .*, got \[2, 13"),
+        ({"bbox_regression": [torch.zeros(2, 16, 3, 3)]}, ValueError, r"expected cls_logits\[0\] \[2, 4 \* C, 3, 3\]"),
+        ({"bbox_regression": []}, ValueError, "expected one or more levels of cls_logits .*, got 1 and 0"),
         ({"cls_logits": [torch.zeros(2, 15, 3, 3).int()]}, TypeError, "expected cls_logits of float64"),
-        ({"anchors": torch.zeros(26, 4)}, ValueError, r"expected anchors \[27, 4\], got \[26, 4\]"),
+        ({"anchors": torch.zeros(26, 4)}, ValueError, r"expected anchors \[27, 4\] for these levels, got \[26, 4\]"),
         ({"image_sizes": [(10, 10)]}, ValueError, r"expected image_sizes \[2, 2\], got \[1, 2\]"),
         ({"image_sizes": torch.zeros(2, 2)}, TypeError, "expected image_sizes of an integer dtype, got Float"),
         ({"topk_candidates": 0}, ValueError, "expected topk_candidates >= 1, got 0"),
         ({"detections_per_img": 0}, ValueError, "expected detections_per_img >= 1, got 0"),
-        ({"box_weights": (1.0, 1.0)}, ValueError, "expected 4 box_weights, got 2"),
+        ({"box_weights": (1.0, 1.0)}, ValueError, r"expected 4 box_weights \(x, y, width, height\), got 2"),
+        ({"box_weights": (1.0, 0.0, 1.0, 1.0)}, ValueError, "expected box_weights other than 0"),
         ({"soft_nms": "square"}, ValueError, "expected soft_nms None, 'linear' or 'gaussian', got 'square'"),
         ({"soft_nms_sigma": 0.0}, ValueError, "expected soft_nms_sigma > 0, got 0"),
         ({"score_thresh": torch.zeros(4)}, ValueError, r"expected score_thresh, a tensor, \[5\], got \[4\]"),
@@ -47,13 +53,11 @@ def test_bad_input(change: dict[str, Any], error: type[Exception], message: str)
 
 def test_opcheck() -> None:
     logits, deltas, grid = random_head()
-    strides = [step for stride in grid.strides for step in stride]
     sizes = torch.tensor([[60, 50], [33, 64]])
     arguments = (
         logits,
         deltas,
-        grid.base_anchors,
-        strides,
+        *grid_arguments(grid),
         sizes,
         0.05,
         None,

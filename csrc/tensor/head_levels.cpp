@@ -138,7 +138,7 @@ void check_anchors_of_head(const char* op, const Anchors& anchors, const HeadLev
         " levels with ", anchors.anchors_per_cell, " and ", anchors.levels[l].height, " x ", anchors.levels[l].width);
   }
   TORCH_CHECK_VALUE(anchors.num_anchors == expected, op, ": expected anchors [", expected,
-                    ", 4] for these levels, got ", anchors.num_anchors);
+                    ", 4] for these levels, got [", anchors.num_anchors, ", 4]");
 }
 
 GroundTruth ground_truth_of(const char* op, at::TensorList gt_boxes, const at::Tensor& anchors) {

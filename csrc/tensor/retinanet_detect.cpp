@@ -59,6 +59,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> retinanet_detect(
       anchors_of(kOp, anchors, C10_AS_INTARRAYREF_SLOW(strides), C10_AS_INTARRAYREF_SLOW(grid_sizes), first);
   check_anchors_of_head(kOp, held.anchors, p.head);
   check_box_weights(kOp, "box_weights", box_weights);
+  p.soft_nms = parse_soft_nms(soft_nms);
   TORCH_CHECK_VALUE(topk_candidates >= 1, kOp, ": expected topk_candidates >= 1, got ", topk_candidates);
   TORCH_CHECK_VALUE(detections_per_img >= 1, kOp, ": expected detections_per_img >= 1, got ", detections_per_img);
   TORCH_CHECK_VALUE(soft_nms_sigma > 0, kOp, ": expected soft_nms_sigma > 0, got ", soft_nms_sigma);
@@ -84,7 +85,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> retinanet_detect(
   p.score_thresh = float(score_thresh);
   p.class_thresh = thresholds.defined() ? thresholds.const_data_ptr<float>() : nullptr;
   p.nms_thresh = nms_thresh;
-  p.soft_nms = parse_soft_nms(soft_nms);
   p.sigma = soft_nms_sigma;
   p.topk = topk_candidates;
   p.max_detections = detections_per_img;

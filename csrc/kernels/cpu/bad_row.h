@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 namespace {
 
 // Of -1 (none so far) and rows: makes `lowest` the lowest row.
@@ -15,4 +15,4 @@ inline void keep_lowest(int64_t& lowest, int64_t row) {
 }
 
 }  // namespace
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

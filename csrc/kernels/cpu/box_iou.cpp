@@ -2,7 +2,7 @@
 #include "kernels/cpu/kernels.h"
 #include "math/box.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -43,4 +43,4 @@ Status box_iou_backward(const BoxIouBackwardParams& p, const Executor& executor)
   });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

@@ -4,7 +4,7 @@
 
 #include "kernels/retinanet_detect.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 // Moves the `count` smallest of the n distinct keys to the front, in the order that they had; 0 < count < n.
 // A radix selection from the highest byte in which keys differ. Returns the largest of them.
@@ -141,4 +141,4 @@ class Candidates {
   math::CandidateBound bound_;
 };
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

@@ -5,7 +5,7 @@
 #include "kernels/common.h"
 #include "math/box_coding.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 template <class C>
 struct alignas(64) Columns {
@@ -72,4 +72,4 @@ void for_each_block(const Executor& executor, int64_t rows, const F& body) {
   });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

@@ -2,7 +2,7 @@
 #include "kernels/cpu/columns.h"
 #include "kernels/cpu/kernels.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -60,4 +60,4 @@ Status decode_boxes_backward(const DecodeBoxesBackwardParams& p, const Executor&
   });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

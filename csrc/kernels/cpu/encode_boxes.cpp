@@ -2,7 +2,7 @@
 #include "kernels/cpu/columns.h"
 #include "kernels/cpu/kernels.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -45,4 +45,4 @@ Status encode_boxes_backward(const EncodeBoxesBackwardParams& p, const Executor&
   });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

@@ -5,7 +5,7 @@
 
 #include "kernels/cpu/kept_boxes.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 template <class C>
 class FirstKept {
@@ -66,4 +66,4 @@ class FirstKept {
   int32_t suppressed_[kLanes];
 };
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

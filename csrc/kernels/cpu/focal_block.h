@@ -4,7 +4,7 @@
 #include "kernels/common.h"
 #include "math/focal.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -32,13 +32,13 @@ RETINANET_FAST_INLINE C focal_block_pass(const C* __restrict logits, const C* __
 
 // Writes n weighted losses and derivatives d loss / d logit, and returns the sum of the losses. weights[i] is the
 // weight of a background element, or the negated one of a foreground element, which is the background of -x. An
-// element of weight 0 has no loss, whatever its logit; `hides` says that there may be one.
+// element of weight 0 has no loss, whatever its logit; `has_ignored` says that there may be one.
 template <class C, class Gamma>
-RETINANET_FAST_INLINE C focal_block(const C* __restrict logits, const C* __restrict weights, int64_t n, bool hides,
-                                    const Gamma& gamma, C* __restrict loss, C* __restrict grad) {
+RETINANET_FAST_INLINE C focal_block(const C* __restrict logits, const C* __restrict weights, int64_t n,
+                                    bool has_ignored, const Gamma& gamma, C* __restrict loss, C* __restrict grad) {
   const C sum = focal_block_pass<false>(logits, weights, n, gamma, loss, grad);
   // A hidden NaN or infinity shows in the sum, and is rare: then once more, without it.
-  return hides && sum != sum ? focal_block_pass<true>(logits, weights, n, gamma, loss, grad) : sum;
+  return has_ignored && sum != sum ? focal_block_pass<true>(logits, weights, n, gamma, loss, grad) : sum;
 }
 
 // The same for soft targets. Returns the sum of the losses.
@@ -58,4 +58,4 @@ RETINANET_FAST_INLINE C focal_soft_block(const C* __restrict logits, const C* __
   return sum;
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

@@ -5,7 +5,7 @@
 #include "kernels/nms.h"
 #include "math/iou_threshold.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 template <class C>
 inline math::Box<C> lane_box(const KeptBlock<C>& block, int lane) {
@@ -61,4 +61,4 @@ struct KeptPool {
   }
 };
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

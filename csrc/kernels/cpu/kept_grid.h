@@ -11,7 +11,7 @@
 
 #include "kernels/cpu/kept_boxes.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 template <class C>
 class KeptGrid {
@@ -175,4 +175,4 @@ class KeptGrid {
   Level level_[kMaxLevels];
 };
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

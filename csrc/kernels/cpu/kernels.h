@@ -1,6 +1,6 @@
 // The CPU kernels, once per x86-64 level, and the table that is chosen at run time.
 //
-// Every file of this folder but select.cpp is compiled once per level, with RETINANET_FAST_CPU_LEVEL naming the
+// Every file of this folder but select.cpp is compiled once per level, with RETINANET_FAST_CPU_NAMESPACE naming the
 // namespace that its functions live in (cpu_x86_64_v2, ...). Adding a kernel is one line in the list below.
 #pragma once
 
@@ -45,13 +45,13 @@ struct CpuKernels {
 // RETINANET_FAST_CPU_LEVEL names; throws std::runtime_error where that is unknown or not supported.
 const CpuKernels& cpu_kernels();
 
-#ifdef RETINANET_FAST_CPU_LEVEL
-namespace RETINANET_FAST_CPU_LEVEL {
+#ifdef RETINANET_FAST_CPU_NAMESPACE
+namespace RETINANET_FAST_CPU_NAMESPACE {
 #define RETINANET_FAST_DECLARE(name, Params) Status name(const Params& params, const Executor& executor);
 RETINANET_FAST_CPU_KERNELS(RETINANET_FAST_DECLARE)
 #undef RETINANET_FAST_DECLARE
 extern const CpuKernels kernels;
-}  // namespace RETINANET_FAST_CPU_LEVEL
+}  // namespace RETINANET_FAST_CPU_NAMESPACE
 #endif
 
 }  // namespace retinanet_fast

@@ -8,7 +8,7 @@
 
 #include "kernels/cpu/kernels.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -352,4 +352,4 @@ Status match_anchors(const MatchAnchorsParams& p, const Executor& executor) {
   return p.dtype == DType::kFloat64 ? Matcher<double>(p).run(executor) : Matcher<float>(p).run(executor);
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

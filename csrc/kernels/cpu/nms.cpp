@@ -6,7 +6,7 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/sort.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -126,4 +126,4 @@ Status nms(const NmsParams& p, const Executor& executor) {
   });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

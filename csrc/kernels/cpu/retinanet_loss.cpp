@@ -13,7 +13,7 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/retinanet_loss_box.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -186,12 +186,12 @@ class LossPass {
 
   // ---- one block of logits --------------------------------------------------------------------------------------
 
-  // Its loss; writes its gradient. `hides` as in focal_block.
-  double block(const T* logits, const Run& from, T* grad, const Run& to, const C* weights, bool hides) const {
+  // Its loss; writes its gradient. `has_ignored` as in focal_block.
+  double block(const T* logits, const Run& from, T* grad, const Run& to, const C* weights, bool has_ignored) const {
     C array[kFocalBlock], grad_array[kFocalBlock], loss[kFocalBlock];
     const C* x = read<T>(logits, from, array);
     C* out = write_target(grad, to, grad_array);
-    const C sum = focal_block(x, weights, from.n, hides, gamma_, loss, out);
+    const C sum = focal_block(x, weights, from.n, has_ignored, gamma_, loss, out);
     if (grad_classification_ < 0) {  // the sign of a weight says foreground, so that of the gradient goes on here
       for (int64_t i = 0; i < from.n; ++i) out[i] = -out[i];
     }
@@ -215,11 +215,11 @@ class LossPass {
     C weights[kLossPlanePositions];
     ForegroundList foreground;
     foreground.clear();
-    bool hides = false;
+    bool has_ignored = false;
     for (int64_t i = 0; i < n; ++i) {
       const int32_t match = piece.matches[(first + i) * p_.head.anchors_per_cell + k];
       weights[i] = match == kMatchIgnored ? C(0) : piece.weights.background;
-      hides |= match == kMatchIgnored;
+      has_ignored |= match == kMatchIgnored;
       if (match >= 0) {
         foreground.add(i, p_.gt_labels[match]);
         if (first_class == 0) sums.bbox += box_loss(piece, first + i, k, match);
@@ -234,7 +234,7 @@ class LossPass {
         const int64_t count = min2(kFocalBlock, n - i);
         const Run from{first + i, count, level.width, level.logits_strides.y, level.logits_strides.x};
         const Run to{first + i, count, level.width, piece.grad_strides.y, piece.grad_strides.x};
-        sums.classification += block(logits, from, grad, to, weights + i, hides);
+        sums.classification += block(logits, from, grad, to, weights + i, has_ignored);
       }
       foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = piece.weights.background; });
     }
@@ -264,7 +264,7 @@ class LossPass {
       for (int64_t first = 0; first < n; first += kFocalBlock) {
         const Run run{first, min2(kFocalBlock, n - first), n, n, 1};
         weights.set(matches, first, run.n);
-        sums.classification += block(logits, run, grad, run, weights.values(), weights.hides());
+        sums.classification += block(logits, run, grad, run, weights.values(), weights.has_ignored());
       }
       for (int64_t i = 0; i < step * p_.head.anchors_per_cell; ++i) {
         if (matches[i] >= 0)
@@ -286,20 +286,20 @@ class LossPass {
     }
 
     const C* values() const { return values_; }
-    bool hides() const { return hides_; }
+    bool has_ignored() const { return has_ignored_; }
 
     // Channels [first, first + n) of the cell, and those behind it, whose anchors match `matches`.
     void set(const int32_t* matches, int64_t first, int64_t n) {
       if (dirty_) {
         for (C& value : values_) value = piece_.weights.background;
       }
-      dirty_ = hides_ = false;
+      dirty_ = has_ignored_ = false;
       for (int64_t k = first / p_.head.num_classes; k * p_.head.num_classes < first + n; ++k) {
         if (matches[k] == kMatchBackground) continue;
         dirty_ = true;
         const int64_t begin = k * p_.head.num_classes - first;
         if (matches[k] == kMatchIgnored) {
-          hides_ = true;
+          has_ignored_ = true;
           for (int64_t i = max2(begin, int64_t(0)); i < min2(begin + p_.head.num_classes, n); ++i) values_[i] = 0;
         } else {
           const int64_t i = begin + p_.gt_labels[matches[k]];
@@ -313,7 +313,7 @@ class LossPass {
     const Piece& piece_;
     C values_[kFocalBlock];
     bool dirty_ = false;
-    bool hides_ = false;
+    bool has_ignored_ = false;
   };
 
   // ---- foreground anchors ---------------------------------------------------------------------------------------
@@ -343,4 +343,4 @@ Status retinanet_loss(const RetinanetLossParams& p, const Executor& executor) {
   });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

@@ -2,7 +2,7 @@
 
 #include "kernels/cpu/kernels.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -21,4 +21,4 @@ Status scale_gradient(const ScaleGradientParams& p, const Executor& executor) {
   });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

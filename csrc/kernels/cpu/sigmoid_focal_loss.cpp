@@ -7,7 +7,7 @@
 #include "kernels/cpu/focal_block.h"
 #include "kernels/cpu/kernels.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -41,7 +41,7 @@ class LabelledBlocks {
   }
 
   const C* weights() const { return weights_; }
-  bool hides() const { return hides_; }
+  bool has_ignored() const { return has_ignored_; }
   // The first row so far whose label is neither a class nor one of the two above, or -1.
   int64_t bad_row() const { return bad_row_; }
 
@@ -49,13 +49,13 @@ class LabelledBlocks {
   void clear() {
     for (C& weight : weights_) weight = per_kind_.background;
     all_background_ = true;
-    hides_ = false;
+    has_ignored_ = false;
   }
 
   void mark(int64_t label, int64_t begin, int64_t end) {
     all_background_ = false;
     if (label == kIgnored) {
-      hides_ = true;
+      has_ignored_ = true;
       for (int64_t i = max2(begin, row_begin_); i < min2(end, row_begin_ + classes_); ++i) weights_[i - begin] = 0;
     } else if (label >= 0 && label < classes_) {
       const int64_t i = row_begin_ + label;
@@ -67,7 +67,7 @@ class LabelledBlocks {
 
   C weights_[kFocalBlock];
   bool all_background_;
-  bool hides_;  // some weights are 0
+  bool has_ignored_;  // some weights are 0
   const int64_t* labels_;
   int64_t classes_;
   FocalWeights<C> per_kind_;
@@ -145,7 +145,7 @@ Status run(const SigmoidFocalLossParams& p, const Gamma& gamma, const Executor& 
       LabelledBlocks<C> labelled(p, weights, tile_begin);
       blocks([&](int64_t begin, int64_t n, const C* x, const T*, auto& loss, auto& grad) {
         labelled.next(begin, begin + n);
-        return focal_block(x, labelled.weights(), n, labelled.hides(), gamma, loss.values(), grad.values());
+        return focal_block(x, labelled.weights(), n, labelled.has_ignored(), gamma, loss.values(), grad.values());
       });
       if (labelled.bad_row() >= 0) keep_lowest(bad_row, labelled.bad_row());
     } else {
@@ -178,4 +178,4 @@ Status sigmoid_focal_loss(const SigmoidFocalLossParams& p, const Executor& execu
   });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

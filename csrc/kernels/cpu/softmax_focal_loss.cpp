@@ -7,7 +7,7 @@
 #include "kernels/cpu/kernels.h"
 #include "math/softmax_focal.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 using namespace math;
 
@@ -189,4 +189,4 @@ Status softmax_focal_loss(const SoftmaxFocalLossParams& p, const Executor& execu
   return dispatch_dtype(p.dtype, [&](auto zero) { return run<decltype(zero)>(p, executor); });
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

@@ -4,7 +4,7 @@
 
 #include "kernels/nms.h"
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
 template <class K>
 inline void insertion_sort(SortItem<K>* items, int64_t n) {
@@ -48,4 +48,4 @@ inline SortItem<K>* stable_sort(SortItem<K>* const (&items)[2], int64_t n, int k
   return from;
 }
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE

@@ -4,12 +4,12 @@
 #define RETINANET_FAST_TEXT_(x) #x
 #define RETINANET_FAST_TEXT(x) RETINANET_FAST_TEXT_(x)
 
-namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL {
+namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
-const CpuKernels kernels = {RETINANET_FAST_TEXT(RETINANET_FAST_CPU_LEVEL),
+const CpuKernels kernels = {RETINANET_FAST_TEXT(RETINANET_FAST_CPU_NAMESPACE),
 #define RETINANET_FAST_ENTRY(name, Params) name,
                             RETINANET_FAST_CPU_KERNELS(RETINANET_FAST_ENTRY)
 #undef RETINANET_FAST_ENTRY
 };
 
-}  // namespace retinanet_fast::RETINANET_FAST_CPU_LEVEL
+}  // namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE
