@@ -11,22 +11,22 @@ from pathlib import Path
 
 import torch
 
-from . import suites  # noqa: F401  registers the workloads
-from .bars import BARS, Verdict, judge
-from .environment import describe
-from .harness import Harness
-from .providers import PROVIDERS, Unavailable, one_line
-from .report import table_block, verdict_text, write_chart, write_json
-from .runner import Row, Runner
-from .workload import REGISTRY, Setting, Workload
+from benchmarks import suites  # noqa: F401  registers the workloads
+from benchmarks.bars import BARS, Verdict, judge
+from benchmarks.environment import describe
+from benchmarks.harness import Harness
+from benchmarks.providers import PROVIDERS, Unavailable, one_line
+from benchmarks.report import table_block, verdict_text, write_chart, write_json
+from benchmarks.runner import Row, Runner
+from benchmarks.workload import REGISTRY, Setting, Workload
 
-FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples a row
-BUSY = 0.7  # load; beside anything else that computes, a timing is of both
+FULL_BUDGET, QUICK_BUDGET = 1.0, 0.05  # seconds of samples per row
+BUSY = 0.7  # load from which a timing is also that of what else is running
 DEFAULT_JSON, DEFAULT_CHART = Path("runs/bench/bench.json"), Path("runs/bench/bench.png")
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done; the message is one line."""
+    """The request cannot be met; the message is one line."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 1 if a row of ours failed or differs from its twin; 2 for a request that cannot be met."""
+    """Exit code 0; 1 if one of our rows failed or differs from its twin; 2 for a request that cannot be met."""
     options = parser().parse_args(arguments)
     try:
         return _list() if options.list else _run(options)
@@ -173,13 +173,13 @@ def _measure(
     keep: Callable[[list[Row], list[Verdict]], None],
     end: float | None = None,
 ) -> tuple[list[Row], list[Verdict]]:
-    """Run, print and keep each workload as it is done, so that a run that is stopped leaves what it measured; its
-    bars are judged where ours was measured in full."""
+    """Run, print and keep each workload in turn, so that a stopped run leaves what it measured. A workload's bars are
+    judged if ours was measured in full."""
     table: dict[tuple[str, str], Row] = {}
     done: list[str] = []
 
     def judged(names: Sequence[str]) -> list[Verdict]:
-        """Anew after each workload: a bar may be against one that ran later."""
+        """The verdicts, made anew after each workload: a bar may compare with one that ran later."""
         bars = [] if runner.setting.quick else BARS[runner.setting.device.type]
         return [judge(bar, table) for name in names for bar in bars if bar.workload == name]
 
@@ -217,7 +217,7 @@ def _summarise(rows: Sequence[Row], verdicts: Sequence[Verdict], quick: bool) ->
 
 
 def _chart(path: Path, rows: Sequence[Row]) -> None:
-    """The rows are measured and written by now: a chart that cannot be drawn is a note, not a failure."""
+    """Draw the chart. The rows are written by now: a chart that cannot be drawn is a note, not a failure."""
     try:
         write_chart(path, rows)
     except (ImportError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a run leaves: the table, the JSON and the chart."""
+"""Writes what a run leaves: the table, the JSON and the chart."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .bars import Verdict
-from .runner import Row
+from benchmarks.bars import Verdict
+from benchmarks.runner import Row
 
 COLUMNS = (
     f"{'':22}{'median':>10} {'p20':>10} {'p80':>10} {'GB/s':>8} {'copy':>6} {'peak':>10} {'x ours':>9}  check"
@@ -36,7 +36,7 @@ def bytes_text(size: int | None) -> str:
 
 
 def table_block(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> str:
-    """One workload: a line a provider, a line a bar, and how to measure it again."""
+    """One workload: one line per provider, one per bar, and the command that measures it again."""
     lines = [f"{rows[0].workload}   ({rows[0].shape})", COLUMNS]
     ours = next((row.median for row in rows if row.provider == "ours"), None)
     lines += [_provider_line(row, ours) for row in rows]
@@ -81,7 +81,7 @@ def write_json(
 
 
 def write_chart(path: Path, rows: Sequence[Row]) -> None:
-    """Bars: how many times as fast as each provider ours is. Lines: the growth families."""
+    """Bars: how many times as fast as each provider our ops are. Lines: the growth families."""
     import io
 
     from matplotlib.figure import Figure
@@ -117,7 +117,7 @@ def write_chart(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _speed_ups(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """By workload and provider, the provider's time over ours."""
+    """For each workload and provider, the provider's time over ours."""
     ours = {row.workload: row.median for row in rows if row.provider == "ours"}
     ratios: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
@@ -178,7 +178,7 @@ def _draw_growth(axis: Any, family: str, rows: Sequence[Row]) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Through a temporary file beside it, so that a stop in the middle leaves the previous one."""
+    """Write through a temporary file beside it, so that a stop in the middle leaves the previous file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:

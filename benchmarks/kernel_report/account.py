@@ -170,7 +170,7 @@ def add_stream(row: Row, instructions: Sequence[Instruction], stream: Stream, gp
 def account(compiled: CompiledKernels, architectures: Sequence[str]) -> list[Row]:
     """A row for every kernel of one source on each of these architectures that it was compiled for."""
     found = {key: values for key, values in compiled.resources().items() if key[0] in architectures}
-    functions = {}
+    functions: dict[tuple[str, str], list[Instruction]] = {}
     for architecture in {architecture for architecture, _ in found}:
         functions |= compiled.functions(architecture)
     names = demangle(sorted({name for _, name in found}))
