@@ -83,10 +83,22 @@ def test_same_bits_in_any_order(name: str) -> None:
 
 
 @emulated
-@pytest.mark.parametrize("op", ["sigmoid_focal_loss", "softmax_focal_loss"])
-def test_a_label_outside_the_classes_fails_an_assertion(op: str) -> None:
-    with pytest.raises(RuntimeError, match=rf"kernel {op}_kernel<.*thread .*: assertion failed: label"):
-        getattr(ops, op)(torch.zeros(5, 3), torch.tensor([0, 1, 2, 3, 0]), reduction="sum")
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize(
+    ("op", "label", "low"),
+    [("sigmoid_focal_loss", 3, -2), ("sigmoid_focal_loss", -3, -2), ("softmax_focal_loss", -1, 0)],
+)
+def test_a_label_outside_the_classes_is_reported_by_the_kernel(
+    op: str, label: int, low: int, reduction: str
+) -> None:
+    x = torch.zeros(5, 3, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, label, 0])
+    with pytest.raises(
+        IndexError, match=rf"{op}: expected class indices in \[{low}, .\), got {label} in row 3"
+    ):
+        getattr(ops, op)(x, labels, reduction=reduction)
+    labels[3] = 0
+    getattr(ops, op)(x, labels, reduction=reduction).sum().backward()  # nothing is left of it
 
 
 def kernels_in_sources() -> set[str]:

@@ -141,6 +141,29 @@ def test_anchors_with_nan_corners_overlap_nothing() -> None:
     assert actual[0, 0] == actual[0, -1] == -1
 
 
+def test_anchors_without_a_finite_area_overlap_nothing() -> None:
+    nothing = torch.tensor(
+        [
+            [5.0, 5, 5, 9],
+            [9, 9, 5, 5],
+            [9, 5, 5, 9],
+            [-math.inf, -math.inf, math.inf, math.inf],
+            [0, 0, math.inf, 4],
+            [1e30, 1e30, 1e30, 1e30],
+            [-1e30, -1e30, 1e30, 1e30],
+        ]
+    )
+    anchors, boxes = random_boxes(40, seed=1), [random_boxes(9, seed=2), random_boxes(1, seed=3) + 1e3]
+    between = torch.cat([anchors[:20], nothing, anchors[20:], nothing])
+    is_anchor = torch.tensor([True] * 20 + [False] * 7 + [True] * 20 + [False] * 7)
+    for match_zero_iou in (True, False):
+        expected = ops.match_anchors(anchors, boxes, match_zero_iou=match_zero_iou)
+        actual = ops.match_anchors(between, boxes, match_zero_iou=match_zero_iou)
+        assert torch.equal(actual[:, is_anchor], expected)
+        # By that rule the second image's box, which nothing overlaps, belongs to every anchor.
+        assert actual[:, ~is_anchor].tolist() == [[-1] * 14, [0 if match_zero_iou else -1] * 14]
+
+
 def test_no_images_and_no_anchors() -> None:
     assert ops.match_anchors(random_boxes(3), []).shape == (0, 3)
     assert ops.match_anchors(torch.zeros(0, 4), [random_boxes(2)]).shape == (1, 0)

@@ -35,7 +35,13 @@ def every_other_cell(level: int, x: Tensor) -> Tensor:
     return wide[..., ::2].detach()
 
 
-LAYOUTS = [channels_last, mixed, slice_of_channels, slice_of_cells, every_other_cell]
+def slice_of_images(level: int, x: Tensor) -> Tensor:
+    wide = torch.cat([x[:1], x])
+    wide = wide if level % 2 else channels_last(level, wide)
+    return wide[1:].detach()
+
+
+LAYOUTS = [channels_last, mixed, slice_of_images, slice_of_channels, slice_of_cells, every_other_cell]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -62,6 +68,18 @@ def test_layouts(layout: Callable[[int, Tensor], Tensor], device: str) -> None:
     for leaf, grad, plain in zip([*head.logits, *head.deltas], grads, plain_grads, strict=True):
         torch.testing.assert_close(grad, plain, rtol=1e-5, atol=1e-9, check_stride=False)
         assert grad.stride() == torch.empty_like(leaf).stride()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [lambda level, x: x, channels_last])
+@pytest.mark.parametrize("classes", [80, 90, 91])
+def test_images_that_begin_at_any_element(
+    classes: int, layout: Callable[[int, Tensor], Tensor], dtype: torch.dtype, device: str
+) -> None:
+    """Cells and channels whose product is no multiple of a vector, and more elements than a block takes."""
+    head = Head(make_grid(2), boxes_of(3, 0, 5), classes, dtype=dtype, device=device, layout=layout)
+    head.assert_equals_reference()
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0])

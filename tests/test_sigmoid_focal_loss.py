@@ -100,6 +100,22 @@ def test_small_losses_keep_their_relative_precision(dtype: torch.dtype) -> None:
     assert grad.item() == pytest.approx(3e-27, rel=tolerance)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_results_of_16_bits_are_rounded_once(dtype: torch.dtype, device: str) -> None:
+    """What is computed in float32 may be wrong by 4e-6 of itself, so that where a half unit decides, one result in a
+    hundred of float16 (2^-11 each way) falls on the other side; bfloat16's units are eight times as long."""
+    x = logits(500, 80, dtype=dtype, device=device)
+    x.requires_grad_()
+    targets = torch.full((500,), -1, device=device)
+    results = loss_and_grads(ops.sigmoid_focal_loss, x, targets, 0.25, 2.0)
+    expected = loss_and_grads(reference.sigmoid_focal_loss, x.detach().double(), targets, 0.25, 2.0)
+    for result, wide in zip(results, expected, strict=True):
+        normal = wide.abs() > torch.finfo(dtype).tiny
+        wrong = (result != wide.to(dtype)) & normal
+        assert wrong.sum() <= 0.02 * normal.sum()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["labels", "soft"])
 def test_nan_logits_stay_visible(kind: str, dtype: torch.dtype) -> None:

@@ -46,6 +46,11 @@ struct Status {
   bool ok() const { return code == Code::kOk; }
 };
 
+// A label outside the classes, as one number below 0 that a CUDA kernel leaves in host memory.
+RETINANET_FAST_INLINE int64_t bad_label_code(int64_t row, int64_t label) { return -(row << 32 | uint32_t(label)) - 1; }
+RETINANET_FAST_INLINE int64_t bad_label_row(int64_t code) { return -(code + 1) >> 32; }
+RETINANET_FAST_INLINE int64_t bad_label_value(int64_t code) { return int32_t(uint32_t(-(code + 1))); }
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The CPU's counterpart of a stream: runs task(context, i) for i in [0, tasks), on as many threads as its owner

@@ -23,7 +23,8 @@ struct MatchAnchorsParams {
   const int64_t* gt_offsets;  // [B + 1] on the host: image b has boxes [gt_offsets[b], gt_offsets[b + 1])
   int64_t batch_size;         // B
   MatchRule rule;
-  void* best_iou;           // [G] workspace of `dtype`
+  int64_t num_boxes;        // G
+  void* best_iou;           // [2, G] workspace of `dtype`
   void* matches;            // [B, A] int32 rows of gt_boxes; with wide_matches int64 rows of the image's own boxes
   int32_t* num_foreground;  // [B] anchors with a box, or null
   int64_t* bad_box;         // CUDA: bad_box_code() of a box without area is written here, memory that the host reads

@@ -46,11 +46,6 @@ struct RetinanetLossParams {
   int64_t* bad_label;               // CUDA: bad_label_code() of a label outside [0, C) is written here
 };
 
-// A label as one number below 0.
-RETINANET_FAST_INLINE int64_t bad_label_code(int64_t row, int64_t label) { return -(row << 32 | uint32_t(label)) - 1; }
-RETINANET_FAST_INLINE int64_t bad_label_row(int64_t code) { return -(code + 1) >> 32; }
-RETINANET_FAST_INLINE int64_t bad_label_value(int64_t code) { return int32_t(uint32_t(-(code + 1))); }
-
 // How a level's logits are walked over: as rows of channels where these lie side by side, else as planes.
 RETINANET_FAST_INLINE bool walks_channel_rows(const RetinanetLossParams& p, int64_t level) {
   const HeadLevels& head = p.head;
@@ -96,23 +91,26 @@ RETINANET_FAST_INLINE int64_t retinanet_loss_tasks(const RetinanetLossParams& p)
   return tasks;
 }
 
-// The same on CUDA, where a piece is a block of threads, and the box loss has blocks of its own.
+// The same on CUDA, where a piece is a block of threads, and the box loss has blocks of its own. Vectors begin where
+// memory has its 16-byte boundaries, up to one less than a vector before the first element.
 constexpr int kLossThreads = 256;
-constexpr int kLossRowVectors = 4;  // 16-byte vectors a thread takes of a channels-last level
+constexpr int kLossRowVectors = 8;  // 16-byte vectors a thread takes of a channels-last level
+constexpr int kBoxAnchors = 4;      // that a thread takes
 
 RETINANET_FAST_INLINE int64_t loss_blocks_per_image(const RetinanetLossParams& p, int64_t level) {
   const int64_t vector = int64_t(16 / size_of(p.head.logits_dtype));
   const int64_t cells = p.head.levels[level].height * p.head.levels[level].width;
-  return walks_channel_rows(p, level) ? ceil_div(cells * p.head.channels(), kLossThreads * kLossRowVectors * vector)
-                                      : p.head.anchors_per_cell * ceil_div(cells, 32 * vector);
+  return walks_channel_rows(p, level)
+             ? ceil_div(cells * p.head.channels() + vector - 1, kLossThreads * kLossRowVectors * vector)
+             : p.head.anchors_per_cell * ceil_div(cells + vector - 1, 32 * vector);
 }
 
-RETINANET_FAST_INLINE int64_t box_loss_blocks_per_image(const RetinanetLossParams& p) {
-  return ceil_div(p.anchors.num_anchors, kLossThreads);
+RETINANET_FAST_INLINE int64_t box_loss_blocks(const RetinanetLossParams& p) {
+  return ceil_div(p.head.batch_size * p.anchors.num_anchors, kLossThreads * kBoxAnchors);
 }
 
 RETINANET_FAST_INLINE int64_t retinanet_loss_blocks(const RetinanetLossParams& p) {
-  int64_t blocks = p.head.batch_size * box_loss_blocks_per_image(p);
+  int64_t blocks = box_loss_blocks(p);
   for (int64_t l = 0; l < p.head.num_levels; ++l) blocks += p.head.batch_size * loss_blocks_per_image(p, l);
   return blocks;
 }

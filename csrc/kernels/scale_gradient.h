@@ -1,16 +1,22 @@
-// gradient *= scale[0] in place, without touching it when the scale is 1: what a backward pass does with a gradient
-// that was made together with the loss.
+// gradient *= scale[0] in place, without touching it when the scale is 1: what a backward pass does with gradients that
+// were made together with the losses.
 #pragma once
 
 #include "kernels/common.h"
 
 namespace retinanet_fast {
 
+constexpr int kMaxScaledGradients = 16;
+
 struct ScaleGradientParams {
-  void* gradient;     // [n]
-  const void* scale;  // [1] float64 for float64, else float32, on the same device
-  int64_t n;
-  DType dtype;
+  struct Gradient {
+    void* values;       // [n]
+    const void* scale;  // [1] float64 for float64, else float32, on the same device
+    int64_t n;
+  };
+  Gradient gradients[kMaxScaledGradients];
+  int32_t num_gradients;
+  DType dtype;  // of the values
 };
 
 Status scale_gradient_cuda(const ScaleGradientParams& params, CudaStream stream);

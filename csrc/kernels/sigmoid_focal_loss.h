@@ -20,6 +20,7 @@ struct SigmoidFocalLossParams {
   void* grad_targets = nullptr;    // [elements], soft targets only
   double* partial_sums = nullptr;  // [sigmoid_focal_loss_tiles(elements)] workspace, added up in order
 
+  int64_t* bad_label = nullptr;    // CUDA: bad_label_code() of a label outside the classes is written here
   int64_t elements;
   int64_t classes;
   double alpha;  // negative: no weighting

@@ -15,6 +15,7 @@ struct SoftmaxFocalLossParams {
   void* sum = nullptr;                // [1], the sum of all losses; asks for partial_sums too
   void* grad_inputs = nullptr;        // [rows, classes]
   double* partial_sums = nullptr;     // [softmax_focal_loss_tiles(rows)] workspace, added up in order
+  int64_t* bad_label = nullptr;    // CUDA: bad_label_code() of a label outside the classes is written here
   int64_t rows;
   int64_t classes;
   double gamma;

@@ -7,6 +7,11 @@
 #include "math/platform.h"
 #include "math/scalar.h"
 
+// Where CUDA's formulas are compiled: for a GPU, and for the emulator, which stands in for one.
+#if defined(__CUDA_ARCH__) || defined(RETINANET_FAST_EMULATOR)
+#define RETINANET_FAST_CUDA_FORMULAS 1
+#endif
+
 namespace retinanet_fast::math {
 
 // a * b + c where the result need not have the same bits everywhere: fused where the machine can.
@@ -149,6 +154,43 @@ RETINANET_FAST_INLINE float add_log1p_unit(float y, float x) {
   return multiply_add(ratio, x, y);
 }
 RETINANET_FAST_INLINE double add_log1p_unit(double y, double x) { return y + log1p(x); }
+
+#if defined(RETINANET_FAST_CUDA_FORMULAS)
+// exp(x), as exp_nonpositive, but for any x; infinite beyond the range.
+RETINANET_FAST_INLINE float exp_approx(float x) {
+#if defined(__CUDA_ARCH__)
+  return exp_nonpositive(x);
+#else
+  return exp(x);
+#endif
+}
+
+// y - log(1 - x) for x in [0, 1/2]; the logarithm within 3e-7 also where x is tiny, and for results that are rounded to
+// 16 bits, S, within 1.1e-6.
+template <class S>
+RETINANET_FAST_INLINE float subtract_log1m_half(float y, float x) {
+  float ratio;  // -log(1 - x) / x
+  if constexpr (sizeof(S) == 2) {
+    ratio = 0.990582168f;
+    ratio = multiply_add(ratio, x, -0.637921810f);
+    ratio = multiply_add(ratio, x, 0.522745371f);
+    ratio = multiply_add(ratio, x, 0.187532350f);
+    ratio = multiply_add(ratio, x, 0.338911027f);
+    ratio = multiply_add(ratio, x, 0.499816746f);
+    ratio = multiply_add(ratio, x, 1.00000095f);
+  } else {
+    ratio = 1.18493116f;
+    ratio = multiply_add(ratio, x, -1.08153963f);
+    ratio = multiply_add(ratio, x, 0.785430670f);
+    ratio = multiply_add(ratio, x, 0.0380181856f);
+    ratio = multiply_add(ratio, x, 0.272250503f);
+    ratio = multiply_add(ratio, x, 0.331862628f);
+    ratio = multiply_add(ratio, x, 0.500036538f);
+    ratio = multiply_add(ratio, x, 0.999999881f);
+  }
+  return multiply_add(ratio, x, y);
+}
+#endif
 
 // log(x) for normal x > 0, within 2e-7 (CUDA: an absolute 3e-7 near x = 1); NaN for NaN.
 RETINANET_FAST_INLINE float log_positive(float x) {

@@ -35,6 +35,28 @@ RETINANET_FAST_INLINE Logistic<T> logistic(T x) {
   };
 }
 
+// The same for a background element whose results are rounded to S. On CUDA q is 1 - p, right but for an absolute 6e-8:
+// it is only a summand's factor beside p, and saves an eighth of the instructions that bound 16-bit logits.
+template <class S, class T>
+RETINANET_FAST_INLINE Logistic<T> background_logistic(T x) {
+  return logistic(x);
+}
+
+#if defined(RETINANET_FAST_CUDA_FORMULAS)
+template <class S>
+RETINANET_FAST_INLINE Logistic<float> background_logistic(float x) {
+  const float p = reciprocal(1.0f + exp_approx(-x));
+  const float q = 1.0f - p;
+  const float smaller = fminf(p, q);  // NaN where x is
+  return {
+      .p = p,
+      .q = q,
+      .softplus = subtract_log1m_half<S>(positive_part(x), smaller),
+      .softplus_opposite = subtract_log1m_half<S>(positive_part(-x), smaller),
+  };
+}
+#endif
+
 // ---- the exponent gamma: a policy, so that the usual 2 costs two products -------------------------------------
 
 template <class T>
@@ -84,10 +106,10 @@ struct FocalTerm {
 };
 
 // t = 0: p^gamma softplus(x) times `weight`, which in the power is one product, behind it two. The term of a foreground
-// element, t = 1, is that of -x, its derivative negated.
-template <class T, class Gamma>
+// element, t = 1, is that of -x, its derivative negated. S is what results are rounded to.
+template <class S = double, class T, class Gamma>
 RETINANET_FAST_INLINE FocalTerm<T> focal_background(T x, const Gamma& gamma, T weight) {
-  const Logistic<T> s = logistic(x);
+  const Logistic<T> s = background_logistic<S>(x);
   const T power = weight * gamma.power(s);
   return {
       .loss = power * s.softplus,

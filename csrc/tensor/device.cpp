@@ -6,6 +6,8 @@
 #include <atomic>
 
 #ifdef RETINANET_FAST_WITH_CUDA
+#include <c10/core/DeviceGuard.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
 
@@ -39,11 +41,28 @@ bool runs_synchronously(const at::Device& device) { return device.is_cpu(); }
 
 CudaStream current_stream(const at::Device& device) { return c10::cuda::getCurrentCUDAStream(device.index()).stream(); }
 
+bool is_capturing(const at::Device& device) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (device.is_cuda()) {
+    C10_CUDA_CHECK(cudaStreamIsCapturing(c10::cuda::getCurrentCUDAStream(device.index()).stream(), &status));
+  }
+  return status != cudaStreamCaptureStatusNone;
+}
+
+void synchronize(const at::Device& device) {
+  const c10::OptionalDeviceGuard guard(device);
+  if (device.is_cuda()) C10_CUDA_CHECK(cudaDeviceSynchronize());
+}
+
 const char* cuda_error_text(int64_t error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 #else
 
 CudaStream current_stream(const at::Device&) { return nullptr; }
+
+bool is_capturing(const at::Device&) { return false; }
+
+void synchronize(const at::Device&) {}
 
 const char* cuda_error_text(int64_t) { return "a build without CUDA"; }
 

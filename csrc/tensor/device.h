@@ -19,6 +19,12 @@ CudaStream current_stream(const at::Device& device);
 // Whether what was launched on `device` has run to its end when the launch returns.
 bool runs_synchronously(const at::Device& device);
 
+// Whether work given to that stream is recorded into a graph, not run.
+bool is_capturing(const at::Device& device);
+
+// Waits until all that was launched on `device` has run.
+void synchronize(const at::Device& device);
+
 // In words, a launcher's cudaError_t.
 const char* cuda_error_text(int64_t error);
 

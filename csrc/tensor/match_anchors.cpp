@@ -24,7 +24,7 @@ at::Tensor match_anchors(const at::Tensor& anchors,       // [A, 4], or a grid's
   const GroundTruth truth = ground_truth_of(kOp, gt_boxes, held.memory);
   const auto batch_size = int64_t(gt_boxes.size());
   at::Tensor matches = at::empty({batch_size, held.anchors.num_anchors}, anchors.options().dtype(at::kLong));
-  at::Tensor best_iou = at::empty({truth.boxes.size(0)}, truth.boxes.options());
+  at::Tensor best_iou = at::empty({2, truth.boxes.size(0)}, truth.boxes.options());
   const DeferredError error(kOp, anchors);
   const MatchAnchorsParams params{
       .anchors = held.anchors,
@@ -32,6 +32,7 @@ at::Tensor match_anchors(const at::Tensor& anchors,       // [A, 4], or a grid's
       .gt_offsets = truth.offsets.data(),
       .batch_size = batch_size,
       .rule = {high_threshold, low_threshold, allow_low_quality_matches, match_zero_iou},
+      .num_boxes = truth.boxes.size(0),
       .best_iou = best_iou.mutable_data_ptr(),
       .matches = matches.mutable_data_ptr(),
       .num_foreground = nullptr,

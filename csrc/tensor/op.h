@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <initializer_list>
 #include <string>
 #include <type_traits>
 
@@ -77,8 +78,15 @@ bool needs_grad(const Tensors&... tensors) {
 torch::autograd::variable_list once_differentiable(const char* op, at::TensorList inputs,
                                                    torch::autograd::variable_list gradients);
 
-// gradient * scale, written into `gradient`, which nobody else may hold, and not touched if the scale is 1. Does not
-// synchronise: on CUDA the device looks at the scale.
+// Gradients of one dtype times a scale, written into the gradients, which nobody else may hold, and not touched if the
+// scale is 1; undefined ones are left out. Does not synchronise: on CUDA the device looks at the scale, in one launch.
+struct GradientsToScale {
+  at::TensorList gradients;
+  const at::Tensor& scale;
+};
+void scale_gradients(std::initializer_list<GradientsToScale> groups);
+
+// The same for one gradient, which it returns.
 at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale);
 
 }  // namespace retinanet_fast

@@ -131,8 +131,9 @@ class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
     const size_t levels = saved.arguments().cls_logits.size();
     std::vector<at::Tensor> grad_logits(levels), grad_deltas(levels);
     if (context->saved_data.count("grad_logits") != 0 && !at::GradMode::is_enabled()) {
-      grad_logits = take(context->saved_data, "grad_logits", grads[0]);
-      grad_deltas = take(context->saved_data, "grad_deltas", grads[1]);
+      grad_logits = take(context->saved_data, "grad_logits", grads[0].defined());
+      grad_deltas = take(context->saved_data, "grad_deltas", grads[1].defined());
+      scale_gradients({{grad_logits, grads[0]}, {grad_deltas, grads[1]}});
     } else if (grads[0].defined() || grads[1].defined()) {
       const at::Tensor& given = grads[0].defined() ? grads[0] : grads[1];
       const auto or_zero = [&](const at::Tensor& grad) { return grad.defined() ? grad : at::zeros_like(given); };
@@ -146,19 +147,12 @@ class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
   }
 
  private:
-  // The gradients that forward left, times `scale`. They are given up with the last reference to them, so that
-  // scaling in place and accumulating by moving are safe; a second backward pass computes them anew.
-  static std::vector<at::Tensor> take(SavedData& data, const std::string& name, const at::Tensor& scale) {
+  // The gradients that forward left, undefined ones if they are not wanted. They are given up with the last reference
+  // to them, so that scaling in place and accumulating by moving are safe; a second backward pass computes them anew.
+  static std::vector<at::Tensor> take(SavedData& data, const std::string& name, bool wanted) {
     std::vector<at::Tensor> gradients = data[name].toTensorVector();
     data.erase(name);
-    for (at::Tensor& gradient : gradients) {
-      if (!scale.defined()) {
-        gradient = at::Tensor();
-      } else if (gradient.defined()) {
-        gradient = scale_gradient(std::move(gradient), scale);
-      }
-    }
-    return gradients;
+    return wanted ? gradients : std::vector<at::Tensor>(gradients.size());
   }
 };
 

@@ -1,8 +1,9 @@
 #include "tensor/retinanet_loss_launch.h"
 
+#include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 
@@ -86,6 +87,7 @@ LossLaunch::LossLaunch(const LossArguments& in) : in_(in) {
 
 LossGradients LossLaunch::add_gradients(const std::vector<bool>& of_logits, const std::vector<bool>& of_deltas) {
   LossGradients result{std::vector<at::Tensor>(of_logits.size()), std::vector<at::Tensor>(of_deltas.size())};
+  std::vector<at::Tensor> zeros;
   for (int64_t l = 0; l < params_.head.num_levels; ++l) {
     HeadGradients& gradients = params_.gradients[l];
     if (of_logits[l]) {
@@ -94,11 +96,13 @@ LossGradients LossLaunch::add_gradients(const std::vector<bool>& of_logits, cons
       gradients.logits_strides = strides_of(grad);
     }
     if (of_deltas[l]) {
-      at::Tensor& grad = result.bbox_regression[l] = at::zeros_like(in_.bbox_regression[l]);
+      at::Tensor& grad = result.bbox_regression[l] = at::empty_like(in_.bbox_regression[l]);
+      zeros.push_back(grad);
       gradients.deltas = grad.mutable_data_ptr();
       gradients.deltas_strides = strides_of(grad);
     }
   }
+  if (!zeros.empty()) at::_foreach_zero_(zeros);  // on CUDA one launch
   return result;
 }
 
@@ -129,7 +133,7 @@ void LossLaunch::match() {
   const auto ints = first.options().dtype(at::kInt);
   matches_ = at::empty({params_.head.batch_size, params_.anchors.num_anchors}, ints);
   num_foreground_ = at::empty({params_.head.batch_size}, ints);
-  at::Tensor best_iou = at::empty({truth_.boxes.size(0)}, truth_.boxes.options());
+  at::Tensor best_iou = at::empty({2, truth_.boxes.size(0)}, truth_.boxes.options());
   params_.matches = matches_.const_data_ptr<int32_t>();
   params_.num_foreground = num_foreground_.const_data_ptr<int32_t>();
   params_.gt_boxes = truth_.boxes.const_data_ptr();
@@ -141,6 +145,7 @@ void LossLaunch::match() {
       .gt_offsets = truth_.offsets.data(),
       .batch_size = params_.head.batch_size,
       .rule = {in_.high_threshold, in_.low_threshold, in_.allow_low_quality_matches, in_.match_zero_iou},
+      .num_boxes = truth_.boxes.size(0),
       .best_iou = best_iou.mutable_data_ptr(),
       .matches = matches_.mutable_data_ptr<int32_t>(),
       .num_foreground = num_foreground_.mutable_data_ptr<int32_t>(),

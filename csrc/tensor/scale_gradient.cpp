@@ -5,18 +5,29 @@
 
 namespace retinanet_fast {
 
+void scale_gradients(std::initializer_list<GradientsToScale> groups) {
+  constexpr const char* op = "scale_gradient";
+  ScaleGradientParams params{};
+  at::Tensor any, factors[kMaxScaledGradients];
+  for (const GradientsToScale& group : groups) {
+    for (const at::Tensor& gradient : group.gradients) {
+      if (!gradient.defined() || gradient.numel() == 0) continue;
+      TORCH_INTERNAL_ASSERT(params.num_gradients < kMaxScaledGradients);
+      any = gradient;
+      params.dtype = dtype_of(op, "gradient", gradient);
+      // As wide as it is computed: a loss in float32 may have gradients in bfloat16.
+      at::Tensor& factor = factors[params.num_gradients];
+      factor = group.scale.to(gradient.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+      params.gradients[params.num_gradients++] = {gradient.mutable_data_ptr(), factor.const_data_ptr(),
+                                                  gradient.numel()};
+    }
+  }
+  if (!any.defined()) return;
+  launch(op, any, params, &CpuKernels::scale_gradient, RETINANET_FAST_CUDA_LAUNCHER(scale_gradient_cuda));
+}
+
 at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale) {
-  if (gradient.numel() == 0) return gradient;
-  // As wide as it is computed: a loss in float32 may have gradients in bfloat16.
-  const at::Tensor factor = scale.to(gradient.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-  const ScaleGradientParams params{
-      .gradient = gradient.mutable_data_ptr(),
-      .scale = factor.const_data_ptr(),
-      .n = gradient.numel(),
-      .dtype = dtype_of("scale_gradient", "gradient", gradient),
-  };
-  launch("scale_gradient", gradient, params, &CpuKernels::scale_gradient,
-         RETINANET_FAST_CUDA_LAUNCHER(scale_gradient_cuda));
+  scale_gradients({{gradient, scale}});
   return gradient;
 }
 

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "tensor/checks.h"
+#include "tensor/deferred_error.h"
 #include "tensor/memory.h"
 #include "tensor/op.h"
 
@@ -73,8 +74,11 @@ struct Prepared {
     };
   }
 
-  void run(const SigmoidFocalLossParams& params) const {
+  void run(SigmoidFocalLossParams params) const {
+    const DeferredError error(kOp, inputs);
+    params.bad_label = error.word();
     launch(kOp, inputs, params, &CpuKernels::sigmoid_focal_loss, RETINANET_FAST_CUDA_LAUNCHER(sigmoid_focal_loss_cuda));
+    error.raise_if_known();
   }
 };
 

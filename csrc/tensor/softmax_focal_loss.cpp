@@ -7,6 +7,7 @@
 #include <string>
 
 #include "tensor/checks.h"
+#include "tensor/deferred_error.h"
 #include "tensor/memory.h"
 #include "tensor/op.h"
 
@@ -59,8 +60,11 @@ struct Prepared {
     };
   }
 
-  void run(const SoftmaxFocalLossParams& params) const {
+  void run(SoftmaxFocalLossParams params) const {
+    const DeferredError error(kOp, inputs);
+    params.bad_label = error.word();
     launch(kOp, inputs, params, &CpuKernels::softmax_focal_loss, RETINANET_FAST_CUDA_LAUNCHER(softmax_focal_loss_cuda));
+    error.raise_if_known();
   }
 };
 

@@ -25,6 +25,10 @@ CudaStream current_stream(const at::Device&) { return nullptr; }
 
 bool runs_synchronously(const at::Device&) { return true; }
 
+bool is_capturing(const at::Device&) { return false; }
+
+void synchronize(const at::Device&) {}
+
 const char* cuda_error_text(int64_t) { return "the emulator refused a launch"; }
 
 }  // namespace retinanet_fast

@@ -23,6 +23,9 @@ Status launch(void (*kernel)(KernelArgs...), dim3 grid, dim3 block, size_t share
   return {Status::Code::kCuda, -1, static_cast<int64_t>(error)};
 }
 
+// A grid of so many blocks in one dimension, which has room for 2^31 - 1; for more, one that is refused.
+inline dim3 blocks_of(int64_t n) { return dim3(unsigned(n <= 0x7fffffff ? n : 0xffffffff)); }
+
 // The dynamic shared memory of a block.
 template <class T>
 __device__ T* dynamic_shared() {

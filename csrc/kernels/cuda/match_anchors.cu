@@ -1,12 +1,19 @@
-// A thread per anchor and image, with the anchor in registers; the image's boxes pass through shared memory in chunks.
-//   best_iou_kernel: each box's best IoU. A warp's best is found by shuffles and the block's by integer maxima of the
-//     bits, which order numbers that are not negative and do not depend on the order of threads.
-//   match_kernel: each anchor's best box, first on ties; the IoUs are computed again with the same bits.
+// A thread per anchor, held in registers. A warp's 32 anchors are neighbours of similar size, so that few boxes can
+// reach with any of them the IoU that matters: each lane compares one box with what holds all 32 anchors, and the few
+// boxes that remain go round by shuffles. What is left out changes no result, as each kernel says where it sets its
+// bound.
+//   prepare_kernel: a warp per box. On a grid, its IoU with the anchor of each shape nearest to its centre.
+//   best_iou_kernel: each box's best IoU, of all images' boxes alike, since they share the anchors. Maxima of the bits
+//   as
+//     integers, which order numbers that are not negative and do not depend on the order of threads.
+//   match_kernel: for some images, each anchor's best box, first on ties; the IoUs are computed again with the same
+//   bits.
 // Moves the boxes (through the cache) and 4 or 8 bytes an anchor and image out; no storage that grows with
 // anchors times boxes. A box without area is reported through host memory and takes no part.
 #include "kernels/match_anchors.h"
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/warp.cuh"
 
 namespace retinanet_fast {
 namespace {
@@ -14,8 +21,10 @@ namespace {
 using namespace math;
 
 constexpr int kThreads = 256;
-constexpr int kChunk = 256;            // boxes in shared memory at a time
+constexpr int kBoxesOfBlock = 128;     // of the best_iou_kernel
+constexpr int kImagesOfBlock = 4;      // of the match_kernel
 constexpr int kImagesPerLaunch = 256;  // so many offsets travel as kernel arguments
+constexpr unsigned kAllLanes = 0xffffffffu;
 
 // The images of one launch.
 struct ImageBatch {
@@ -30,140 +39,252 @@ __device__ void atomic_max(double* to, double value) {
   atomicMax(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(__double_as_longlong(value)));
 }
 
+// An anchor of a launch's `index`; indices of a level and its cells fit 32 bits.
 template <class C>
-__device__ C warp_max(C x) {
-  for (int offset = 16; offset > 0; offset /= 2) x = max2(__shfl_xor_sync(0xffffffffu, x, offset), x);
-  return x;
+__device__ Box<C> anchor_of(const Anchors& anchors, uint32_t index) {
+  if (anchors.boxes) return anchor_at<C>(anchors, index);
+  const int l = anchor_level(anchors, index);
+  const AnchorLevel& level = anchors.levels[l];
+  const uint32_t within = index - uint32_t(level.first_anchor);
+  const uint32_t cell = within / uint32_t(anchors.anchors_per_cell);
+  const uint32_t k = within - cell * uint32_t(anchors.anchors_per_cell);
+  const uint32_t y = cell / uint32_t(level.width);
+  const Box<float> box = grid_anchor(anchors.base_anchors + 4 * (l * anchors.anchors_per_cell + int64_t(k)), level, y,
+                                     cell - y * uint32_t(level.width));
+  return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
 }
 
 template <class C>
-struct BoxChunk {
-  Box<C> box[kChunk];
-  C area[kChunk];
-  C best[kChunk];
+__device__ Box<C> shuffle(const Box<C>& box, int lane) {
+  return {__shfl_sync(kAllLanes, box.x1, lane), __shfl_sync(kAllLanes, box.y1, lane),
+          __shfl_sync(kAllLanes, box.x2, lane), __shfl_sync(kAllLanes, box.y2, lane)};
+}
 
-  // All threads: boxes [begin, begin + count), and `best` from best_iou, or 0 for a null one.
-  __device__ void load(const MatchAnchorsParams& p, int32_t begin, int32_t count, bool with_best) {
-    __syncthreads();  // the chunk before has been read
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      box[i] = load_box(static_cast<const C*>(p.gt_boxes) + 4 * int64_t(begin + i));
-      area[i] = math::area(box[i]);
-      best[i] = with_best ? static_cast<const C*>(p.best_iou)[begin + i] : C(0);
+// iou() with the same value where no corner is a NaN, whose fate takes a comparison and a selection each.
+template <class C>
+__device__ C iou_of_numbers(const Box<C>& a, C area_a, const Box<C>& b, C area_b) {
+  const C width = fmax(C(0), fmin(a.x2, b.x2) - fmax(a.x1, b.x1));
+  const C height = fmax(C(0), fmin(a.y2, b.y2) - fmax(a.y1, b.y1));
+  const C inter = mul_exact(width, height);
+  return inter / (area_a + area_b - inter);
+}
+
+// A thread's anchor, and what holds the anchors of its warp.
+template <class C>
+struct WarpAnchors {
+  Box<C> box;
+  C area;
+  Box<C> hull;
+  C smallest, largest;  // area
+
+  // Behind the last anchor, and for one whose IoU is above 0 with no box (no area, or not a finite one, or a NaN), a
+  // box that overlaps nothing and leaves the hull as it is.
+  __device__ WarpAnchors(const Anchors& anchors, int64_t index) {
+    constexpr C infinity = std::numeric_limits<C>::infinity();
+    constexpr Box<C> nothing{infinity, infinity, -infinity, -infinity};
+    box = index < anchors.num_anchors ? anchor_of<C>(anchors, uint32_t(index)) : nothing;
+    area = math::area(box);
+    const bool overlaps = box.x1 < box.x2 && box.y1 < box.y2 && area < infinity;
+    if (!overlaps) {
+      box = nothing;
+      area = infinity;
     }
-    __syncthreads();
+    hull = {warp_min(box.x1), warp_min(box.y1), warp_max(box.x2), warp_max(box.y2)};
+    smallest = warp_min(area);
+    largest = warp_max(overlaps ? area : C(0));
+  }
+
+  // False only where the IoU of `gt` and each anchor of the warp is not above 0, or less than `bound`. An IoU I / U is
+  // at most I / G and I / A, with I at most G, A and what `gt` has in common with the hull.
+  __device__ bool may_reach(const Box<C>& gt, C bound) const {
+    const C width = fmin(gt.x2, hull.x2) - fmax(gt.x1, hull.x1);
+    const C height = fmin(gt.y2, hull.y2) - fmax(gt.y1, hull.y1);
+    const C inter = width * height;
+    const C gt_area = math::area(gt);
+    const C low = bound * C(1 - 1e-5);  // far below what both sides can round
+    return width > C(0) && height > C(0) && fmin(inter, largest) >= low * gt_area &&
+           fmin(inter, gt_area) >= low * smallest;
+  }
+
+  __device__ C iou_with(const Box<C>& gt) const { return iou_of_numbers(gt, math::area(gt), box, area); }
+};
+
+// Box g, if there is one before `end`; else one without area.
+template <class C>
+__device__ Box<C> box_at(const MatchAnchorsParams& p, int32_t g, int32_t end) {
+  return g < end ? load_box(static_cast<const C*>(p.gt_boxes) + 4 * int64_t(g)) : Box<C>{};
+}
+
+// What is known of the boxes' best IoUs before best_iou_kernel: the workspace's second half.
+template <class C>
+__device__ C* known_iou(const MatchAnchorsParams& p) {
+  return static_cast<C*>(p.best_iou) + p.num_boxes;
+}
+
+// The cell of a row or column whose anchor is nearest to `centre`; another one would do too.
+__device__ int64_t nearest_cell(double centre, double centre_of_first, int32_t stride, int32_t cells) {
+  return int64_t(fmin(cells - 1.0, fmax(0.0, rint((centre - centre_of_first) / stride))));
+}
+
+// best_iou[g] becomes an IoU of box g that some anchor has, or 0; infinity for a box without area, of which no one
+// asks.
+template <class C>
+__global__ void __launch_bounds__(kThreads)
+    prepare_kernel(MatchAnchorsParams p, int32_t first_box, int32_t boxes, int64_t first_image, int32_t images) {
+  const int32_t i = blockIdx.x * kThreads + threadIdx.x;
+  if (i < images && p.num_foreground) p.num_foreground[first_image + i] = 0;
+  if (i / 32 >= boxes) return;
+  const int32_t g = first_box + i / 32;
+  const Box<C> gt = load_box(static_cast<const C*>(p.gt_boxes) + 4 * int64_t(g));
+  C best = has_area(gt) ? C(0) : std::numeric_limits<C>::infinity();
+  const int32_t shapes = p.anchors.boxes || best > C(0) ? 0 : p.anchors.num_levels * p.anchors.anchors_per_cell;
+  for (int32_t shape = i % 32; shape < shapes; shape += 32) {
+    const AnchorLevel& level = p.anchors.levels[shape / p.anchors.anchors_per_cell];
+    if (level.height == 0 || level.width == 0) continue;
+    const float* base = p.anchors.base_anchors + 4 * shape;
+    const Box<float> anchor = grid_anchor(
+        base, level,
+        nearest_cell((double(gt.y1) + gt.y2) / 2, (double(base[1]) + base[3]) / 2, level.stride_y, level.height),
+        nearest_cell((double(gt.x1) + gt.x2) / 2, (double(base[0]) + base[2]) / 2, level.stride_x, level.width));
+    const Box<C> box = {C(anchor.x1), C(anchor.y1), C(anchor.x2), C(anchor.y2)};
+    const C value = iou(gt, area(gt), box, area(box));
+    if (value > best) best = value;
+  }
+  best = warp_max(best);
+  if (i % 32 == 0) static_cast<C*>(p.best_iou)[g] = known_iou<C>(p)[g] = best;
+}
+
+// An IoU below the one that the box is known to have with some anchor is not its best.
+template <class C>
+__global__ void __launch_bounds__(kThreads) best_iou_kernel(MatchAnchorsParams p, int32_t first_box, int32_t end_box) {
+  __shared__ C known[kBoxesOfBlock];
+  __shared__ C best[kBoxesOfBlock];
+  const WarpAnchors<C> anchors(p.anchors, int64_t(blockIdx.x) * kThreads + threadIdx.x);
+  const int32_t first = first_box + int32_t(blockIdx.y) * kBoxesOfBlock;
+  const int32_t end = min2(first + kBoxesOfBlock, end_box);
+  C* best_iou = static_cast<C*>(p.best_iou);
+  for (int i = threadIdx.x; i < end - first; i += kThreads) known[i] = best[i] = known_iou<C>(p)[first + i];
+  __syncthreads();
+  for (int32_t begin = first; begin < end; begin += 32) {
+    const int32_t g = begin + int32_t(threadIdx.x) % 32;
+    const Box<C> mine = box_at<C>(p, g, end);
+    unsigned near = __ballot_sync(kAllLanes, has_area(mine) && anchors.may_reach(mine, known[g - first]));
+    for (; near != 0; near &= near - 1) {
+      const int lane = __ffs(int(near)) - 1;
+      const C value = anchors.iou_with(shuffle(mine, lane));
+      const C warps_best = warp_max_of_bits(value > C(0) ? value : C(0));
+      if (threadIdx.x % 32 == 0) atomic_max(&best[begin - first + lane], warps_best);
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < end - first; i += kThreads) {
+    if (best[i] > known[i]) atomic_max(best_iou + first + i, best[i]);
+  }
+}
+
+// An image's boxes [first, end), as all anchors see them.
+template <class C>
+struct ImageBoxes {
+  int32_t first, end;
+  bool any = false;      // box with area
+  bool nowhere = false;  // a box of best IoU 0, which it has with every anchor
+  C bound;               // below this IoU, and unless `nowhere`, an anchor is background, whatever its best box
+
+  __device__ ImageBoxes(const MatchAnchorsParams& p, int32_t first_box, int32_t end_box)
+      : first(first_box), end(end_box), bound(C(p.rule.low_threshold)) {
+    C least = std::numeric_limits<C>::infinity();
+    for (int32_t g = first + int32_t(threadIdx.x) % 32; g < end; g += 32) {
+      least = min2(static_cast<const C*>(p.best_iou)[g], least);
+    }
+    least = warp_min(least);
+    any = least < std::numeric_limits<C>::infinity();
+    if (!p.rule.allow_low_quality) return;
+    nowhere = p.rule.match_zero_iou && least == C(0);
+    bound = nowhere ? C(0) : min2(bound, least);
   }
 };
 
 template <class C>
-__global__ void prepare_kernel(MatchAnchorsParams p, ImageBatch batch) {
-  const int image = blockIdx.y;
-  if (blockIdx.x == 0 && threadIdx.x == 0 && p.num_foreground) p.num_foreground[batch.first + image] = 0;
-  const int32_t row = blockIdx.x * kThreads + threadIdx.x;
-  const int32_t g = batch.offsets[image] + row;
-  if (g >= batch.offsets[image + 1]) return;
-  static_cast<C*>(p.best_iou)[g] = 0;
-  if (!has_area(load_box(static_cast<const C*>(p.gt_boxes) + 4 * int64_t(g))) && p.bad_box) {
-    *p.bad_box = bad_box_code(batch.first + image, row);
-  }
-}
-
-template <class C>
-__global__ void best_iou_kernel(MatchAnchorsParams p, ImageBatch batch) {
-  __shared__ BoxChunk<C> chunk;
+__global__ void __launch_bounds__(kThreads) match_kernel(MatchAnchorsParams p, ImageBatch batch) {
   const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   const bool inside = index < p.anchors.num_anchors;
-  const Box<C> anchor = inside ? anchor_at<C>(p.anchors, index) : Box<C>{};
-  const C anchor_area = area(anchor);
-  const int32_t end = batch.offsets[blockIdx.y + 1];
-  for (int32_t begin = batch.offsets[blockIdx.y]; begin < end; begin += kChunk) {
-    const int32_t count = end - begin < kChunk ? end - begin : kChunk;
-    chunk.load(p, begin, count, false);
-    for (int i = 0; i < count; ++i) {
-      const C value = inside ? iou(chunk.box[i], chunk.area[i], anchor, anchor_area) : C(0);
-      if (!__any_sync(0xffffffffu, value > C(0))) continue;
-      const C best = warp_max(value > C(0) ? value : C(0));
-      if (threadIdx.x % 32 == 0) atomic_max(&chunk.best[i], best);
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      if (chunk.best[i] > C(0)) atomic_max(static_cast<C*>(p.best_iou) + begin + i, chunk.best[i]);
-    }
-  }
-}
-
-template <class C>
-__global__ void match_kernel(MatchAnchorsParams p, ImageBatch batch) {
-  __shared__ BoxChunk<C> chunk;
-  const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const bool inside = index < p.anchors.num_anchors;
-  const Box<C> anchor = inside ? anchor_at<C>(p.anchors, index) : Box<C>{};
-  const C anchor_area = area(anchor);
-  const int32_t first = batch.offsets[blockIdx.y];
-  const int32_t end = batch.offsets[blockIdx.y + 1];
-  const bool low_quality = p.rule.allow_low_quality;
-  C best = 0;
-  int32_t box = 0;
-  bool restored = false;
-  bool any = false;  // a box with area
-  for (int32_t begin = first; begin < end; begin += kChunk) {
-    const int32_t count = end - begin < kChunk ? end - begin : kChunk;
-    chunk.load(p, begin, count, low_quality);
-    for (int i = 0; i < count; ++i) {
-      if (!has_area(chunk.box[i])) continue;
-      any = true;
-      const C value = iou(chunk.box[i], chunk.area[i], anchor, anchor_area);
-      if (value > best) {
-        best = value;
-        box = begin + i - first;
+  const WarpAnchors<C> anchors(p.anchors, index);
+  const int end_image = min2(int(blockIdx.y + 1) * kImagesOfBlock, int(batch.count));
+  for (int i = blockIdx.y * kImagesOfBlock; i < end_image; ++i) {
+    const int64_t image = batch.first + i;
+    const ImageBoxes<C> boxes(p, batch.offsets[i], batch.offsets[i + 1]);
+    C best = 0;
+    int32_t row = 0;
+    bool restored = boxes.nowhere;
+    for (int32_t begin = boxes.first; begin < boxes.end; begin += 32) {
+      const int32_t g = begin + int32_t(threadIdx.x) % 32;
+      const Box<C> mine = box_at<C>(p, g, boxes.end);
+      if (blockIdx.x == 0 && threadIdx.x < 32 && g < boxes.end && !has_area(mine) && p.bad_box) {
+        *p.bad_box = bad_box_code(image, g - boxes.first);
       }
-      // A box of best IoU 0 has it with every anchor.
-      const bool counts = low_quality && (p.rule.match_zero_iou || chunk.best[i] > C(0));
-      restored = restored || (counts && (value == chunk.best[i] || chunk.best[i] == C(0)));
+      unsigned near = __ballot_sync(kAllLanes, has_area(mine) && anchors.may_reach(mine, boxes.bound));
+      if (near == 0) continue;
+      const C mine_best = p.rule.allow_low_quality && g < boxes.end ? static_cast<const C*>(p.best_iou)[g] : C(0);
+      for (; near != 0; near &= near - 1) {
+        const int lane = __ffs(int(near)) - 1;
+        const C value = anchors.iou_with(shuffle(mine, lane));
+        const C best_of_box = __shfl_sync(kAllLanes, mine_best, lane);
+        if (value > best) {
+          best = value;
+          row = begin - boxes.first + lane;
+        }
+        restored |= value == best_of_box && value > C(0);
+      }
     }
-  }
-  int32_t match = kMatchBackground;
-  if (any) match = match_of(best, box, restored, C(p.rule.high_threshold), C(p.rule.low_threshold));
-  const unsigned foreground = __ballot_sync(0xffffffffu, inside && match >= 0);
-  const int64_t image = batch.first + blockIdx.y;
-  if (threadIdx.x % 32 == 0 && foreground && p.num_foreground) {
-    atomicAdd(p.num_foreground + image, __popc(foreground));
-  }
-  if (!inside) return;
-  const int64_t to = image * p.anchors.num_anchors + index;
-  if (p.wide_matches) {
-    static_cast<int64_t*>(p.matches)[to] = match;
-  } else {
-    static_cast<int32_t*>(p.matches)[to] = match >= 0 ? first + match : match;
+    int32_t match = kMatchBackground;
+    if (boxes.any) match = match_of(best, row, restored, C(p.rule.high_threshold), C(p.rule.low_threshold));
+    const unsigned foreground = __ballot_sync(kAllLanes, inside && match >= 0);
+    if (threadIdx.x % 32 == 0 && foreground && p.num_foreground) {
+      atomicAdd(p.num_foreground + image, __popc(foreground));
+    }
+    if (!inside) continue;
+    const int64_t to = image * p.anchors.num_anchors + index;
+    if (p.wide_matches) {
+      static_cast<int64_t*>(p.matches)[to] = match;
+    } else {
+      static_cast<int32_t*>(p.matches)[to] = match >= 0 ? boxes.first + match : match;
+    }
   }
 }
 
 template <class C>
-Status match_batch(const MatchAnchorsParams& p, const ImageBatch& batch, int64_t most_boxes, CudaStream stream) {
-  const dim3 block(kThreads);
-  const dim3 box_grid(unsigned(ceil_div(most_boxes > 0 ? most_boxes : 1, kThreads)), batch.count);
-  const dim3 anchor_grid(unsigned(ceil_div(p.anchors.num_anchors, kThreads)), batch.count);
-  Status status = launch(prepare_kernel<C>, box_grid, block, 0, stream, p, batch);
-  if (status.ok() && p.rule.allow_low_quality && most_boxes > 0) {
-    status = launch(best_iou_kernel<C>, anchor_grid, block, 0, stream, p, batch);
+Status match_batch(const MatchAnchorsParams& p, const ImageBatch& batch, CudaStream stream) {
+  const dim3 threads(kThreads);
+  const unsigned blocks(ceil_div(p.anchors.num_anchors, kThreads));
+  const int32_t first_box = batch.offsets[0];
+  const int32_t end_box = batch.offsets[batch.count];
+  const int32_t boxes = end_box - first_box;
+  const dim3 all(blocks_of(ceil_div(max2(int64_t(boxes) * 32, int64_t(batch.count)), kThreads)));
+  Status status = launch(prepare_kernel<C>, all, threads, 0, stream, p, first_box, boxes, batch.first, batch.count);
+  if (status.ok() && p.rule.allow_low_quality) {
+    const dim3 grid(blocks, unsigned(ceil_div(boxes, kBoxesOfBlock)));
+    status = launch(best_iou_kernel<C>, grid, threads, 0, stream, p, first_box, end_box);
   }
-  if (status.ok()) status = launch(match_kernel<C>, anchor_grid, block, 0, stream, p, batch);
+  if (status.ok()) {
+    const dim3 grid(blocks, unsigned(ceil_div(batch.count, kImagesOfBlock)));
+    status = launch(match_kernel<C>, grid, threads, 0, stream, p, batch);
+  }
   return status;
 }
 
 }  // namespace
 
 Status match_anchors_cuda(const MatchAnchorsParams& p, CudaStream stream) {
+  if (p.anchors.num_anchors > std::numeric_limits<uint32_t>::max()) {
+    return {Status::Code::kCuda, -1, int64_t(cudaErrorInvalidValue)};
+  }
   for (int64_t first = 0; first < p.batch_size; first += kImagesPerLaunch) {
     ImageBatch batch{};
     batch.first = first;
     batch.count = int32_t(min2(int64_t(kImagesPerLaunch), p.batch_size - first));
-    int64_t most_boxes = 0;
-    for (int i = 0; i <= batch.count; ++i) {
-      batch.offsets[i] = int32_t(p.gt_offsets[first + i]);
-      if (i > 0) most_boxes = max2(most_boxes, int64_t(batch.offsets[i] - batch.offsets[i - 1]));
-    }
-    const Status status = p.dtype == DType::kFloat64 ? match_batch<double>(p, batch, most_boxes, stream)
-                                                     : match_batch<float>(p, batch, most_boxes, stream);
+    for (int i = 0; i <= batch.count; ++i) batch.offsets[i] = int32_t(p.gt_offsets[first + i]);
+    const Status status =
+        p.dtype == DType::kFloat64 ? match_batch<double>(p, batch, stream) : match_batch<float>(p, batch, stream);
     if (!status.ok()) return status;
   }
   return {};

@@ -1,15 +1,12 @@
 // sigmoid_focal_loss: loss = a_t (1 - p_t)^gamma ce and its derivatives (math/focal.h), in one pass.
 //
-// A block takes a tile of kSigmoidFocalLossTile elements, a thread 16 bytes of it at a time, neighbours side by side;
-// two loads are under way before the first is used. Almost all rows are background: only where a vector's row is not
-// does a thread look for its class among the elements.
+// A block takes a tile of kTile elements, a thread 16 bytes of it at a time, neighbours side by side, with the next
+// loads under way while it computes. Almost all rows are background: only where a vector's row is not does a thread
+// look for its class among the elements. A label outside the classes is reported through host memory, its row ignored.
 // Moves, in multiples of the logits' bytes: 1 for a sum, 2 with its gradient or for the losses or a gradient alone, one
 // more for each of soft targets, their gradient and a grad_output that is no scalar. Labels come through the cache.
 // Deterministic: a tile's losses are added as trees of fixed shape, and one block adds the tiles' sums in order.
 #include "kernels/sigmoid_focal_loss.h"
-
-#include <cassert>
-#include <type_traits>
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/row_cursor.cuh"
@@ -26,6 +23,9 @@ constexpr int kThreads = 256;
 // Blocks on a multiprocessor: as many as the registers allow without spills.
 template <class T, bool kSoft>
 constexpr int kBlocks = kSoft || sizeof(T) == 8 ? 2 : 3;
+// Elements of a block. Partial sums are allocated for the CPU's tiles, which are not larger.
+template <class T>
+constexpr int kTile = sizeof(T) == 2 ? 2 * kSigmoidFocalLossTile : kSigmoidFocalLossTile;
 constexpr int64_t kBackground = -1;
 constexpr int64_t kIgnored = -2;
 
@@ -43,7 +43,7 @@ struct Elements {
   __device__ __forceinline__ void background(const C (&x)[kCount], C (&loss)[kCount], C (&grad)[kCount], C& sum) const {
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
-      const FocalTerm<C> term = focal_background(x[e], gamma, weights.background);
+      const FocalTerm<C> term = focal_background<T>(x[e], gamma, weights.background);
       sum += term.loss;
       loss[e] = term.loss;
       grad[e] = term.grad;
@@ -74,7 +74,7 @@ struct Elements {
       if (label == kIgnored) continue;  // whatever the logit, NaN included
       const bool foreground = label == column;
       const FocalTerm<C> term =
-          focal_background(foreground ? -x[e] : x[e], gamma, foreground ? weights.foreground : weights.background);
+          focal_background<T>(foreground ? -x[e] : x[e], gamma, foreground ? weights.foreground : weights.background);
       sum += term.loss;
       loss[e] = term.loss;
       grad[e] = foreground ? -term.grad : term.grad;
@@ -100,117 +100,166 @@ struct Elements {
 
   __device__ __forceinline__ int64_t label_of(int64_t row) const {
     const int64_t label = p.labels[row];
-    assert(label >= kIgnored && label < p.classes && "sigmoid_focal_loss: expected targets in [-2, K)");
-    return label;
+    if (label >= kIgnored && label < p.classes) return label;
+    if (p.bad_label) *p.bad_label = bad_label_code(row, label);
+    return kIgnored;
   }
 };
 
-// The tile's part of an array [elements], or null.
-template <class T>
-__device__ __forceinline__ T* part_of(void* array, int64_t tile) {
-  return array ? static_cast<T*>(array) + tile : nullptr;
-}
-template <class T>
-__device__ __forceinline__ const T* part_of(const void* array, int64_t tile) {
-  return array ? static_cast<const T*>(array) + tile : nullptr;
-}
+// A tile's parts of the arrays [elements], each of which may be null.
+template <class T, class Gamma, bool kSoft, bool kEach>
+struct Tile {
+  using C = ComputeType<T>;
+  static constexpr int kCount = kVector<T>;
+
+  const SigmoidFocalLossParams& p;
+  Elements<T, Gamma> elements;
+  int64_t first;  // element
+  int32_t count;
+  const T* inputs;
+  const T* targets;
+  const T* factors;
+  T* losses;
+  T* grads;
+  T* grads_targets;
+
+  __device__ Tile(const SigmoidFocalLossParams& params, const Gamma& gamma)
+      : p(params),
+        elements{p, focal_weights<C>(p.alpha, p.scale * scalar_factor()), gamma},
+        first(int64_t(blockIdx.x) * kTile<T>),
+        count(int32_t(min2(p.elements - first, int64_t(kTile<T>)))),
+        inputs(part_of<const T>(p.inputs)),
+        targets(part_of<const T>(p.targets)),
+        factors(kEach && !p.grad_output_is_scalar ? part_of<const T>(p.grad_output) : nullptr),
+        losses(kEach ? part_of<T>(p.loss) : nullptr),
+        grads(part_of<T>(p.grad_inputs)),
+        grads_targets(part_of<T>(p.grad_targets)) {}
+
+  __device__ double scalar_factor() const {
+    return p.grad_output_is_scalar ? double(load(*static_cast<const T*>(p.grad_output))) : 1.0;
+  }
+
+  template <class Element, class Void>
+  __device__ Element* part_of(Void* array) const {
+    return array ? static_cast<Element*>(array) + first : nullptr;
+  }
+
+  // Every vector can be accessed as one.
+  __device__ bool is_whole() const {
+    return count == kTile<T> && is_aligned(inputs) && is_aligned(targets) && is_aligned(factors) &&
+           is_aligned(losses) && is_aligned(grads) && is_aligned(grads_targets);
+  }
+
+  // Whether all elements of a vector are background: one row's, or two rows'.
+  __device__ __forceinline__ bool is_background(const RowCursor& cursor, const RowStep& step) const {
+    const int64_t* label = p.labels + cursor.first + cursor.row;
+    return *label == kBackground && (cursor.left >= kCount || (step.length >= kCount && label[1] == kBackground));
+  }
+
+  // The vector at `begin`; where it is not kWhole, its elements one by one.
+  template <bool kWhole>
+  __device__ __forceinline__ C take(int32_t begin, const uint4& inputs_here, const uint4& targets_here,
+                                    bool background) const {
+    const int32_t end = kWhole ? begin + kCount : count;
+    C x[kCount], loss[kCount], grad[kCount];
+    C sum = 0;
+    widen<T>(inputs_here, x);
+    if constexpr (kSoft) {
+      C t[kCount];
+      widen<T>(targets_here, t);
+      elements.with_soft_targets(x, t, loss, grad);
+#pragma unroll
+      for (int e = 0; e < kCount; ++e) sum += begin + e < end ? loss[e] : C(0);
+      store_results<kWhole>(begin, end, loss, grad);
+      if constexpr (kEach) {
+        if (grads_targets) {
+          elements.soft_target_grads(x, t, grad);
+          scale_each<kWhole>(begin, end, grad);
+          store_vector(grads_targets, begin, end, kWhole, grad);
+        }
+      }
+    } else {
+      if (background || elements.class_lies_elsewhere(first + begin)) {
+        elements.background(x, loss, grad, sum);
+      } else {
+        elements.with_labels(first + begin, x, loss, grad, sum);
+      }
+      store_results<kWhole>(begin, end, loss, grad);
+    }
+    return sum;
+  }
+
+ private:
+  template <bool kWhole>
+  __device__ __forceinline__ void scale_each(int32_t begin, int32_t end, C (&grad)[kCount]) const {
+    if (!factors) return;
+    C factor[kCount];
+    load_vector(factors, begin, end, kWhole, factor);
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) grad[e] *= factor[e];
+  }
+
+  template <bool kWhole>
+  __device__ __forceinline__ void store_results(int32_t begin, int32_t end, const C (&loss)[kCount],
+                                                C (&grad)[kCount]) const {
+    if constexpr (kEach) {
+      scale_each<kWhole>(begin, end, grad);
+      if (losses) store_vector(losses, begin, end, kWhole, loss);
+    }
+    if (grads) store_vector(grads, begin, end, kWhole, grad);
+  }
+};
 
 // Losses are added up and gradients of the logits scaled by one factor; where kEach, there may also be a loss, a factor
 // and a gradient of the target for each element.
 template <class T, class Gamma, bool kSoft, bool kEach>
 __global__ void __launch_bounds__(kThreads, kBlocks<T, kSoft>)
     sigmoid_focal_loss_kernel(SigmoidFocalLossParams p, Gamma gamma, RowStep step) {
-  using C = ComputeType<T>;
   constexpr int kCount = kVector<T>;
-  constexpr int kInFlight = 2;
+  constexpr int kInFlight = kSoft ? 1 : 2;
   constexpr int kStride = kThreads * kCount;
-  static_assert(kSigmoidFocalLossTile % (kStride * kInFlight) == 0);
-
-  const int64_t tile = int64_t(blockIdx.x) * kSigmoidFocalLossTile;
-  const int32_t count = int32_t(min2(p.elements - tile, kSigmoidFocalLossTile));
-  const T* inputs = part_of<T>(p.inputs, tile);
-  const T* targets = part_of<T>(p.targets, tile);
-  const T* factors = kEach && !p.grad_output_is_scalar ? part_of<T>(p.grad_output, tile) : nullptr;
-  T* losses = kEach ? part_of<T>(p.loss, tile) : nullptr;
-  T* grads = part_of<T>(p.grad_inputs, tile);
-  T* grads_targets = part_of<T>(p.grad_targets, tile);
-  const bool aligned = is_aligned(inputs) && is_aligned(targets) && is_aligned(factors) && is_aligned(losses) &&
-                       is_aligned(grads) && is_aligned(grads_targets);
-  const double factor = p.grad_output_is_scalar ? double(load(*static_cast<const T*>(p.grad_output))) : 1.0;
-  const Elements<T, Gamma> elements{p, focal_weights<C>(p.alpha, p.scale * factor), gamma};
-
+  static_assert(kTile<T> % (kStride * kInFlight) == 0);
+  const Tile<T, Gamma, kSoft, kEach> tile(p, gamma);
   const int32_t thread = int32_t(threadIdx.x) * kCount;
-  RowCursor cursor(kSoft ? 0 : tile + thread, kSoft ? 1 : p.classes);
-  const int64_t* labels = kSoft ? nullptr : p.labels + cursor.first;
-  C sum = 0;
-  // Vectors i, i + kStride, ... of the tile, kVectors in all: whole and on 16 bytes, or else element by element.
-  const auto take = [&](auto vectors, auto is_whole, int32_t i) {
-    constexpr int kVectors = decltype(vectors)::value;
-    constexpr bool kWhole = decltype(is_whole)::value;
-    const auto end_of = [&](int32_t begin) { return kWhole ? begin + kCount : count; };
-
-    uint4 inputs_here[kVectors], targets_here[kVectors];
-    bool background[kVectors];
+  RowCursor cursor;
+  if constexpr (!kSoft) cursor = RowCursor(tile.first + thread, p.classes);
+  ComputeType<T> sum = 0;
+  if (tile.is_whole()) {
+    uint4 next[kInFlight], next_targets[kInFlight] = {};
+    const auto read = [&](int32_t begin) {
 #pragma unroll
-    for (int j = 0; j < kVectors; ++j) {
-      const int32_t begin = i + j * kStride;
-      inputs_here[j] = read_vector(inputs, begin, end_of(begin), kWhole);
-      if constexpr (kSoft) targets_here[j] = read_vector(targets, begin, end_of(begin), kWhole);
-    }
-    if constexpr (!kSoft) {
-      // Whether all elements of a vector are background: one row's, or two rows'.
-#pragma unroll
-      for (int j = 0; j < kVectors; ++j, cursor.advance(step)) {
-        const int64_t* label = labels + cursor.row;
-        background[j] = (kWhole || i + kCount <= count) && *label == kBackground;
-        if (background[j] && cursor.left < kCount) background[j] = step.length >= kCount && label[1] == kBackground;
+      for (int v = 0; v < kInFlight; ++v) {
+        next[v] = read_whole(tile.inputs + begin + v * kStride);
+        if constexpr (kSoft) next_targets[v] = read_whole(tile.targets + begin + v * kStride);
       }
-    }
-#pragma unroll
-    for (int j = 0; j < kVectors; ++j) {
-      const int32_t begin = i + j * kStride;
-      const int32_t end = end_of(begin);
-      C x[kCount], t[kCount], loss[kCount], grad[kCount], factor[kCount];
-      widen<T>(inputs_here[j], x);
-      if constexpr (kSoft) {
-        widen<T>(targets_here[j], t);
-        elements.with_soft_targets(x, t, loss, grad);
-#pragma unroll
-        for (int e = 0; e < kCount; ++e) sum += begin + e < end ? loss[e] : C(0);
-      } else if (background[j] || elements.class_lies_elsewhere(tile + begin)) {
-        elements.background(x, loss, grad, sum);
-      } else {
-        elements.with_labels(tile + begin, x, loss, grad, sum);
-      }
-      if constexpr (kEach) {
-        if (factors) {
-          load_vector(factors, begin, end, kWhole, factor);
-#pragma unroll
-          for (int e = 0; e < kCount; ++e) grad[e] *= factor[e];
-        }
-        if (losses) store_vector(losses, begin, end, kWhole, loss);
-      }
-      if (grads) store_vector(grads, begin, end, kWhole, grad);
-      if constexpr (kSoft && kEach) {
-        if (grads_targets) {
-          elements.soft_target_grads(x, t, grad);
-          if (factors) {
-#pragma unroll
-            for (int e = 0; e < kCount; ++e) grad[e] *= factor[e];
-          }
-          store_vector(grads_targets, begin, end, kWhole, grad);
-        }
-      }
-    }
-  };
-  if (aligned && count == kSigmoidFocalLossTile) {
+    };
+    read(thread);
 #pragma unroll 1
-    for (int32_t i = thread; i < kSigmoidFocalLossTile; i += kStride * kInFlight) {
-      take(std::integral_constant<int, kInFlight>{}, std::true_type{}, i);
+    for (int32_t i = thread; i < kTile<T>; i += kInFlight * kStride) {
+      uint4 here[kInFlight], targets_here[kInFlight];
+      bool background[kInFlight] = {};
+#pragma unroll
+      for (int v = 0; v < kInFlight; ++v) {
+        here[v] = next[v];
+        targets_here[v] = next_targets[v];
+        if constexpr (!kSoft) {
+          background[v] = tile.is_background(cursor, step);
+          cursor.advance(step);
+        }
+      }
+      if (i + kInFlight * kStride < kTile<T>) read(i + kInFlight * kStride);
+#pragma unroll
+      for (int v = 0; v < kInFlight; ++v) {
+        sum += tile.template take<true>(i + v * kStride, here[v], targets_here[v], background[v]);
+      }
     }
   } else {
 #pragma unroll 1
-    for (int32_t i = thread; i < count; i += kStride) take(std::integral_constant<int, 1>{}, std::false_type{}, i);
+    for (int32_t i = thread; i < tile.count; i += kStride) {
+      uint4 targets_here{};
+      if constexpr (kSoft) targets_here = read_vector(tile.targets, i, tile.count, false);
+      sum += tile.template take<false>(i, read_vector(tile.inputs, i, tile.count, false), targets_here, false);
+    }
   }
   if (p.partial_sums == nullptr) return;  // the same for the whole grid
   const double total = block_sum<kThreads>(sum);
@@ -224,18 +273,17 @@ Status sigmoid_focal_loss_cuda(const SigmoidFocalLossParams& p, CudaStream strea
     using T = decltype(zero);
     return dispatch_gamma<ComputeType<T>>(p.gamma, [&](auto gamma) {
       using Gamma = decltype(gamma);
-      const dim3 grid(sigmoid_focal_loss_tiles(p.elements));
+      const int64_t tiles = ceil_div(p.elements, kTile<T>);
       const bool each = p.loss || p.grad_targets || (p.grad_output && !p.grad_output_is_scalar);
       const auto kernel = p.labels ? (each ? sigmoid_focal_loss_kernel<T, Gamma, false, true>
                                            : sigmoid_focal_loss_kernel<T, Gamma, false, false>)
                                    : (each ? sigmoid_focal_loss_kernel<T, Gamma, true, true>
                                            : sigmoid_focal_loss_kernel<T, Gamma, true, false>);
       const RowStep step(p.classes, kThreads * kVector<T>);
-      const Status status = launch(kernel, grid, dim3(kThreads), 0, stream, p, gamma, step);
+      const Status status = launch(kernel, blocks_of(tiles), dim3(kThreads), 0, stream, p, gamma, step);
       if (!status.ok() || p.sum == nullptr) return status;
-      return launch(sum_partials_kernel<T, kThreads>, dim3(1), dim3(kThreads), 0, stream,
-                    static_cast<const double*>(p.partial_sums), sigmoid_focal_loss_tiles(p.elements),
-                    static_cast<T*>(p.sum));
+      return launch(sum_partials_kernel<T>, dim3(1), dim3(kSumThreads), 0, stream,
+                    static_cast<const double*>(p.partial_sums), tiles, static_cast<T*>(p.sum));
     });
   });
 }

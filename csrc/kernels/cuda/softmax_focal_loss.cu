@@ -1,12 +1,11 @@
 // softmax_focal_loss: loss = w_t (1 - p_t)^gamma (-log p_t) and its gradient (math/softmax_focal.h).
 //
-// A warp a row, lane l taking the classes l, l + 32, ...; a block of eight warps takes kSoftmaxFocalLossTile rows. Rows
-// start at any multiple of an element, so loads are an element a lane, which a warp reads as whole sectors.
-// Moves the logits once (the second and third pass over a row hit the cache) and the gradient once.
-// Deterministic: lanes are added as a tree, the rows of a warp, warps and tiles in order.
+// Up to kMostHeld classes, eight lanes a row, each with its share of the row in registers: four rows a warp, so that
+// what there is once a row (a logarithm, a power) is done for four at a time. For more classes a warp a row, which is
+// read once for each pass. Rows start at any multiple of an element, so loads are an element a lane, which a warp reads
+// as whole sectors. Moves the logits once (further passes over a row hit the cache) and the gradient once.
+// Deterministic: lanes are added as a tree, the rows of a thread, warps and tiles in order.
 #include "kernels/softmax_focal_loss.h"
-
-#include <cassert>
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/sum.cuh"
@@ -18,60 +17,109 @@ namespace {
 using namespace math;
 
 constexpr int kThreads = 256;
-constexpr int kRowsOfWarp = int(kSoftmaxFocalLossTile) / (kThreads / 32);
+constexpr int kMostHeld = 96;  // classes: 12 a lane
 
-// Every lane gets the largest of all lanes' values; a NaN may get lost.
-template <class C>
-__device__ __forceinline__ C warp_max(C x) {
-  for (int offset = 16; offset > 0; offset /= 2) x = max2(__shfl_xor_sync(0xffffffffu, x, offset), x);
-  return x;
-}
-
-// By all lanes of a warp together; returns the row's weighted loss, the same on every lane.
-template <class T>
-__device__ ComputeType<T> do_row(const SoftmaxFocalLossParams& p, int64_t row, int lane) {
+// The lanes of a row take the classes lane, lane + kLanes, ...
+template <class T, int kLanes, bool kHolds>
+struct Row {
   using C = ComputeType<T>;
-  const T* x = static_cast<const T*>(p.inputs) + row * p.classes;
-  const int64_t label = p.labels[row];
-  assert(label >= 0 && label < p.classes && "softmax_focal_loss: expected targets in [0, C)");
+  static constexpr int kHeld = kHolds ? kMostHeld / kLanes : 1;
 
-  C top = -std::numeric_limits<C>::infinity();
-  for (int64_t j = lane; j < p.classes; j += 32) top = max2(load(x[j]), top);
-  top = warp_max(top);
+  const T* logits;
+  int32_t classes;
+  int lane;
+  C held[kHeld];  // logits, and then exp(logit - top)
 
-  C others = 0;
-  for (int64_t j = lane; j < p.classes; j += 32) {
-    const C e = exp_nonpositive(load(x[j]) - top);
-    others += j == label ? C(0) : e;
-  }
-  others = __shfl_sync(0xffffffffu, warp_sum(others), 0);
-
-  const SoftmaxFocalRow<C> result = softmax_focal_row(C(load(x[label]) - top), others, C(p.gamma));
-  const C weight = C(p.scale * (p.class_weights ? p.class_weights[label] : 1.0));
-  if (p.loss && lane == 0) store(static_cast<T*>(p.loss)[row], weight * result.loss);
-  if (p.grad_inputs) {
-    T* grad = static_cast<T*>(p.grad_inputs) + row * p.classes;
-    const T* grad_output = static_cast<const T*>(p.grad_output);
-    const C factor = weight * (grad_output ? load(grad_output[p.grad_output_is_scalar ? 0 : row]) : C(1));
-    const C factor_others = factor * result.slope_others;
-    for (int64_t j = lane; j < p.classes; j += 32) {
-      const C other = factor_others * exp_nonpositive(load(x[j]) - top);
-      store(grad[j], j == label ? -factor * result.slope : other);
+  __device__ Row(const T* row, int64_t num_classes)
+      : logits(row), classes(int32_t(num_classes)), lane(int(threadIdx.x) % kLanes) {
+    if constexpr (kHolds) {
+      for_each_held([&](int i, int32_t j) { held[i] = load(logits[j]); });
     }
   }
-  return weight * result.loss;
+
+  template <class Body>
+  __device__ __forceinline__ void for_each_held(const Body& body) const {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (lane + i * kLanes < classes) body(i, lane + i * kLanes);
+    }
+  }
+
+  // A NaN may get lost.
+  __device__ C top() const {
+    C largest = -std::numeric_limits<C>::infinity();
+    if constexpr (kHolds) {
+      for_each_held([&](int i, int32_t) { largest = max2(held[i], largest); });
+    } else {
+      for (int32_t j = lane; j < classes; j += kLanes) largest = max2(load(logits[j]), largest);
+    }
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      largest = max2(__shfl_xor_sync(0xffffffffu, largest, offset), largest);
+    }
+    return largest;
+  }
+
+  // Calls body(class, exp(logit - top)); the first time with `fresh`.
+  template <bool fresh, class Body>
+  __device__ __forceinline__ void for_each_exp(C top, const Body& body) {
+    if constexpr (kHolds) {
+      for_each_held([&](int i, int32_t j) {
+        if (fresh) held[i] = exp_nonpositive(held[i] - top);
+        body(j, held[i]);
+      });
+    } else {
+      for (int32_t j = lane; j < classes; j += kLanes) body(j, exp_nonpositive(load(logits[j]) - top));
+    }
+  }
+
+  __device__ C sum_of_others(C top, int32_t label) {
+    C sum = 0;
+    for_each_exp<true>(top, [&](int32_t j, C e) { sum += j == label ? C(0) : e; });
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    return sum;  // the same on every lane
+  }
+};
+
+// By all lanes of a warp together, with a row for each kLanes of them; returns the row's weighted loss on its first
+// lane.
+template <class T, int kLanes, bool kHolds>
+__device__ ComputeType<T> do_row(const SoftmaxFocalLossParams& p, int64_t index) {
+  using C = ComputeType<T>;
+  const bool inside = index < p.rows;
+  const int64_t at = inside ? index * p.classes : 0;
+  Row<T, kLanes, kHolds> row(static_cast<const T*>(p.inputs) + at, p.classes);
+  const int64_t given = inside ? p.labels[index] : 0;
+  const bool known = given >= 0 && given < p.classes;  // else the row has no loss
+  if (!known && row.lane == 0 && p.bad_label) *p.bad_label = bad_label_code(index, given);
+  const auto label = int32_t(known ? given : 0);
+
+  const C top = row.top();
+  const C others = row.sum_of_others(top, label);
+  if (!inside) return C(0);
+  const SoftmaxFocalRow<C> result = softmax_focal_row(C(load(row.logits[label]) - top), others, C(p.gamma));
+  const C weight = C(p.scale * (p.class_weights ? p.class_weights[label] : 1.0));
+  const C loss = known ? weight * result.loss : C(0);
+  if (p.loss && row.lane == 0) store(static_cast<T*>(p.loss)[index], loss);
+  if (p.grad_inputs) {
+    T* grad = static_cast<T*>(p.grad_inputs) + at;
+    const T* grad_output = static_cast<const T*>(p.grad_output);
+    const C factor = weight * (grad_output ? load(grad_output[p.grad_output_is_scalar ? 0 : index]) : C(1));
+    const C factor_others = factor * result.slope_others;
+    row.template for_each_exp<false>(top, [&](int32_t j, C e) {
+      const C value = j == label ? -factor * result.slope : factor_others * e;
+      store(grad[j], known ? value : C(0));
+    });
+  }
+  return row.lane == 0 ? loss : C(0);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) softmax_focal_loss_kernel(SoftmaxFocalLossParams p) {
-  using C = ComputeType<T>;
-  const int lane = threadIdx.x % 32;
-  const int64_t first = int64_t(blockIdx.x) * kSoftmaxFocalLossTile + (threadIdx.x / 32) * kRowsOfWarp;
-  C sum = 0;
-  for (int64_t row = first; row < first + kRowsOfWarp && row < p.rows; ++row) {  // the same for a whole warp
-    const C loss = do_row<T>(p, row, lane);
-    sum += lane == 0 ? loss : C(0);
-  }
+template <class T, int kLanes, bool kHolds>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 3 : 5) softmax_focal_loss_kernel(SoftmaxFocalLossParams p) {
+  constexpr int kRows = kThreads / kLanes;
+  const int64_t first = int64_t(blockIdx.x) * kSoftmaxFocalLossTile + threadIdx.x / kLanes;
+  ComputeType<T> sum = 0;
+#pragma unroll 1
+  for (int row = 0; row < kSoftmaxFocalLossTile; row += kRows) sum += do_row<T, kLanes, kHolds>(p, first + row);
   if (p.partial_sums == nullptr) return;  // the same for the whole grid
   const double total = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) p.partial_sums[blockIdx.x] = total;
@@ -82,11 +130,13 @@ __global__ void __launch_bounds__(kThreads) softmax_focal_loss_kernel(SoftmaxFoc
 Status softmax_focal_loss_cuda(const SoftmaxFocalLossParams& p, CudaStream stream) {
   return dispatch_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const dim3 grid(softmax_focal_loss_tiles(p.rows));
-    const Status status = launch(softmax_focal_loss_kernel<T>, grid, dim3(kThreads), 0, stream, p);
+    const int64_t tiles = softmax_focal_loss_tiles(p.rows);
+    const auto kernel =
+        p.classes <= kMostHeld ? softmax_focal_loss_kernel<T, 8, true> : softmax_focal_loss_kernel<T, 32, false>;
+    const Status status = launch(kernel, blocks_of(tiles), dim3(kThreads), 0, stream, p);
     if (!status.ok() || p.sum == nullptr) return status;
-    return launch(sum_partials_kernel<T, kThreads>, dim3(1), dim3(kThreads), 0, stream,
-                  static_cast<const double*>(p.partial_sums), softmax_focal_loss_tiles(p.rows), static_cast<T*>(p.sum));
+    return launch(sum_partials_kernel<T>, dim3(1), dim3(kSumThreads), 0, stream,
+                  static_cast<const double*>(p.partial_sums), tiles, static_cast<T*>(p.sum));
   });
 }
 

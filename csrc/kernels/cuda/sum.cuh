@@ -1,17 +1,9 @@
 // Sums in an order that depends on sizes alone.
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include "kernels/common.h"
+#include "kernels/cuda/warp.cuh"
 
 namespace retinanet_fast {
-
-template <class C>
-__device__ __forceinline__ C warp_sum(C x) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(0xffffffffu, x, offset);
-  return x;  // lane 0 has all of it
-}
 
 // Of a whole block of kThreads threads, all of which must call it: warps as trees in C, then warp by warp in double.
 // The result is thread 0's.
@@ -29,12 +21,19 @@ __device__ __forceinline__ double block_sum(C x) {
   return total;
 }
 
-// One block: *sum = partial_sums[0] + ... + partial_sums[n - 1].
-template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) sum_partials_kernel(const double* partial_sums, int64_t n, T* sum) {
+constexpr int kSumThreads = 1024;
+
+// One block of kSumThreads: numbers[0] + ... + numbers[n - 1], thread 0's.
+__device__ __forceinline__ double sum_of(const double* numbers, int64_t n) {
   double mine = 0;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) mine += partial_sums[i];
-  const double total = block_sum<kThreads>(mine);
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < n; i += kSumThreads) mine += numbers[i];
+  return block_sum<kSumThreads>(mine);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kSumThreads) sum_partials_kernel(const double* partial_sums, int64_t n, T* sum) {
+  const double total = sum_of(partial_sums, n);
   if (threadIdx.x == 0) math::store(*sum, math::ComputeType<T>(total));
 }
 

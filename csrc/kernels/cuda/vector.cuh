@@ -17,16 +17,28 @@ __device__ __forceinline__ bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
+// Elements between the 16-byte boundary at or before `pointer` and itself.
+template <class T>
+__device__ __forceinline__ int past_boundary(const T* pointer) {
+  return int(reinterpret_cast<uintptr_t>(pointer) / sizeof(T) % kVector<T>);
+}
+
 template <class T>
 struct alignas(16) VectorOf {
   T values[kVector<T>];
 };
 
+// kVector elements on 16 bytes, as they lie in memory.
+template <class T>
+__device__ __forceinline__ uint4 read_whole(const T* from) {
+  return *reinterpret_cast<const uint4*>(from);
+}
+
 // from[i] ... of n elements in all, `i` a multiple of kVector; 0 behind the end. As they lie in memory: what waits to
 // be used takes four registers so.
 template <class T, class Index>
 __device__ __forceinline__ uint4 read_vector(const T* from, Index i, Index n, bool aligned) {
-  if (aligned && i + kVector<T> <= n) return *reinterpret_cast<const uint4*>(from + i);
+  if (aligned && i + kVector<T> <= n) return read_whole(from + i);
   VectorOf<T> vector;
 #pragma unroll
   for (int e = 0; e < kVector<T>; ++e) vector.values[e] = i + e < n ? from[i + e] : T{};
@@ -56,14 +68,19 @@ __device__ __forceinline__ void store_16_bytes(void* to, const uint4& bits) {
 #endif
 }
 
+template <class T>
+__device__ __forceinline__ void store_whole(T* to, const math::ComputeType<T> (&from)[kVector<T>]) {
+  VectorOf<T> vector;
+#pragma unroll
+  for (int e = 0; e < kVector<T>; e += 2) math::store_two(vector.values + e, from[e], from[e + 1]);
+  store_16_bytes(to, math::bit_cast<uint4>(vector));
+}
+
 template <class T, class Index>
 __device__ __forceinline__ void store_vector(T* to, Index i, Index n, bool aligned,
                                              const math::ComputeType<T> (&from)[kVector<T>]) {
   if (aligned && i + kVector<T> <= n) {
-    VectorOf<T> vector;
-#pragma unroll
-    for (int e = 0; e < kVector<T>; e += 2) math::store_two(vector.values + e, from[e], from[e + 1]);
-    store_16_bytes(to + i, math::bit_cast<uint4>(vector));
+    store_whole(to + i, from);
   } else {
 #pragma unroll
     for (int e = 0; e < kVector<T>; ++e) {
