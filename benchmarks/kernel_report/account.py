@@ -13,7 +13,13 @@ from .sass import Instruction, main_loops, main_path
 
 DEFAULT_THREADS = 256
 # A block's, where not the default; tests/test_kernels.py compares.
-THREADS: dict[str, int] = {"resolve_kernel": 1024, "scan_kernel": 1024, "store_sizes_kernel": 128}
+THREADS: dict[str, int] = {
+    "resolve_kernel": 1024,
+    "scan_kernel": 1024,
+    "guess_kernel": 1024,
+    "sort_kernel": 1024,
+    "suppress_kernel": 1024,
+}
 
 
 @dataclass(frozen=True)
