@@ -209,6 +209,10 @@ def fault(
             "barrier_not_reached",
             r"kernel early_return_kernel, .* waits at __syncthreads, which not all .* returned",
         ),
+        (
+            "missing_warp_barrier",
+            r"kernel rotate_kernel, block \(0, 0, 0\), thread .* with no barrier between",
+        ),
         ("misaligned_load", r"kernel copy_kernel, block \(0, 0, 0\), thread .*: misaligned access"),
         ("single_buffer", r"kernel passes_kernel, .* thread .* with no barrier between"),
         ("race", r"kernel shift_kernel, .* thread .* with no barrier between"),

@@ -1,6 +1,7 @@
 """The detections of `retinanet_detect`: to the bit those of the eager twin."""
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_every_layout_of_the_outputs(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("case", ["equal", "rising", "falling", "two scores", "saturated"])
+@pytest.mark.parametrize("case", ["equal", "rising", "falling", "two scores", "saturated", "around zero"])
 def test_many_candidates(case: str, layout: torch.memory_format) -> None:
     """More than one chunk of a scan, in the orders that are worst for one that keeps the best so far."""
     size, shapes, classes = (60, 70), 3, 40
@@ -105,30 +106,63 @@ def test_many_candidates(case: str, layout: torch.memory_format) -> None:
         "falling": 0.5 - place / count,
         "two scores": (place % 7 == 3).float(),
         "saturated": 18 + place / count,  # distinct logits of which all have the score 1
+        "around zero": (place % 1009 - 504) * 1e-8,  # few scores, of logits of both signs and 0
     }[case].contiguous(memory_format=layout)
     deltas = torch.zeros(1, shapes * 4, *size)
     check(([logits], [deltas], anchor_grid([size], shapes)), [(400, 400)], nms_thresh=0.7)
 
 
+def sampled_by_the_cpu(count: int) -> Tensor:
+    """Of `count` logits: 16 in each 1,024th."""
+    place = torch.arange(count)
+    return place % (count // 1024) < 16
+
+
+def sampled_by_cuda(count: int) -> Tensor:
+    """Of `count` float32 logits: four neighbours at a random place in each 8,192nd."""
+    part = torch.arange(8192)
+    hash = (part * 0x9E3779B1) & 0xFFFFFFFF
+    hash = ((hash ^ (hash >> 15)) * 0x85EBCA6B) & 0xFFFFFFFF
+    hash ^= hash >> 13
+    vectors = count // 4
+    sampled = torch.zeros(vectors, 4, dtype=torch.bool)
+    sampled[(part * vectors + ((hash * vectors) >> 32)) >> 13] = True
+    return sampled.flatten()
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("best", [5, 300, 5000])
-def test_scores_that_mislead_a_sample(best: int, layout: torch.memory_format) -> None:
-    """The CPU draws its first bound from 16 logits in each 1,024th of a level: the best are all, or none, of these."""
+@pytest.mark.parametrize("best", [5, 300, 500, 5000, 20_000])
+@pytest.mark.parametrize("sampled", [sampled_by_the_cpu, sampled_by_cuda])
+def test_scores_that_mislead_a_sample(
+    sampled: Callable[[int], Tensor], best: int, layout: torch.memory_format, device: str
+) -> None:
+    """The first bound is drawn from a sample: the best are all, or none, of it, so that too few or far too many
+    candidates pass."""
     size, classes = (160, 128), 5
-    place = torch.arange(size[0] * size[1] * classes)
-    sampled = place % (len(place) // 1024) < 16
-    for chosen in (sampled, ~sampled):
-        in_order = torch.full((len(place),), -1.0)
-        in_order[place[chosen][:: int(chosen.sum()) // best][:best]] = 3.0
+    count = size[0] * size[1] * classes
+    place = torch.arange(count)
+    for chosen in (sampled(count), ~sampled(count)):
+        in_order = torch.full((count,), -1.0)
+        in_order[place[chosen][:: max(1, int(chosen.sum()) // best)][:best]] = 3.0
         if layout == torch.channels_last:
             logits = in_order.view(1, *size, classes).permute(0, 3, 1, 2)
         else:
             logits = in_order.view(1, classes, *size)
         deltas = torch.randn(1, 4, *size, generator=generator(0)) * 0.1
         found = check(
-            ([logits], [deltas], anchor_grid([size], 1)), [(900, 900)], topk_candidates=1000, nms_thresh=1.0
-        )
-        assert (found.scores > 0.9).sum() == min(best, 300)
+            ([logits.to(device)], [deltas.to(device)], anchor_grid([size], 1, device)), [(900, 900)],
+            topk_candidates=1000, nms_thresh=1.0, detections_per_img=1000,
+        )  # fmt: skip
+        assert found.counts == 1000
+        assert (found.scores > 0.9).sum() == min(best, 1000)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_images(device: str) -> None:
+    """More than the sizes of which pass to a kernel at once."""
+    head = random_head(((2, 3),), batch=70, shapes=1, classes=2, device=device)
+    check(head, [(20 + image, 40 - image // 2) for image in range(70)])
 
 
 def test_equal_scores_go_by_level_then_index() -> None:

@@ -16,9 +16,11 @@ DEFAULT_THREADS = 256
 THREADS: dict[str, int] = {
     "resolve_kernel": 1024,
     "scan_kernel": 1024,
-    "store_sizes_kernel": 128,
+    "guess_kernel": 1024,
+    "sort_kernel": 1024,
     "sum_kernel": 1024,
     "sum_partials_kernel": 1024,
+    "suppress_kernel": 1024,
 }
 
 

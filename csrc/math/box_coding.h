@@ -74,18 +74,24 @@ RETINANET_FAST_INLINE void encode_backward(const Box<T>& box, const Box<T>& anch
   grad_anchor = corners_gradient(CenterSize<T>{-x, -y, -(x * (b.x - a.x) + w) / a.w, -(y * (b.y - a.y) + h) / a.h});
 }
 
+// The box whose sides are scale_w and scale_h times the anchor's.
+template <class T>
+RETINANET_FAST_INLINE Box<T> decode_scaled(const Deltas<T>& deltas, const Box<T>& anchor, const BoxWeights<T>& weights,
+                                           T scale_w, T scale_h) {
+  const CenterSize<T> a = center_size(anchor);
+  const T x = mul_exact(deltas.dx / weights.x, a.w) + a.x;
+  const T y = mul_exact(deltas.dy / weights.y, a.h) + a.y;
+  const T half_w = mul_exact(T(0.5), mul_exact(scale_w, a.w));
+  const T half_h = mul_exact(T(0.5), mul_exact(scale_h, a.h));
+  return {x - half_w, y - half_h, x + half_w, y + half_h};
+}
+
 // Neither clamp loses a NaN, as torch.clamp does not.
 template <class T>
 RETINANET_FAST_INLINE Box<T> decode(const Deltas<T>& deltas, const Box<T>& anchor, const BoxWeights<T>& weights,
                                     T max_log_scale) {
-  const CenterSize<T> a = center_size(anchor);
-  const T x = mul_exact(deltas.dx / weights.x, a.w) + a.x;
-  const T y = mul_exact(deltas.dy / weights.y, a.h) + a.y;
-  const T w = exp_any(min2(max_log_scale, deltas.dw / weights.w)) * a.w;
-  const T h = exp_any(min2(max_log_scale, deltas.dh / weights.h)) * a.h;
-  const T half_w = mul_exact(T(0.5), w);
-  const T half_h = mul_exact(T(0.5), h);
-  return {x - half_w, y - half_h, x + half_w, y + half_h};
+  return decode_scaled(deltas, anchor, weights, exp_any(min2(max_log_scale, deltas.dw / weights.w)),
+                       exp_any(min2(max_log_scale, deltas.dh / weights.h)));
 }
 
 template <class T>

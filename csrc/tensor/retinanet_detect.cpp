@@ -5,6 +5,8 @@
 #include <optional>
 #include <tuple>
 
+#include "kernels/cpu/retinanet_detect_workspace.h"
+#include "kernels/cuda/retinanet_detect_workspace.h"
 #include "tensor/box_coding.h"
 #include "tensor/checks.h"
 #include "tensor/head_levels.h"

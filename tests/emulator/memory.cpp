@@ -49,6 +49,12 @@ struct Word {
   Earlier write, read;
 };
 
+// Whether a __syncwarp of both threads stands between.
+bool ordered_in_warp(const Earlier& earlier) {
+  return earlier.thread != kSeveral && earlier.thread / 32 == here.thread / 32 &&
+         earlier.warp_barriers < here.last_warp_sync && (here.last_warp_mask >> earlier.thread % 32 & 1);
+}
+
 // Shared memory is new in each block, though what is known of it may be of an earlier one.
 bool ordered(const Earlier& earlier, uint8_t bytes, Access kind, bool in_shared) {
   if (earlier.launch != here.launch || !(earlier.bytes & bytes)) return true;
@@ -56,8 +62,7 @@ bool ordered(const Earlier& earlier, uint8_t bytes, Access kind, bool in_shared)
   // Blocks are ordered by nothing but atomics, such as the counter that tells a block that it is the last one.
   if (earlier.block != here.block) return here.block_used_atomics || in_shared;
   if (earlier.thread == here.thread || earlier.barriers != here.barriers) return true;
-  return earlier.thread != kSeveral && earlier.thread / 32 == here.thread / 32 &&
-         earlier.warp_barriers < here.last_warp_sync && (here.last_warp_mask >> earlier.thread % 32 & 1);
+  return ordered_in_warp(earlier);
 }
 
 void fail_race(const char* verb, const char* earlier_verb, const Earlier& earlier) {
@@ -72,7 +77,8 @@ void check_word(Word& word, uint8_t bytes, Access kind, bool in_shared) {
   if (kind != kRead && !ordered(word.read, bytes, kind, in_shared)) fail_race(verb, "read", word.read);
   Earlier& earlier = kind == kRead ? word.read : word.write;
   const bool shared_read = kind == kRead && earlier.launch == here.launch && earlier.block == here.block &&
-                           earlier.barriers == here.barriers && earlier.thread != here.thread;
+                           earlier.barriers == here.barriers && earlier.thread != here.thread &&
+                           !ordered_in_warp(earlier);  // else who comes after this read comes after that one too
   earlier = {here.launch, here.block,     shared_read ? kSeveral : here.thread, here.barriers, here.warp_barriers,
              bytes,       kind == kAtomic};
 }

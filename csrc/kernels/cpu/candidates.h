@@ -2,7 +2,7 @@
 // raises the bound. Included by kernels of one level only: everything lives in its namespace.
 #pragma once
 
-#include "kernels/retinanet_detect.h"
+#include "kernels/cpu/retinanet_detect_workspace.h"
 
 namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
