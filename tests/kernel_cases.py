@@ -211,7 +211,7 @@ def loss(
     box_loss: str, classes: int, channels_last: bool, counts: tuple[int, int] = (3, 0), sliced: bool = False
 ) -> Case:
     def case(device: str, dtype: torch.dtype) -> list[Tensor]:
-        logits, deltas = head(classes, device, dtype, channels_last, sliced)
+        logits, deltas = head(classes, device, dtype, channels_last, sliced=sliced)
         gt_boxes = [random_boxes(n, seed=n + 1, device=device) for n in counts]
         gt_labels = [torch.arange(n, device=device) % classes for n in counts]
         losses = ops.retinanet_loss(logits, deltas, GRID.to(device), gt_boxes, gt_labels, box_loss=box_loss)
