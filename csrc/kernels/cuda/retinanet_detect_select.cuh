@@ -34,7 +34,7 @@ __device__ CandidateBound threshold_of(const Detect& d) {
   return {lowest, lowest, 0};
 }
 
-// ---- what a block selects from ------------------------------------------------------------------------------------
+// ---- what a block selects from -------------------------------------------------------------------------------------
 
 // A row, or an even sample of its vectors: one at a random place in each of `sample` equal parts.
 template <class T>
@@ -97,7 +97,7 @@ struct CollectedSource {
   }
 };
 
-// ---- a block per row: a bound for its scan --------------------------------------------------------------------------
+// ---- a block per row: a bound for its scan -------------------------------------------------------------------------
 
 template <class T>
 __global__ void __launch_bounds__(kBoundThreads) guess_kernel(Detect d) {
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kBoundThreads) guess_kernel(Detect d) {
   }
 }
 
-// ---- a block per tile: what passes
+// ---- a block per tile: what passes ---------------------------------------------------------------------------------
 // -----------------------------------------------------------------------------------
 
 constexpr int kCollectThreads = 256;
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(kCollectThreads) collect_kernel(Detect d) {
   }
 }
 
-// ---- a block per row: its best candidates, sorted -------------------------------------------------------------------
+// ---- a block per row: its best candidates, sorted ------------------------------------------------------------------
 
 // Bitonic, of distinct keys. Where neighbours are at most 32 apart, a warp's 32 pairs are 64 keys of its own.
 __device__ inline void sort_keys(uint64_t* keys, uint32_t size) {

@@ -7,7 +7,7 @@
 namespace retinanet_fast {
 namespace {
 
-// ---- a thread per candidate: its rank among all levels, and its box -------------------------------------------------
+// ---- a thread per candidate: its rank among all levels, and its box ------------------------------------------------
 
 constexpr int kMergeThreads = 256;
 constexpr int64_t kSizesAtOnce = 64;  // images whose sizes pass from the host in one launch
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(Detect d, HostSize
   d.space.boxes[to] = decode_candidate(d.p, c, load_candidate_deltas<D>(d.p, image, c), double(height), double(width));
 }
 
-// ---- output -------------------------------------------------------------------------------------------------------
+// ---- output --------------------------------------------------------------------------------------------------------
 
 __device__ uint32_t label_of(const Detect& d, uint64_t key) {
   return candidate_index(key) % uint32_t(d.p.head.num_classes);
