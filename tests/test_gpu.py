@@ -109,6 +109,23 @@ def test_a_bad_label_is_raised_by_the_next_call_and_by_no_other() -> None:
     good.loss()
 
 
+@pytest.mark.parametrize(("op", "label"), [("sigmoid_focal_loss", 3), ("softmax_focal_loss", -1)])
+def test_a_bad_class_index_is_raised_by_the_next_call_and_its_row_has_no_loss(op: str, label: int) -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)).cuda()
+    labels = torch.tensor([0, 1, 2, 0, 1], device="cuda")
+    expected = getattr(ops, op)(x, labels, reduction="none")
+    expected[3] = 0
+    labels[3] = label
+    assert torch.equal(getattr(ops, op)(x, labels, reduction="none"), expected)
+    torch.cuda.synchronize()
+    labels[3] = 0
+    with pytest.raises(
+        IndexError, match=f"{op} .an earlier call on cuda:0.: expected class indices .* got {label} in row 3"
+    ):
+        getattr(ops, op)(x, labels)
+    getattr(ops, op)(x, labels)
+
+
 def test_a_bad_box_is_raised_by_the_next_call_and_by_no_other() -> None:
     good = [random_boxes(3, device="cuda")]
     bad = [torch.tensor([[10.0, 10.0, 10.0, 30.0]], device="cuda")]

@@ -226,7 +226,7 @@ def test_same_on_any_number_of_threads() -> None:
             make_grid()._replace(strides=((8, 8), (16, 0), (32, 32))),
             torch.ones(1, 4),
             ValueError,
-            r"expected AnchorGrid strides in \[1, 16777216\] pixels, got 0 at level 1",
+            r"expected AnchorGrid strides in \[1, 16777216\], got 0 at level 1",
         ),
         (
             make_grid()._replace(grid_sizes=((4, 4), (2, 2), (1 << 40, 1))),
