@@ -9,6 +9,7 @@
 
 #include "build_info.h"
 #include "kernels/cpu/kernels.h"
+#include "tensor/deferred_error.h"
 #include "tensor/memory.h"
 
 namespace py = pybind11;
@@ -34,5 +35,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "What this extension was built from and for, and the CPU level in use.");
   m.def("release_kept_memory", &retinanet_fast::release_kept_memory,
         "Gives back the memory of large CPU results that is kept for the next ones.");
+  m.def("synchronize_errors", &retinanet_fast::synchronize_errors, py::call_guard<py::gil_scoped_release>(),
+        "Waits for the GPUs and raises what kernels found wrong in labels or boxes.");
 #include "bindings.inc"
 }

@@ -5,6 +5,8 @@
 ``retinanet_fast.nn``            anchors and transforms
 ``retinanet_fast.models``        RetinaNet and its builders
 ``retinanet_fast.load_weights``  gives a model its weights, from torchvision's files too
+``retinanet_fast.synchronize_errors``   raises now what the GPU found wrong in labels or boxes
+``retinanet_fast.release_kept_memory``  gives back the memory of large CPU results
 
 All of these are imported when they are first used: ``import retinanet_fast`` alone does not import torch.
 """
@@ -17,7 +19,16 @@ if TYPE_CHECKING:
     from retinanet_fast.models import load_weights
 
 __version__ = "0.1.0"
-__all__ = ["build_info", "load_weights", "models", "nn", "ops", "reference"]
+__all__ = [
+    "build_info",
+    "load_weights",
+    "models",
+    "nn",
+    "ops",
+    "reference",
+    "release_kept_memory",
+    "synchronize_errors",
+]
 
 _MODULES = ("models", "nn", "ops", "reference")
 
@@ -27,6 +38,29 @@ def build_info() -> dict[str, Any]:
     from retinanet_fast import _ext
 
     return _ext.build_info()
+
+
+def synchronize_errors() -> None:
+    """Wait for every GPU that an op ran on, and raise what its kernels found wrong in labels or boxes.
+
+    On CUDA the ops do not look at the values of labels and boxes on the host. The next call of such an op on that
+    device raises the error; this function raises that of the last call. On the CPU errors are raised at once, and
+    nothing is left to raise here.
+
+    Raises:
+        IndexError: a label outside the classes.
+        ValueError: a ground-truth box without area or with a corner that is not finite.
+    """
+    from retinanet_fast import _ext
+
+    _ext._C.synchronize_errors()
+
+
+def release_kept_memory() -> None:
+    """Give the system back the memory that large CPU results have left for the next ones (at most four blocks)."""
+    from retinanet_fast import _ext
+
+    _ext._C.release_kept_memory()
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,9 @@ AnchorsOf anchors_of(const char* op, const at::Tensor& anchors, at::IntArrayRef 
 // Raises unless every anchor belongs to a cell of `head`.
 void check_anchors_of_head(const char* op, const Anchors& anchors, const HeadLevels& head);
 
+// The images' tensors one after the other, of `dtype`, contiguous; there is at least one.
+at::Tensor concatenate(at::TensorList tensors, at::ScalarType dtype);
+
 // The boxes of a batch, one image's after the other's.
 struct GroundTruth {
   at::Tensor boxes;              // [G, 4] float64 or float32

@@ -1,7 +1,6 @@
 #include "tensor/retinanet_loss_launch.h"
 
 #include <ATen/ops/_foreach_zero.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -52,8 +51,7 @@ void check_targets(const LossArguments& in, int64_t batch_size) {
 // The images' labels one after the other, [G] int64. On CUDA the kernel looks at their values, so that nothing waits.
 at::Tensor labels_of(const LossArguments& in, int64_t num_classes) {
   if (in.gt_labels.empty()) return at::empty({0}, in.cls_logits[0].options().dtype(at::kLong));
-  const at::Tensor all =
-      (in.gt_labels.size() == 1 ? in.gt_labels[0] : at::cat(in.gt_labels)).to(at::kLong).contiguous();
+  const at::Tensor all = concatenate(in.gt_labels, at::kLong);
   if (!all.is_cpu()) return all;
   const int64_t* label = all.const_data_ptr<int64_t>();
   for (size_t image = 0; image < in.gt_labels.size(); ++image) {

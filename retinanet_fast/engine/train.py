@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retinanet_fast import synchronize_errors
 from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine import plots
 from retinanet_fast.engine.build_model import build_model
@@ -99,6 +100,7 @@ def train(run: Run, resume: bool = False) -> nn.Module:
         run.history.append(record)
         _save(run, model, optimizer)
         run.say(describe(record, recipe.epochs))
+    synchronize_errors()  # what the GPU found in the last batch
     return model
 
 

@@ -50,7 +50,7 @@ def match_anchors(
     Raises:
         ValueError: wrong shapes or devices, ``low_threshold > high_threshold``, or a box that is not finite or has no
             area, with its image and row. On CUDA the GPU alone sees such a box: it is left out, and the next call on
-            that device raises the error, so that no call waits for the GPU.
+            that device, or :func:`retinanet_fast.synchronize_errors`, raises the error, so that no call waits.
         TypeError: anchors or boxes that are not floating point.
     """
     return torch.ops.retinanet_fast.match_anchors(

@@ -62,7 +62,8 @@ def retinanet_loss(
     Raises:
         ValueError: shapes, devices or options that do not match, or a box without area (see :func:`match_anchors`).
         TypeError: dtypes other than these.
-        IndexError: a label outside ``[0, C)``, with its image and row.
+        IndexError: a label outside ``[0, C)``, with its image and row. On CUDA, where the values are not looked at
+            on the host, the next call, or :func:`retinanet_fast.synchronize_errors`, raises the error.
     """
     classification, bbox = torch.ops.retinanet_fast.retinanet_loss(
         list(cls_logits),

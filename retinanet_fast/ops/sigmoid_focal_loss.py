@@ -47,8 +47,8 @@ def sigmoid_focal_loss(
         ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
             other than these.
         TypeError: a dtype other than these.
-        IndexError: an integer target outside [-2, K). On CUDA that is a device-side assertion, as
-            ``torch.nn.functional.cross_entropy`` has it.
+        IndexError: an integer target outside [-2, K). On CUDA its row counts as ignored, and the next call, or
+            :func:`retinanet_fast.synchronize_errors`, raises the error.
         NotImplementedError: a second derivative.
     """
     return _sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)

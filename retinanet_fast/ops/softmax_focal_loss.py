@@ -44,8 +44,8 @@ def softmax_focal_loss(
         ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
             other than these.
         TypeError: a dtype other than these.
-        IndexError: a target outside [0, C). On CUDA that is a device-side assertion, as
-            ``torch.nn.functional.cross_entropy`` has it.
+        IndexError: a target outside [0, C). On CUDA its row has no loss, and the next call, or
+            :func:`retinanet_fast.synchronize_errors`, raises the error.
         NotImplementedError: a second derivative.
     """
     if alpha is None:
