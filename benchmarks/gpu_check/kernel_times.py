@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check.kernel_times --json FILE`: by torch.profiler, the kernels of one call of each workload."""
+"""`python -m benchmarks.gpu_check.kernel_times --json FILE`: the kernels behind one call of a workload, by torch.profiler."""
 
 from __future__ import annotations
 

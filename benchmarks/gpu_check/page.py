@@ -125,6 +125,7 @@ def timing_table(
     if not rows:
         return []
     medians = {(row["workload"], row["provider"]): row["median"] for row in rows if not row["error"]}
+    errors = {(row["workload"], row["provider"]): row["error"] for row in rows if row["error"]}
     copies = {row["workload"]: row["logits_copy_seconds"] for row in rows if row["provider"] == "ours"}
     lines = [
         "## Times",
@@ -141,10 +142,10 @@ def timing_table(
         found = kernels.get(workload, {})
         cells = [
             workload,
-            seconds_text(ours),
+            seconds_text(ours) if ours else f"**{errors.get((workload, 'ours'), 'not measured')}**",
             f"{found['us']:.0f} us, {found['launches']:g}" if "us" in found else "",
             f"{ours / copies[workload]:.2f}" if ours and copies.get(workload) else "",
-            seconds_text(theirs) if theirs else "",
+            seconds_text(theirs) if theirs else errors.get((workload, "torchvision"), ""),
             f"{theirs / ours:.3g}x" if ours and theirs else "",
             "; ".join(bar_text(bar) for bar in bars.get(workload, [])),
         ]
