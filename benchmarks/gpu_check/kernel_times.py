@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check.kernel_times --json FILE`: the kernels behind one call of a workload, by torch.profiler."""
+"""`python -m benchmarks.gpu_check.kernel_times --json FILE`: each workload's kernels, by torch.profiler."""
 
 from __future__ import annotations
 
