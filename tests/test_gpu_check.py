@@ -84,7 +84,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
         out = tmp_path / "out"
         status = program.main(["--out", str(out), *words])
         assert process.ALL == []
-        assert len(list(out.iterdir())) <= 8
+        assert {path.name for path in out.iterdir()} <= set(program.FILES)
         return status, json.loads((out / "gpu_check.json").read_text()), (out / "summary.md").read_text()
 
     return run
@@ -281,6 +281,15 @@ def test_pytests_report_is_read(tmp_path: Path) -> None:
     assert result["skips"] == ["no need"]
     assert any("test_wrong" in name for name in result["failures"])
     assert "no_such_module" in result["first_failure"]
+
+
+def test_a_run_that_skips_every_test_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "test_all.py").write_text("import pytest\ndef test(): pytest.skip('no GPU was seen')\n")
+    setting = parts.Setting(tmp_path, tmp_path, "9.0")
+    files = ["-o", "addopts=", f"--rootdir={tmp_path}", str(tmp_path)]
+    result = parts.pytest("tests", setting, 60, files, tmp_path / "tests.xml")
+    assert (result["ok"], result["status"], result["skipped"]) == (False, 0, 1)
+    assert "no GPU was seen" in result["first_failure"]
 
 
 def test_tests_that_run_out_of_time_still_report(tmp_path: Path) -> None:

@@ -21,6 +21,15 @@ from .parts import Result, Setting
 from .process import kill_all
 
 BUDGET = 540.0
+FILES = (
+    "summary.md",
+    "gpu_check.json",
+    "log.txt",
+    "tests.xml",
+    "bench.json",
+    "compiled.json",
+    "kernels.json",
+)
 LEAST = 4.0  # seconds; with less a part is left out
 
 
@@ -80,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "log.txt").unlink(missing_ok=True)
+    if options.only is None:
+        for name in FILES:
+            (out / name).unlink(missing_ok=True)
     result: dict[str, Any] = {
         "gpu": gpu,
         "versions": machine.versions(),
