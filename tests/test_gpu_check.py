@@ -180,8 +180,15 @@ sys.exit(test_gpu_check.program.main(["--out", {out!r}]))
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["build", "tests", "timings", "never_tried"])
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("build", signal.SIGINT),
+        ("tests", signal.SIGKILL),
+        ("timings", signal.SIGTERM),
+        ("never_tried", signal.SIGKILL),
+    ],
+)
 def test_a_killed_check_has_kept_what_was_known(name: str, sent: signal.Signals, tmp_path: Path) -> None:
     out, pid = tmp_path / "out", tmp_path / "pid"
     code = DRIVER.format(tests=str(HERE), root=str(HERE.parent), folder=str(tmp_path), out=str(out))

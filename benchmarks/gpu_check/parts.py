@@ -62,8 +62,11 @@ def build(setting: Setting, limit: float) -> Result:
     result: Result = {"ok": status == 0, "status": status, "plan": plan[1] if plan else None}
     result["spills"] = re.findall(r"(\S+\.cu): .* SPILL", text)
     if status != 0:
-        errors = [line for line in text.splitlines() if re.search(r"error|Error|FAILED", line)]
-        result["first_failure"] = "\n".join(errors[:20] or text.splitlines()[-20:])[:TRACEBACK]
+        lines = text.splitlines()
+        first = next(
+            (i for i, line in enumerate(lines) if re.search(r"\berror\b|CMake Error|FAILED", line)), -20
+        )
+        result["first_failure"] = "\n".join(lines[first:][:20])[:TRACEBACK]
     return result
 
 
