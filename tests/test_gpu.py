@@ -93,12 +93,30 @@ def test_graph_capture(call: Callable[[Head], list[Tensor]]) -> None:
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_a_bad_label_is_raised_by_the_next_call_and_by_no_other() -> None:
-    head, good = Head(), Head()
+def bad_label_of_the_loss() -> None:
+    head = Head()
     head.labels[1] = torch.tensor([0, 99], device="cuda")
     head.loss()
+
+
+def bad_box() -> None:
+    ops.match_anchors(GRID.to("cuda"), [torch.tensor([[10.0, 10.0, 10.0, 30.0]], device="cuda")])
+
+
+BAD_CALLS = {
+    "retinanet_loss": (bad_label_of_the_loss, IndexError, "got 99 in row 4"),
+    "match_anchors": (bad_box, ValueError, ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_data_are_raised_by_the_next_call_and_by_no_other(name: str) -> None:
+    call, error, text = BAD_CALLS[name]
+    good = Head()
+    good.loss()
+    call()
     torch.cuda.synchronize()
-    with pytest.raises(IndexError, match=r"label.*99"):
+    with pytest.raises(error, match=rf"^{name} \(an earlier call on cuda:0\): .*{text}"):
         good.loss()
     good.loss()
 
@@ -118,16 +136,6 @@ def test_a_bad_class_index_is_raised_by_the_next_call_and_its_row_has_no_loss(op
     ):
         getattr(ops, op)(x, labels)
     getattr(ops, op)(x, labels)
-
-
-def test_a_bad_box_is_raised_by_the_next_call_and_by_no_other() -> None:
-    good = [random_boxes(3, device="cuda")]
-    bad = [torch.tensor([[10.0, 10.0, 10.0, 30.0]], device="cuda")]
-    ops.match_anchors(GRID.to("cuda"), bad)
-    torch.cuda.synchronize()
-    with pytest.raises(ValueError, match="box"):
-        ops.match_anchors(GRID.to("cuda"), good)
-    ops.match_anchors(GRID.to("cuda"), good)
 
 
 # ---- more than 2^31 elements -----------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..report import write_whole
-from . import __doc__ as description
-from . import machine, parts
-from .page import summary
-from .parts import Result, Setting
-from .process import kill_all
+from benchmarks.gpu_check import __doc__ as description
+from benchmarks.gpu_check import machine, parts
+from benchmarks.gpu_check.page import summary
+from benchmarks.gpu_check.parts import Result, Setting
+from benchmarks.gpu_check.process import kill_all
+from benchmarks.report import write_whole
 
 BUDGET = 540.0
 FILES = (

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..report import seconds_text
+from benchmarks.report import seconds_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 KERNELS_PER_WORKLOAD = 5

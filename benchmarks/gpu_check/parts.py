@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from .machine import ROOT, cores, find_module, find_tool
-from .process import OUT_OF_TIME, Process, run
+from benchmarks.gpu_check.machine import ROOT, cores, find_module, find_tool
+from benchmarks.gpu_check.process import OUT_OF_TIME, Process, run
 
 Result = dict[str, Any]
 PYTHON = sys.executable
