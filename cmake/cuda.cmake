@@ -92,6 +92,12 @@ function(retinanet_fast_cuda_plan torch_cuda plan with_cuda compile_cuda)
   endif()
   if(compiled)
     retinanet_fast_architectures()
+    # The machine code of many architectures; the driver unpacks the one that it loads.
+    if(NVCC_VERSION VERSION_LESS 12.8)
+      set(CUDA_COMPRESSION -Xfatbin -compress-all PARENT_SCOPE)
+    else()
+      set(CUDA_COMPRESSION -compress-mode=size PARENT_SCOPE)
+    endif()
     set(NVCC "${NVCC}" PARENT_SCOPE)
     set(CUDA_ARCHITECTURES "${CUDA_ARCHITECTURES}" PARENT_SCOPE)
     set(CUDA_GENCODE "${CUDA_GENCODE}" PARENT_SCOPE)
@@ -143,14 +149,9 @@ endmacro()
 
 # One object per .cu file; cmake/compile_cuda.py runs nvcc and reports registers and spills.
 function(retinanet_fast_compile_cuda sources objects)
-  # Machine code of many architectures, which the driver unpacks as it loads the one that it needs.
-  if(NVCC_VERSION VERSION_LESS 12.8)
-    set(flags -Xfatbin -compress-all)
-  else()
-    set(flags -compress-mode=size)
-  endif()
+  set(lineinfo "")
   if(RETINANET_FAST_LINEINFO)
-    list(APPEND flags -lineinfo)
+    set(lineinfo -lineinfo)
   endif()
   set(result "")
   foreach(source IN LISTS sources)
@@ -161,7 +162,7 @@ function(retinanet_fast_compile_cuda sources objects)
       COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/cmake/compile_cuda.py ${object}.resources
         ${NVCC} -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object} -MD -MF ${object}.d -I${CMAKE_CURRENT_SOURCE_DIR}/csrc
         -ccbin ${CMAKE_CXX_COMPILER} -std=c++20 -O3 --expt-relaxed-constexpr --expt-extended-lambda
-        -Xcompiler -fPIC,-fvisibility=hidden -Xptxas -v ${flags} ${CUDA_GENCODE}
+        -Xcompiler -fPIC,-fvisibility=hidden -Xptxas -v ${lineinfo} ${CUDA_COMPRESSION} ${CUDA_GENCODE}
       DEPENDS ${source} cmake/compile_cuda.py
       DEPFILE ${object}.d
       COMMENT "nvcc ${source} (${CUDA_ARCHITECTURES})"

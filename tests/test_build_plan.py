@@ -53,7 +53,7 @@ def decide(
         f"set(RETINANET_FAST_CUDA {choice})\n"
         f'retinanet_fast_cuda_plan("{torch_cuda}" plan linked compiled)\n'
         'file(WRITE decision "${linked} ${compiled}")\n'
-        'message(STATUS "${plan} ${CUDA_ARCHITECTURES} ${CUDA_GENCODE}")\n'
+        'message(STATUS "${plan} ${CUDA_ARCHITECTURES} ${CUDA_GENCODE} ${CUDA_COMPRESSION}")\n'
     )
     assert CMAKE is not None
     done = subprocess.run(
@@ -114,6 +114,16 @@ def test_architectures_are_those_that_nvcc_knows_and_the_newest_has_ptx(
     assert f" {built} " in done.stdout
     assert done.stdout.count("code=sm_") == len(built.split())
     assert re.findall(r"code=compute_(\d+)", done.stdout) == [newest]
+
+
+@pytest.mark.parametrize(
+    ("version", "flags"),
+    [("12.4", "-Xfatbin;-compress-all"), ("12.8", "-compress-mode=size"), ("13.0", "-compress-mode=size")],
+)
+def test_machine_code_is_compressed(tmp_path: Path, version: str, flags: str) -> None:
+    nvcc = fake_nvcc(tmp_path / "cuda", version)
+    done, _ = decide(tmp_path, version, CUDACXX=str(nvcc))
+    assert done.stdout.rstrip().endswith(flags)
 
 
 def test_an_nvcc_that_knows_none_of_the_architectures_is_an_error(tmp_path: Path) -> None:

@@ -13,14 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..report import write_whole
-from . import __doc__ as description
-from . import machine, parts
-from .page import summary
-from .parts import Result, Setting
-from .process import kill_all
+from benchmarks.gpu_check import __doc__ as description
+from benchmarks.gpu_check import machine, parts
+from benchmarks.gpu_check.page import summary
+from benchmarks.gpu_check.parts import Result, Setting
+from benchmarks.gpu_check.process import kill_all
+from benchmarks.report import write_whole
 
 BUDGET = 540.0
+FILES = (
+    "summary.md",
+    "gpu_check.json",
+    "log.txt",
+    "tests.xml",
+    "bench.json",
+    "compiled.json",
+    "kernels.json",
+)
 LEAST = 4.0  # seconds; with less a part is left out
 
 
@@ -80,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "log.txt").unlink(missing_ok=True)
+    if options.only is None:
+        for name in FILES:
+            (out / name).unlink(missing_ok=True)
     result: dict[str, Any] = {
         "gpu": gpu,
         "versions": machine.versions(),

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check.kernel_times --json FILE`: by torch.profiler, the kernels of one call of each workload."""
+"""`python -m benchmarks.gpu_check.kernel_times --json FILE`: each workload's kernels, by torch.profiler."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from .. import suites  # noqa: F401  registers the workloads
-from ..kernel_report.compiled import short_name
-from ..providers import PROVIDERS, one_line
-from ..report import write_whole
-from ..workload import REGISTRY, Setting
+from benchmarks import suites  # noqa: F401  registers the workloads
+from benchmarks.kernel_report.compiled import short_name
+from benchmarks.providers import PROVIDERS, one_line
+from benchmarks.report import write_whole
+from benchmarks.workload import REGISTRY, Setting
 
 CALLS = 5
 # In the order of what is most wanted, where time is short.

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from .machine import ROOT, cores, find_module, find_tool
-from .process import OUT_OF_TIME, Process, run
+from benchmarks.gpu_check.machine import ROOT, cores, find_module, find_tool
+from benchmarks.gpu_check.process import OUT_OF_TIME, Process, run
 
 Result = dict[str, Any]
 PYTHON = sys.executable
@@ -62,8 +62,11 @@ def build(setting: Setting, limit: float) -> Result:
     result: Result = {"ok": status == 0, "status": status, "plan": plan[1] if plan else None}
     result["spills"] = re.findall(r"(\S+\.cu): .* SPILL", text)
     if status != 0:
-        errors = [line for line in text.splitlines() if re.search(r"error|Error|FAILED", line)]
-        result["first_failure"] = "\n".join(errors[:20] or text.splitlines()[-20:])[:TRACEBACK]
+        lines = text.splitlines()
+        first = next(
+            (i for i, line in enumerate(lines) if re.search(r"\berror\b|CMake Error|FAILED", line)), -20
+        )
+        result["first_failure"] = "\n".join(lines[first:][:20])[:TRACEBACK]
     return result
 
 
@@ -128,9 +131,10 @@ def pytest(name: str, setting: Setting, limit: float, chosen: Sequence[str], rep
     ]
     command += ["--continue-on-collection-errors", f"--junitxml={report}", *chosen]
     status, text = run(name, command, setting.log, limit, OMP_NUM_THREADS="1")
-    result: Result = {"ok": status == 0, "status": status, **read_junit(report)}
-    if status != 0 and not result.get("first_failure"):
-        result["first_failure"] = "\n".join(text.splitlines()[-15:])[-TRACEBACK:]
+    result: Result = {"status": status, **read_junit(report)}
+    result["ok"] = status == 0 and result.get("passed", 0) > 0  # all skipped is no success: was the GPU seen?
+    if not result["ok"] and not result.get("first_failure"):
+        result["first_failure"] = "\n".join([*result.get("skips", []), *text.splitlines()[-15:]])[:TRACEBACK]
     return result
 
 
@@ -243,7 +247,7 @@ def benchmarks(
 ) -> Result:
     document.unlink(missing_ok=True)
     command = [PYTHON, "-m", "benchmarks", "--device", "cuda", "--providers", providers]
-    command += ["--budget-per-row", str(SECONDS_PER_ROW), "--seconds", f"{max(1.0, limit - 12):.0f}"]
+    command += ["--budget-per-row", str(SECONDS_PER_ROW), "--seconds", f"{max(1.0, limit - 16):.0f}"]
     command += ["--json", str(document), "--chart", str(setting.scratch / "chart.png")]
     command += ["--filter", bar_pattern("compile" if only_bars else "")]
     command += [] if only_bars else ["--filter", "^(?!growth/)"]

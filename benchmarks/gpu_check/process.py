@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from .machine import ROOT, environment
+from benchmarks.gpu_check.machine import ROOT, environment
 
 OUT_OF_TIME = 124
 GRACE = 10.0  # seconds from SIGINT, on which pytest still writes its report, to SIGKILL; less where the limit is short

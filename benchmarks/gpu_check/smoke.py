@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from .machine import ROOT
+from benchmarks.gpu_check.machine import ROOT
 
 TOLERANCE = 1e-4  # of a tensor's largest value, in float32; indices are equal
 

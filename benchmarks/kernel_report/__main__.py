@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from .account import H200, account
-from .compiled import Missing, compile_kernels, find_cuobjdump, run
-from .page import markdown
+from benchmarks.kernel_report.account import H200, account
+from benchmarks.kernel_report.compiled import Missing, compile_kernels, find_cuobjdump, run
+from benchmarks.kernel_report.page import markdown
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ARCHITECTURES = ("80", "90", "100")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .compiled import CompiledKernels, demangle
-from .sass import Instruction, main_loops, main_path
+from benchmarks.kernel_report.compiled import CompiledKernels, demangle
+from benchmarks.kernel_report.sass import Instruction, main_loops, main_path
 
 # ---- what the disassembly cannot know ---------------------------------------------------------------------------
 

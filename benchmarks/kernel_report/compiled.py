@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .sass import Instruction, parse_functions
+from benchmarks.kernel_report.sass import Instruction, parse_functions
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc" / "kernels" / "cuda"

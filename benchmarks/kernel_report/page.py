@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .account import H200, ISSUE_LANES, SPECIAL_LANES, Row
+from benchmarks.kernel_report.account import H200, ISSUE_LANES, SPECIAL_LANES, Row
 
 
 def text_of(counts: dict[str, int]) -> str:
