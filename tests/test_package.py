@@ -90,9 +90,9 @@ def test_the_extension_says_which_torch_it_is_built_for() -> None:
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm, the binutils' reader of symbols")
 def test_the_extension_has_no_standard_library_of_its_own() -> None:
-    """A static libstdc++ in it, which g++ takes where there is no other, has locales of its own: an error message with a
-    number in it would then be a crash."""
-    module = retinanet_fast._ext._C.__file__
+    """A static libstdc++, which g++ takes where there is no other, has locales of its own: an error message that holds
+    a number would be a crash."""
+    module = str(_ext._C.__file__)
     symbols = subprocess.run(["nm", "-D", "--defined-only", module], capture_output=True, text=True, check=True)
     assert "PyInit__C" in symbols.stdout
     assert "_ZNSt6locale7classicEv" not in symbols.stdout
