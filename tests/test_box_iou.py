@@ -25,6 +25,17 @@ def test_equals_reference(n: int, m: int, dtype: torch.dtype, device: str) -> No
     assert torch.equal(ops.box_iou(boxes1, boxes2), reference.box_iou(boxes1, boxes2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_boxes_have_wide_ious(dtype: torch.dtype) -> None:
+    boxes = [random_boxes(n, seed=n, dtype=dtype).requires_grad_() for n in (5, 6)]
+    wide = [b.detach().float().requires_grad_() for b in boxes]
+    iou, exact = ops.box_iou(*boxes), ops.box_iou(*wide)
+    assert torch.equal(iou, exact)
+    gradients = torch.autograd.grad(iou.sum(), boxes)
+    for actual, expected in zip(gradients, torch.autograd.grad(exact.sum(), wide), strict=True):
+        assert torch.equal(actual, expected.to(dtype))
+
+
 @TWIN_PASSES_AT_CLAMP_ENDS
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("n", "m"), SIZES)

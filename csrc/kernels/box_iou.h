@@ -11,7 +11,7 @@ struct BoxIouParams {
   void* iou;           // [N, M]
   int64_t n;
   int64_t m;
-  DType dtype;
+  DType dtype;  // float64 or float32
 };
 
 // grad_boxes1[i] = sum over j, in order, of grad_iou[i, j] * d iou[i, j] / d boxes1[i]. The gradient by boxes2 is
@@ -25,7 +25,7 @@ struct BoxIouBackwardParams {
   int64_t m;
   int64_t stride_n;
   int64_t stride_m;
-  DType dtype;
+  DType dtype;  // float64 or float32
 };
 
 Status box_iou_cuda(const BoxIouParams& params, CudaStream stream);

@@ -25,6 +25,12 @@ RETINANET_FAST_HOST_INLINE auto dispatch_dtype(DType dtype, F&& f) {
   }
 }
 
+// The same for what is float64 or float32.
+template <class F>
+RETINANET_FAST_HOST_INLINE auto dispatch_wide_dtype(DType dtype, F&& f) {
+  return dtype == DType::kFloat64 ? f(double{}) : f(float{});
+}
+
 // What a launcher reports; the layer above turns it into an exception that names the op.
 struct Status {
   enum class Code : int8_t {

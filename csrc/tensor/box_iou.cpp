@@ -18,11 +18,16 @@ void check(const at::Tensor& boxes1, const at::Tensor& boxes2) {
   check_same_dtype(kOp, "boxes2", boxes2, boxes1);
 }
 
+// Narrow boxes have IoUs in float32, as torchvision's: rounded to bfloat16 an IoU would be off by up to 0.002.
+at::Tensor widened(const at::Tensor& boxes) {
+  return boxes.to(boxes.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).contiguous();
+}
+
 at::Tensor box_iou(const at::Tensor& boxes1,    // [N, 4]
                    const at::Tensor& boxes2) {  // [M, 4]
   check(boxes1, boxes2);
-  const at::Tensor first = boxes1.contiguous();
-  const at::Tensor second = boxes2.contiguous();
+  const at::Tensor first = widened(boxes1);
+  const at::Tensor second = widened(boxes2);
   at::Tensor iou = empty_dense_like(first, {first.size(0), second.size(0)});
   if (iou.numel() == 0) return iou;
   const BoxIouParams params{
@@ -62,13 +67,14 @@ std::tuple<at::Tensor, at::Tensor> box_iou_backward(const at::Tensor& grad_iou, 
                                                     const at::Tensor& boxes1,    // [N, 4]
                                                     const at::Tensor& boxes2) {  // [M, 4]
   check(boxes1, boxes2);
-  check_same_device(kOp, "grad_iou", grad_iou, boxes1);
-  check_same_dtype(kOp, "grad_iou", grad_iou, boxes1);
+  const at::Tensor first = widened(boxes1);
+  const at::Tensor second = widened(boxes2);
+  check_same_device(kOp, "grad_iou", grad_iou, first);
+  check_same_dtype(kOp, "grad_iou", grad_iou, first);
   TORCH_CHECK_VALUE(grad_iou.dim() == 2 && grad_iou.size(0) == boxes1.size(0) && grad_iou.size(1) == boxes2.size(0),
                     kOp, ": expected grad_iou [", boxes1.size(0), ", ", boxes2.size(0), "], got ", grad_iou.sizes());
-  const at::Tensor first = boxes1.contiguous();
-  const at::Tensor second = boxes2.contiguous();
-  return {gradient_by_rows(grad_iou, first, second), gradient_by_rows(grad_iou.t(), second, first)};
+  return {gradient_by_rows(grad_iou, first, second).to(boxes1.scalar_type()),
+          gradient_by_rows(grad_iou.t(), second, first).to(boxes2.scalar_type())};
 }
 
 class BoxIou : public torch::autograd::Function<BoxIou> {

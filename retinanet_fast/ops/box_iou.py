@@ -10,14 +10,14 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Intersection over union of every pair of boxes from two sets.
 
     ``iou = inter / (area1 + area2 - inter)``, evaluated in that order and never contracted into fused
-    multiply-adds: the same bits on every CPU and on CUDA. float16 and bfloat16 are computed in float32.
+    multiply-adds: the same bits on every CPU and on CUDA.
 
     Args:
         boxes1: ``[N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.
         boxes2: ``[M, 4]``, of the same dtype and on the same device.
 
     Returns:
-        ``[N, M]`` in the boxes' dtype; ``nan`` for a pair of boxes without area (0 / 0) or with a NaN corner.
+        ``[N, M]`` in float32, or float64 for float64 boxes; ``nan`` for a pair of boxes without area (0 / 0) or with a NaN corner.
         Differentiable by both. Where two corners coincide, the gradient is shared evenly, as in
         ``torch.maximum``.
 
@@ -30,7 +30,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 @torch.library.register_fake("retinanet_fast::box_iou")
 def _(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0])
+    dtype = torch.promote_types(boxes1.dtype, torch.float32)
+    return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0], dtype=dtype)
 
 
 @torch.library.register_fake("retinanet_fast::box_iou_backward")

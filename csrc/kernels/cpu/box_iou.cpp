@@ -7,7 +7,7 @@ namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 using namespace math;
 
 Status box_iou(const BoxIouParams& p, const Executor& executor) {
-  return dispatch_dtype(p.dtype, [&](auto zero) {
+  return dispatch_wide_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* boxes1 = static_cast<const T*>(p.boxes1);
     const T* boxes2 = static_cast<const T*>(p.boxes2);
@@ -25,7 +25,7 @@ Status box_iou(const BoxIouParams& p, const Executor& executor) {
 }
 
 Status box_iou_backward(const BoxIouBackwardParams& p, const Executor& executor) {
-  return dispatch_dtype(p.dtype, [&](auto zero) {
+  return dispatch_wide_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     using C = ComputeType<T>;
     const T* boxes1 = static_cast<const T*>(p.boxes1);

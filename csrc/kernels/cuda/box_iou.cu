@@ -96,7 +96,7 @@ __global__ void box_iou_backward_kernel(BoxIouBackwardParams p) {
 }  // namespace
 
 Status box_iou_cuda(const BoxIouParams& p, CudaStream stream) {
-  return dispatch_dtype(p.dtype, [&](auto zero) {
+  return dispatch_wide_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     unsigned columns = kThreads;
     while (columns / 2 >= p.m && columns > kFewestColumns) columns /= 2;
@@ -107,7 +107,7 @@ Status box_iou_cuda(const BoxIouParams& p, CudaStream stream) {
 }
 
 Status box_iou_backward_cuda(const BoxIouBackwardParams& p, CudaStream stream) {
-  return dispatch_dtype(p.dtype, [&](auto zero) {
+  return dispatch_wide_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     const dim3 grid(ceil_div(p.n, kThreads / 32));
     return launch(box_iou_backward_kernel<T>, grid, dim3(kThreads), 0, stream, p);
