@@ -14,9 +14,9 @@ using namespace math;
 
 namespace {
 
-constexpr int kStrip = 1024;  // anchors; the arrays of a strip and its matches fit the first-level cache
-constexpr int kTile = 128;    // the same for anchors that are no grid, of which any may overlap any box
-constexpr int kLanes = 16;    // boxes are compared with whole vectors of anchors
+constexpr int kStrip = 1024;    // anchors; the arrays of a strip and its matches fit the first-level cache
+constexpr int kBoxStrip = 128;  // the same for anchors that are no grid, of which any may overlap any box
+constexpr int kLanes = 16;      // boxes are compared with whole vectors of anchors
 constexpr int64_t kTaskAnchors = 8192;
 
 // Stands for a best IoU that no anchor's equals.
@@ -40,7 +40,7 @@ struct alignas(64) Strip {
 
   // Where the anchors lie across a row of cells; anchors that are no grid are a single cell.
   int64_t first_in_row = 0;
-  int64_t per_cell = kTile;
+  int64_t anchors_per_cell = kBoxStrip;
   double cells_per_pixel = 0;
   double left = 0, right = 0;  // of the anchors of cell 0
 
@@ -70,14 +70,14 @@ struct alignas(64) Strip {
     const double first_cell = std::floor((double(box.x1) - right) * cells_per_pixel) - 1;
     const double last_cell = std::ceil((double(box.x2) - left) * cells_per_pixel) + 1;
     const auto place = [&](double cell) {
-      return int(min2(double(count), max2(0.0, cell * double(per_cell) - double(first_in_row))));
+      return int(min2(double(count), max2(0.0, cell * double(anchors_per_cell) - double(first_in_row))));
     };
     return {place(first_cell) / kLanes * kLanes, (place(last_cell + 1) + kLanes - 1) / kLanes * kLanes};
   }
 };
 
 // A task's part of a level: some columns of some rows, where an anchor is a column.
-struct GridPart {
+struct GridTask {
   int level;
   int64_t first_column, columns;
   int64_t first_row, rows;
@@ -100,7 +100,7 @@ int64_t num_tasks(const Anchors& anchors) {
   return count;
 }
 
-GridPart grid_part(const Anchors& anchors, int64_t task) {
+GridTask grid_task(const Anchors& anchors, int64_t task) {
   int level = 0;
   while (task >= GridTasks(anchors, level).count) task -= GridTasks(anchors, level++).count;
   const GridTasks tasks(anchors, level);
@@ -111,18 +111,18 @@ GridPart grid_part(const Anchors& anchors, int64_t task) {
 }
 
 template <class C, class Body>
-RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const GridPart& part, const Body& body) {
-  const AnchorLevel& level = anchors.levels[part.level];
-  const float* shapes = anchors.base_anchors + 4 * int64_t(part.level) * anchors.anchors_per_cell;
+RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const GridTask& task, const Body& body) {
+  const AnchorLevel& level = anchors.levels[task.level];
+  const float* shapes = anchors.base_anchors + 4 * int64_t(task.level) * anchors.anchors_per_cell;
   Strip<C> strip;
-  strip.count = int(part.columns);
-  strip.first_in_row = part.first_column;
-  strip.per_cell = anchors.anchors_per_cell;
+  strip.count = int(task.columns);
+  strip.first_in_row = task.first_column;
+  strip.anchors_per_cell = anchors.anchors_per_cell;
   strip.cells_per_pixel = 1.0 / level.stride_x;
   // x does not depend on the row, and y is the shape's plus the row's.
   float shape_y1[kStrip], shape_y2[kStrip];
-  int64_t x = part.first_column / anchors.anchors_per_cell;
-  int64_t k = part.first_column % anchors.anchors_per_cell;
+  int64_t x = task.first_column / anchors.anchors_per_cell;
+  int64_t k = task.first_column % anchors.anchors_per_cell;
   for (int i = 0; i < strip.count; ++i) {
     const Box<float> box = grid_anchor(shapes + 4 * k, level, 0, x);
     strip.x1[i] = C(box.x1);
@@ -144,12 +144,12 @@ RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const 
   }
   strip.left = double(hull[0]);
   strip.right = double(hull[2]);
-  const Box<float> leftmost = grid_anchor(hull, level, 0, part.first_column / anchors.anchors_per_cell);
+  const Box<float> leftmost = grid_anchor(hull, level, 0, task.first_column / anchors.anchors_per_cell);
   const Box<float> rightmost = grid_anchor(hull, level, 0, x);
 
-  for (int64_t y = part.first_row; y < part.first_row + part.rows; ++y) {
+  for (int64_t y = task.first_row; y < task.first_row + task.rows; ++y) {
     const float shift = float(y * level.stride_y);
-    strip.first = level.first_anchor + y * level.width * anchors.anchors_per_cell + part.first_column;
+    strip.first = level.first_anchor + y * level.width * anchors.anchors_per_cell + task.first_column;
     strip.bounds = {C(leftmost.x1), C(hull[1] + shift), C(rightmost.x2), C(hull[3] + shift)};
     for (int i = 0; i < strip.padded(); ++i) {
       strip.y1[i] = C(shape_y1[i] + shift);
@@ -165,8 +165,8 @@ RETINANET_FAST_INLINE void for_each_strip_of_boxes(const Anchors& anchors, int64
                                                    const Body& body) {
   constexpr C infinity = std::numeric_limits<C>::infinity();
   Strip<C> strip;
-  for (strip.first = begin; strip.first < end; strip.first += kTile) {
-    strip.count = int(min2(int64_t(kTile), end - strip.first));
+  for (strip.first = begin; strip.first < end; strip.first += kBoxStrip) {
+    strip.count = int(min2(int64_t(kBoxStrip), end - strip.first));
     strip.bounds = {infinity, infinity, -infinity, -infinity};
     for (int i = 0; i < strip.count; ++i) {
       const Box<C> box = anchor_at<C>(anchors, strip.first + i);
@@ -254,7 +254,7 @@ class Matcher {
           const int64_t begin = task * kTaskAnchors;
           for_each_strip_of_boxes<C>(p_.anchors, begin, min2(p_.anchors.num_anchors, begin + kTaskAnchors), body);
         } else {
-          for_each_strip_of_grid<C>(p_.anchors, grid_part(p_.anchors, task), body);
+          for_each_strip_of_grid<C>(p_.anchors, grid_task(p_.anchors, task), body);
         }
       });
     };
