@@ -29,7 +29,7 @@ struct SigmoidFocalLossParams {
   DType dtype;
 };
 
-// Elements that are summed together, by a task on the CPU and by a block on CUDA.
+// Elements per partial sum, and per CPU task. (A CUDA block takes as many or twice as many.)
 constexpr int64_t kSigmoidFocalLossTile = 8192;
 
 constexpr int64_t sigmoid_focal_loss_tiles(int64_t elements) { return ceil_div(elements, kSigmoidFocalLossTile); }

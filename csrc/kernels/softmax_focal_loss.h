@@ -24,7 +24,7 @@ struct SoftmaxFocalLossParams {
   DType dtype;
 };
 
-// Rows that are summed together, by a task on the CPU and by a block on CUDA.
+// Rows per partial sum: those of one task on the CPU, of one block on CUDA.
 constexpr int64_t kSoftmaxFocalLossTile = 64;
 
 constexpr int64_t softmax_focal_loss_tiles(int64_t rows) { return ceil_div(rows, kSoftmaxFocalLossTile); }

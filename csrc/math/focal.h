@@ -85,8 +85,7 @@ struct AnyGamma {
     const T power = exp_nonpositive(gamma * log_positive(max2(floor(), m)));
     return m < T(0) ? std::numeric_limits<T>::quiet_NaN() : power;
   }
-  // `y` is at most of the order of m, so that y / m stays finite for m -> 0, where m^(gamma - 1) with gamma < 1 does
-  // not.
+  // `y` is at most of the order of m, so y / m stays finite for m -> 0; m^(gamma - 1) would not for gamma < 1.
   RETINANET_FAST_INLINE T power_less_one(T m, T power, T y) const { return power * (y / max2(floor(), m)); }
 
  private:

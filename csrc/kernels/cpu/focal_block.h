@@ -1,4 +1,4 @@
-// The focal loss of a block of consecutive logits, in vector code: what every fused loss on the CPU is made of.
+// The focal loss of a block of consecutive logits, in vector code: both sigmoid losses on the CPU are made of it.
 #pragma once
 
 #include "kernels/common.h"
