@@ -1,4 +1,4 @@
-// How kernels are told the anchors: as corners, or as the grid that generates them, so that they need not be stored.
+// Anchors as kernels take them: as corners, or as the grid that generates them, so that they need not be stored.
 #pragma once
 
 #include "kernels/head_levels.h"
@@ -7,11 +7,11 @@
 namespace retinanet_fast {
 
 struct AnchorLevel {
-  int64_t first_anchor;  // anchors of the levels before
-  int32_t height;
-  int32_t width;  // cells
-  int32_t stride_y;
-  int32_t stride_x;  // pixels
+  int64_t first_anchor;  // index of the level's first anchor
+  int32_t height;        // cells
+  int32_t width;
+  int32_t stride_y;  // pixels
+  int32_t stride_x;
 };
 
 // Anchors are ordered by level, y, x, k.
@@ -25,7 +25,7 @@ struct Anchors {
   DType boxes_dtype;         // float64 or float32
 };
 
-// Anchor k of cell (y, x), with the roundings of AnchorGrid.boxes(): shifts are added in float.
+// Anchor k of cell (y, x), rounded as AnchorGrid.boxes() rounds: shifts are added in float.
 RETINANET_FAST_INLINE math::Box<float> grid_anchor(const float* base_anchor, const AnchorLevel& level, int64_t y,
                                                    int64_t x) {
   const float shift_x = float(x * level.stride_x);
@@ -39,7 +39,7 @@ RETINANET_FAST_INLINE int anchor_level(const Anchors& anchors, int64_t index) {
   return level;
 }
 
-// Anchor `index` of all, in the type that C computes in.
+// Anchor `index` over all levels, as a box of C.
 template <class C>
 RETINANET_FAST_INLINE math::Box<C> anchor_at(const Anchors& anchors, int64_t index) {
   if (anchors.boxes) {

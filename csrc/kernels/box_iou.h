@@ -1,4 +1,4 @@
-// Pairwise intersection over union of two sets of boxes, and its gradient by one of them.
+// Pairwise intersection over union of two sets of boxes, and its gradient with respect to one of them.
 #pragma once
 
 #include "kernels/common.h"
@@ -14,8 +14,8 @@ struct BoxIouParams {
   DType dtype;  // float64 or float32
 };
 
-// grad_boxes1[i] = sum over j, in order, of grad_iou[i, j] * d iou[i, j] / d boxes1[i]. The gradient by boxes2 is
-// the same launch with the boxes exchanged and the strides of grad_iou exchanged.
+// grad_boxes1[i] = sum over j, in a fixed order, of grad_iou[i, j] * d iou[i, j] / d boxes1[i]. The gradient with
+// respect to boxes2 is the same launch with the boxes and the strides of grad_iou exchanged.
 struct BoxIouBackwardParams {
   const void* boxes1;    // [N, 4]
   const void* boxes2;    // [M, 4]

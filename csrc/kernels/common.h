@@ -1,4 +1,4 @@
-// What every kernel's interface is made of: element types, a status, the CPU's parallel loop, CUDA's stream.
+// What every kernel's interface uses: element types, a status, the CPU's parallel loop, CUDA's stream.
 // No torch here or below: a launcher gets raw pointers and sizes, never allocates and never synchronises.
 #pragma once
 
@@ -13,8 +13,8 @@ enum class DType : int8_t { kFloat64, kFloat32, kFloat16, kBFloat16 };
 
 constexpr size_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
-// Calls `f` with a value of the storage type behind `dtype`: dispatch_dtype(p.dtype, [&](auto zero) {
-// using T = decltype(zero); ... }).
+// Calls `f` with a zero of the storage type that `dtype` names:
+// dispatch_dtype(p.dtype, [&](auto zero) { using T = decltype(zero); ... }).
 template <class F>
 RETINANET_FAST_HOST_INLINE auto dispatch_dtype(DType dtype, F&& f) {
   switch (dtype) {
@@ -52,7 +52,7 @@ struct Status {
   bool ok() const { return code == Code::kOk; }
 };
 
-// A label outside the classes, as one number below 0 that a CUDA kernel leaves in host memory.
+// A label outside the classes as one negative number, which a CUDA kernel leaves in host memory.
 RETINANET_FAST_INLINE int64_t bad_label_code(int64_t row, int64_t label) { return -(row << 32 | uint32_t(label)) - 1; }
 RETINANET_FAST_INLINE int64_t bad_label_row(int64_t code) { return -(code + 1) >> 32; }
 RETINANET_FAST_INLINE int64_t bad_label_value(int64_t code) { return int32_t(uint32_t(-(code + 1))); }

@@ -1,4 +1,5 @@
-// The boxes that deltas make of anchors, row by row, optionally clipped to an image, and their gradient by both.
+// The boxes that deltas make of anchors, row by row, optionally clipped to an image, and the gradients with respect to
+// both.
 #pragma once
 
 #include "kernels/common.h"

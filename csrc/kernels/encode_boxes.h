@@ -1,4 +1,4 @@
-// The deltas that turn anchors into boxes, row by row, and their gradient by both.
+// The deltas that turn anchors into boxes, row by row, and the gradients with respect to both.
 #pragma once
 
 #include "kernels/common.h"

@@ -1,4 +1,4 @@
-// The levels of a detection head's output, where they lie: what matching, loss and detection share.
+// The levels of a detection head's output, which kernels read where they lie: shared by matching, loss and detection.
 #pragma once
 
 #include "kernels/common.h"
@@ -7,7 +7,7 @@ namespace retinanet_fast {
 
 constexpr int kMaxLevels = 8;
 
-// Where element (image, channel, y, x) of a level's output lies, in elements.
+// The strides of a level's output [B, channels, H, W], in elements.
 struct LevelStrides {
   int64_t image, channel, y, x;
 };
@@ -18,8 +18,8 @@ struct HeadLevel {
   const void* deltas;  // [B, K * 4, H, W]
   LevelStrides logits_strides;
   LevelStrides deltas_strides;
-  int64_t first_anchor;  // anchors of the levels before
-  int64_t height;        // H, cells
+  int64_t first_anchor;  // index of the level's first anchor
+  int64_t height;        // H, in cells
   int64_t width;         // W
 };
 

@@ -1,5 +1,6 @@
-// Each anchor's ground-truth box: the box of its best IoU, thresholds, and the rule that gives every box its best
-// anchors. No matrix of anchors by boxes: the IoU is computed where it is needed, twice with the same bits.
+// Each anchor's ground-truth box: the one with the highest IoU, if thresholds allow, and the low-quality rule that
+// gives every box its best anchors. No matrix of anchors by boxes is stored: each IoU is computed twice, with the same
+// bits.
 #pragma once
 
 #include "kernels/anchors.h"
@@ -13,26 +14,26 @@ constexpr int kMatchIgnored = -2;
 struct MatchRule {
   double high_threshold;
   double low_threshold;
-  bool allow_low_quality;  // an anchor that has a box's best IoU belongs to its own best box
-  bool match_zero_iou;     // also where that best IoU is 0
+  bool allow_low_quality;  // an anchor that has some box's best IoU is matched (to its own best box) at any IoU
+  bool match_zero_iou;     // also where a box's best IoU is 0
 };
 
 struct MatchAnchorsParams {
   Anchors anchors;
-  const void* gt_boxes;       // [G, 4] xyxy, the images' boxes one after the other, of `dtype`
+  const void* gt_boxes;       // [G, 4] xyxy of `dtype`, one image's boxes after the other's
   const int64_t* gt_offsets;  // [B + 1] on the host: image b has boxes [gt_offsets[b], gt_offsets[b + 1])
   int64_t batch_size;         // B
   MatchRule rule;
   int64_t num_boxes;        // G
-  void* best_iou;           // [2, G] workspace of `dtype`
-  void* matches;            // [B, A] int32 rows of gt_boxes; with wide_matches int64 rows of the image's own boxes
+  void* best_iou;           // [2, G] of `dtype`, workspace
+  void* matches;            // [B, A] int32 rows of gt_boxes; with wide_matches int64 rows among the image's own boxes
   int32_t* num_foreground;  // [B] anchors with a box, or null
-  int64_t* bad_box;         // CUDA: bad_box_code() of a box without area is written here, memory that the host reads
+  int64_t* bad_box;         // CUDA: host memory to which bad_box_code() of a box without area is written, or null
   DType dtype;              // float64 or float32
   bool wide_matches;
 };
 
-// A box without area (or with a NaN corner) of image `image`, as one number other than 0.
+// A box of `image` that has no area (or a NaN or infinite corner), as one positive number.
 RETINANET_FAST_INLINE int64_t bad_box_code(int64_t image, int64_t row) { return (image << 32 | row) + 1; }
 RETINANET_FAST_INLINE int64_t bad_box_image(int64_t code) { return (code - 1) >> 32; }
 RETINANET_FAST_INLINE int64_t bad_box_row(int64_t code) { return (code - 1) & 0xffffffff; }
@@ -44,7 +45,7 @@ RETINANET_FAST_INLINE bool has_area(const math::Box<C>& box) {
          box.y2 < infinity;
 }
 
-// The final word on an anchor: `restored` says that it has some box's best IoU.
+// An anchor's match, given its best IoU and box; `restored` says that it has some box's best IoU.
 template <class C>
 RETINANET_FAST_INLINE int32_t match_of(C best, int32_t box, bool restored, C high, C low) {
   const int32_t no_box = best >= low ? kMatchIgnored : kMatchBackground;

@@ -8,14 +8,14 @@
 
 namespace retinanet_fast {
 
-// Boxes in order of descending score (equal scores in input order, NaN first): a box is kept unless a kept box
-// before it, of its own class where there are classes, has iou > threshold with it. A NaN iou suppresses nothing.
+// In order of descending score (equal scores in input order, NaN first) a box is kept unless its IoU with a box kept
+// before, of its own class if there are classes, is > threshold. A NaN IoU suppresses nothing.
 struct NmsParams {
   const void* boxes;       // [N, 4] xyxy
   const void* scores;      // [N], of the boxes' dtype
   const int64_t* classes;  // [N], or null: all are one class
-  const int64_t* order;    // [N]: the order above; null where the kernel sorts: CPU, CUDA up to kNmsCounted
-  void* workspace;         // nms_cpu_workspace_bytes or nms_cuda_workspace_bytes
+  const int64_t* order;    // [N], the order above; null where the kernel sorts: on the CPU, on CUDA up to kNmsCounted
+  void* workspace;         // [nms_cpu_workspace_bytes()] or [nms_cuda_workspace_bytes()]
   int64_t* kept;           // [N], of which the first `count` are written: indices of the kept boxes, best first
   int64_t* count;          // [1]
   int64_t n;               // < 2^31
@@ -23,28 +23,28 @@ struct NmsParams {
   DType dtype;
 };
 
-// Sixteen kept boxes, a structure of arrays that one loop over lanes compares with a candidate. An empty lane has
-// a NaN area, which makes every IoU with it NaN. Blocks are chained by index.
+// Sixteen kept boxes as a structure of arrays, so that one vector loop over lanes compares them with a candidate. An
+// empty lane has a NaN area, which makes every IoU with it NaN.
 template <class C>
 struct alignas(64) KeptBlock {
   static constexpr int kLanes = 16;
   C x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes], area[kLanes];
 };
 
-// A chain of blocks, newest first; only the newest has empty lanes.
+// A chain of blocks, newest first, linked by index; only the newest has empty lanes.
 struct KeptChain {
   int32_t newest = -1;
   int32_t lanes_used = KeptBlock<float>::kLanes;
 };
 
-// What is sorted: an index by its key.
+// An index to be sorted by its key.
 template <class K>
 struct SortItem {
   K key;
   uint32_t index;
 };
 
-// On the CPU, classes are handled as tasks of consecutive classes with at least this many boxes together.
+// A CPU task is consecutive classes that have at least this many boxes together.
 constexpr int64_t kNmsTaskBoxes = 2048;
 
 struct NmsTask {
@@ -52,8 +52,8 @@ struct NmsTask {
   int64_t end;  // positions among the boxes ordered by class
 };
 
-// What a task over [begin, end) may need starts at these places: chains of kept boxes, one for each cell of a grid,
-// and their blocks, of which each chain's newest may be almost empty.
+// Where the workspace of a task whose boxes begin at `position` starts: its chains of kept boxes, one per cell of a
+// grid, and their blocks, of which each chain's newest may be almost empty.
 constexpr int kKeptGridLevels = 16;
 constexpr int64_t kept_cells_before(int64_t position, int64_t task) { return position / 8 + kKeptGridLevels * task; }
 constexpr int64_t kept_blocks_before(int64_t position, int64_t task) {
@@ -62,8 +62,8 @@ constexpr int64_t kept_blocks_before(int64_t position, int64_t task) {
 
 template <class C>
 struct NmsCpuWorkspace {
-  SortItem<math::Key<C>>* by_score[2];  // [N] and a spare for the sort
-  SortItem<uint64_t>* by_class[2];      // [N], only with classes; index = rank by score
+  SortItem<math::Key<C>>* by_score[2];  // [N] each, the second a spare for the sort
+  SortItem<uint64_t>* by_class[2];      // [N] each, only with classes; index = rank by score
   NmsTask* tasks;                       // [N / kNmsTaskBoxes + 1]
   KeptChain* cells;
   KeptBlock<C>* blocks;
@@ -91,23 +91,24 @@ RETINANET_FAST_INLINE size_t nms_cpu_workspace_bytes(int64_t n, bool classes, DT
                                   : NmsCpuWorkspace<float>(nullptr, n, classes).bytes;
 }
 
-// On CUDA, ranks are settled in rounds of this many: each is compared with the kept boxes of earlier rounds, which lie
-// in a grid, and with the ranks before it in its round, into a bit mask. Memory is linear in N beyond one round.
+// On CUDA, ranks are settled in rounds of this many. A rank is compared with the kept boxes of earlier rounds, which
+// lie in a grid, and with the ranks before it in its own round; those hits go into a bit mask of one round, so that
+// memory grows linearly with N.
 constexpr int64_t kMaskBits = 64;
-constexpr int64_t kNmsRound = kMaskBits * kMaskBits;  // so that a word has a bit for each group of 64 ranks of a round
+constexpr int64_t kNmsRound = kMaskBits * kMaskBits;  // so that a word has one bit per group of 64 ranks
 using MaskWord = unsigned long long;                  // the type that CUDA's atomics take
 
-// Up to so many scores are ranked by counting.
+// Up to this many scores are ranked by counting those before each.
 constexpr int64_t kNmsCounted = 2 * kNmsRound;
 
-// Cells along each axis of the grid, for a few boxes a cell.
+// Cells along each axis of the grid, for a few boxes per cell.
 RETINANET_FAST_INLINE int32_t nms_grid_side(int64_t n) {
   int32_t side = 8;
   while (side < 128 && 8 * int64_t(side) * side < n) side *= 2;
   return side;
 }
 
-// The first cell's corner, and cells per pixel. Boxes beyond the last cells belong to these.
+// The first cell's corner, and cells per pixel along each axis. A centre beyond the grid belongs to the nearest cell.
 struct NmsGrid {
   double left, top, per_x, per_y;
 };
@@ -118,9 +119,9 @@ struct NmsCudaWorkspace {
   math::Box<C>* boxes;  // [N], by rank
   int64_t* classes;     // [N], by rank; only with classes
   MaskWord* mask;       // [round / 64, round]; bit j of (g, i): rank 64 g + j of the round suppresses the later rank i
-  MaskWord* groups;     // [round]; bit g of i: word (g, i) is not 0; else it is not written. All 0 between rounds
-  // Only with more than one round, and for it the kept boxes of those before:
-  uint8_t* removed;     // [round]
+  MaskWord* groups;     // [round]; bit g of i: word (g, i) is not 0 (else it is not written). 0 where a round begins
+  // Only where there is more than one round, to look up the kept boxes of earlier ones:
+  uint8_t* removed;     // [round]; by one of them
   NmsGrid* grid;        // [1]
   int32_t* cell;        // [N], by rank
   int32_t* place;       // [N], by rank, within its cell

@@ -1,5 +1,5 @@
 // Detection from the head's own outputs: select the best candidates of each image and level, decode them, suppress
-// class by class, and stop at a fixed number of detections an image.
+// class by class, and stop at a fixed number of detections per image.
 #pragma once
 
 #include "kernels/anchors.h"
@@ -16,12 +16,12 @@ struct RetinanetDetectParams {
   Anchors anchors;
   const int64_t* image_sizes;  // [B, 2] height, width; on the host or on the device
   bool image_sizes_on_host;
-  float score_thresh;         // where class_thresh is null
+  float score_thresh;         // used where class_thresh is null
   const float* class_thresh;  // [C], or null
   double nms_thresh;
   SoftNms soft_nms;
-  double sigma;  // of the Gaussian
-  int64_t topk;
+  double sigma;            // of the Gaussian
+  int64_t topk;            // candidates per level and image
   int64_t max_detections;  // D
   double weights[4];
   double max_log_scale;
@@ -29,14 +29,14 @@ struct RetinanetDetectParams {
   float* scores;    // [B, D]
   int64_t* labels;  // [B, D]
   int64_t* counts;  // [B]
-  void* workspace;
+  void* workspace;  // [retinanet_detect_cpu_workspace_bytes()] or [retinanet_detect_cuda_workspace_bytes()]
 };
 
 RETINANET_FAST_INLINE int64_t level_candidates(const RetinanetDetectParams& p, int64_t level) {
   return p.head.levels[level].height * p.head.levels[level].width * p.head.channels();
 }
 
-// The most candidates of one level that are decoded, and of one image.
+// The most candidates of one level of an image that are decoded, and of all its levels.
 RETINANET_FAST_INLINE int64_t level_topk(const RetinanetDetectParams& p, int64_t level) {
   return math::min2(p.topk, level_candidates(p, level));
 }
@@ -47,7 +47,7 @@ RETINANET_FAST_INLINE int64_t image_topk(const RetinanetDetectParams& p) {
   return total;
 }
 
-// Where a candidate lies, and what belongs to it.
+// A candidate's class and anchor, and where the anchor lies.
 struct Candidate {
   int32_t level;
   int64_t label;
@@ -91,12 +91,12 @@ RETINANET_FAST_INLINE math::Deltas<double> load_candidate_deltas(const Retinanet
 }
 
 // The candidate's box, clipped to its image: from float32 values, computed in double and rounded once. exp is our own,
-// no library's, so that the CPU and CUDA get the same bits; the eager twin's exp differs by less than 2^-50, which a
-// rounding to float shows once in some 10^7 coordinates.
+// so that the CPU and CUDA get the same bits; the eager twin's differs by less than 2^-50, which changes the rounding
+// to float of one coordinate in some 10^7.
 RETINANET_FAST_INLINE math::Box<float> decode_candidate(const RetinanetDetectParams& p, const Candidate& c,
                                                         const math::Deltas<double>& deltas, double height,
                                                         double width) {
-  constexpr double kLowest = -690.0;  // beyond, no float shows the difference to the box's centre
+  constexpr double kLowest = -690.0;  // below it, a box is a point to float's precision
   const math::Box<float> anchor = candidate_anchor(p, c);
   const math::Box<double> wide{anchor.x1, anchor.y1, anchor.x2, anchor.y2};
   const math::BoxWeights<double> weights(p.weights);
@@ -107,7 +107,7 @@ RETINANET_FAST_INLINE math::Box<float> decode_candidate(const RetinanetDetectPar
   return {float(box.x1), float(box.y1), float(box.x2), float(box.y2)};
 }
 
-// The factor by which soft suppression lowers a score; 1 for an IoU that is NaN.
+// The factor by which soft suppression multiplies a score; 1 for a NaN IoU.
 RETINANET_FAST_INLINE float soft_nms_factor(const RetinanetDetectParams& p, float threshold, float iou) {
   if (p.soft_nms == SoftNms::kLinear) return iou > threshold ? 1.0f - iou : 1.0f;
   constexpr double kLowest = -690.0;  // exp of it is 0 in float

@@ -1,7 +1,7 @@
 // RetinaNet's two losses and their gradients, from the head's level outputs where they lie and the anchors' matches.
 //
 //   classification = 1/B sum_b 1/max(1, F_b) sum of focal(logit) over all but the ignored anchors of image b
-//   bbox           = 1/B sum_b 1/max(1, F_b) sum of box_loss(deltas) over its F_b foreground anchors
+//   box            = 1/B sum_b 1/max(1, F_b) sum of box_loss(deltas) over its F_b foreground anchors
 #pragma once
 
 #include "kernels/anchors.h"
@@ -38,22 +38,23 @@ struct RetinanetLossParams {
   double box_weights[4];
   double max_log_scale;
 
-  const void* grad_classification;  // [1], the gradients are multiplied by it, or null for 1; of the losses' dtype
-  const void* grad_bbox;            // [1]
+  const void* grad_classification;  // [1], of the losses' dtype: multiplies the gradients; null for 1
+  const void* grad_box;             // [1]
   void* classification;             // [1] float64 for float64, else float32
-  void* bbox;                       // [1]
-  double* partial_sums;             // [2 * retinanet_loss_tasks()], on CUDA [retinanet_loss_blocks()], workspace
+  void* box;                        // [1]
+  double* partial_sums;             // workspace: [2 * retinanet_loss_tasks()], on CUDA [retinanet_loss_blocks()]
   int64_t* bad_label;               // CUDA: bad_label_code() of a label outside [0, C) is written here
 };
 
-// How a level's logits are walked over: as rows of channels where these lie side by side, else as planes.
+// Whether a level's logits are read as rows of channels, where these lie side by side; else as planes.
 RETINANET_FAST_INLINE bool walks_channel_rows(const RetinanetLossParams& p, int64_t level) {
   const HeadLevels& head = p.head;
   return has_channel_rows(head, level, head.levels[level].logits_strides) &&
          (!p.gradients[level].logits || has_channel_rows(head, level, p.gradients[level].logits_strides));
 }
 
-// Pieces that a level of one image is cut into on the CPU, by its size and layout alone.
+// The most positions and elements of one CPU task, about. A level of one image is cut into tasks by its size and layout
+// alone.
 constexpr int64_t kLossPlanePositions = 4096;
 constexpr int64_t kLossPlaneElements = 524288;
 constexpr int64_t kLossRowElements = 65536;
@@ -62,20 +63,20 @@ RETINANET_FAST_INLINE int64_t loss_cells_per_task(int64_t channels) {
   return channels < kLossRowElements ? kLossRowElements / channels : 1;
 }
 
-// Planes are cut into pieces of positions, and the classes of an anchor shape into pieces of `classes`.
+// How planes are cut into tasks: along positions and, within one anchor shape, along classes.
 struct PlaneTasks {
-  int64_t pieces, classes, class_pieces;
+  int64_t position_tasks, classes_per_task, class_tasks;
 
   RETINANET_FAST_INLINE PlaneTasks(const HeadLevels& head, const HeadLevel& level) {
     const int64_t positions = level.height * level.width;
-    pieces = ceil_div(positions, kLossPlanePositions);
-    const int64_t in_a_piece = positions < kLossPlanePositions ? positions : kLossPlanePositions;
-    class_pieces = ceil_div(head.num_classes * in_a_piece, kLossPlaneElements);
-    classes = ceil_div(head.num_classes, class_pieces > 0 ? class_pieces : 1);
+    position_tasks = ceil_div(positions, kLossPlanePositions);
+    const int64_t positions_per_task = positions < kLossPlanePositions ? positions : kLossPlanePositions;
+    class_tasks = ceil_div(head.num_classes * positions_per_task, kLossPlaneElements);
+    classes_per_task = ceil_div(head.num_classes, class_tasks > 0 ? class_tasks : 1);
   }
 
   RETINANET_FAST_INLINE int64_t count(int64_t anchors_per_cell) const {
-    return anchors_per_cell * pieces * class_pieces;
+    return anchors_per_cell * position_tasks * class_tasks;
   }
 };
 
@@ -91,11 +92,11 @@ RETINANET_FAST_INLINE int64_t retinanet_loss_tasks(const RetinanetLossParams& p)
   return tasks;
 }
 
-// The same on CUDA, where a piece is a block of threads, and the box loss has blocks of its own. Vectors begin where
-// memory has its 16-byte boundaries, up to one less than a vector before the first element.
+// The same for CUDA's blocks; the box loss has blocks of its own. A level's first vector begins at the 16-byte boundary
+// at or before its first element, which is why `vector - 1` is added.
 constexpr int kLossThreads = 256;
-constexpr int kLossRowVectors = 8;  // 16-byte vectors a thread takes of a channels-last level
-constexpr int kBoxAnchors = 4;      // that a thread takes
+constexpr int kLossRowVectors = 8;  // 16-byte vectors per thread, of a channels-last level
+constexpr int kBoxAnchors = 4;      // anchors per thread
 
 RETINANET_FAST_INLINE int64_t loss_blocks_per_image(const RetinanetLossParams& p, int64_t level) {
   const int64_t vector = int64_t(16 / size_of(p.head.logits_dtype));

@@ -16,7 +16,7 @@ RETINANET_FAST_INLINE math::Box<C> gt_box(const RetinanetLossParams& p, int64_t 
   return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
 }
 
-// The loss of anchor k of `cell` towards the box in row `match`; its gradient times `grad_scale` is written.
+// The loss of anchor k of `cell` with the box in row `match` as its target; writes its gradient times `grad_scale`.
 template <class T>
 RETINANET_FAST_INLINE math::ComputeType<T> foreground_box_loss(const RetinanetLossParams& p, int64_t l, int64_t image,
                                                                int64_t cell, int64_t k, int32_t match,

@@ -1,5 +1,5 @@
-// gradient *= scale[0] in place, without touching it when the scale is 1: what a backward pass does with gradients that
-// were made together with the losses.
+// gradient *= scale[0] in place; a gradient whose scale is 1 is not touched. This is the backward pass of gradients
+// that were made together with the losses.
 #pragma once
 
 #include "kernels/common.h"

@@ -5,17 +5,17 @@
 
 namespace retinanet_fast {
 
-// Computes what the outputs ask for that are not null.
+// Computes the outputs that are not null.
 struct SoftmaxFocalLossParams {
   const void* inputs;                 // [rows, classes]
   const int64_t* labels;              // [rows], in [0, classes)
   const double* class_weights;        // [classes], or null
-  const void* grad_output = nullptr;  // the gradient is multiplied by it: [rows], or [1] if grad_output_is_scalar
+  const void* grad_output = nullptr;  // [rows], or [1] if grad_output_is_scalar: multiplies the gradient; null for 1
   void* loss = nullptr;               // [rows]
-  void* sum = nullptr;                // [1], the sum of all losses; asks for partial_sums too
+  void* sum = nullptr;                // [1], the sum of all losses; needs partial_sums
   void* grad_inputs = nullptr;        // [rows, classes]
   double* partial_sums = nullptr;     // [softmax_focal_loss_tiles(rows)] workspace, added up in order
-  int64_t* bad_label = nullptr;    // CUDA: bad_label_code() of a label outside the classes is written here
+  int64_t* bad_label = nullptr;       // CUDA: bad_label_code() of a label outside the classes is written here
   int64_t rows;
   int64_t classes;
   double gamma;
@@ -24,7 +24,7 @@ struct SoftmaxFocalLossParams {
   DType dtype;
 };
 
-// Rows that are summed together, by a task on the CPU and by a block on CUDA.
+// Rows per partial sum: those of one task on the CPU, of one block on CUDA.
 constexpr int64_t kSoftmaxFocalLossTile = 64;
 
 constexpr int64_t softmax_focal_loss_tiles(int64_t rows) { return ceil_div(rows, kSoftmaxFocalLossTile); }

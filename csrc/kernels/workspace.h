@@ -1,5 +1,5 @@
-// One buffer cut into arrays: run with a null base it measures, run with the buffer it hands out pointers, so that
-// a workspace's size and its layout are the same few lines.
+// One buffer cut into arrays. With a null base it only measures, with the buffer it hands out pointers, so that the
+// same few lines give a workspace's size and its layout.
 #pragma once
 
 #include <cstddef>

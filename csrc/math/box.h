@@ -45,13 +45,13 @@ RETINANET_FAST_INLINE T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b
   return inter / (area_a + area_b - inter);
 }
 
-// d max(a, b) / da, a tie sharing the gradient evenly as torch.maximum does.
+// d max(a, b) / da; at a tie a and b share the gradient evenly, as in torch.maximum.
 template <class T>
 RETINANET_FAST_INLINE T max_share(T a, T b) {
   return a > b ? T(1) : (a == b ? T(0.5) : T(0));
 }
 
-// grad += upstream * d iou(a, b) / da. The derivative by b is the same function with the boxes exchanged.
+// grad += upstream * d iou(a, b) / da. For the derivative with respect to b, exchange the boxes.
 template <class T>
 RETINANET_FAST_INLINE void iou_backward(const Box<T>& a, const Box<T>& b, T upstream, Box<T>& grad) {
   const T width = min2(a.x2, b.x2) - max2(a.x1, b.x1);
@@ -60,8 +60,8 @@ RETINANET_FAST_INLINE void iou_backward(const Box<T>& a, const Box<T>& b, T upst
   const T h = max2(T(0), height);
   const T inter = w * h;
   const T union_ = area(a) + area(b) - inter;
-  const T d_inter = upstream * (union_ + inter) / (union_ * union_);  // d (I / U), U = A + B - I, by I
-  const T d_area = -upstream * inter / (union_ * union_);             // the same by A
+  const T d_inter = upstream * (union_ + inter) / (union_ * union_);  // d (I / U) / d I, U = A + B - I
+  const T d_area = -upstream * inter / (union_ * union_);             // d (I / U) / d A
   const T d_width = width >= T(0) ? d_inter * h : T(0);               // I = w h, w = clamp(width, 0)
   const T d_height = height >= T(0) ? d_inter * w : T(0);
   grad.x1 += -d_width * max_share(a.x1, b.x1) - d_area * (a.y2 - a.y1);

@@ -46,7 +46,7 @@ RETINANET_FAST_INLINE CenterSize<T> center_size(const Box<T>& box) {
   return {box.x1 + T(0.5) * w, box.y1 + T(0.5) * h, w, h};
 }
 
-// The gradient by a box's corners from the one by its centre and sides: x = (x1 + x2) / 2, w = x2 - x1.
+// The gradient with respect to a box's corners, from that for its centre and sides: x = (x1 + x2) / 2, w = x2 - x1.
 template <class T>
 RETINANET_FAST_INLINE Box<T> corners_gradient(const CenterSize<T>& grad) {
   return {T(0.5) * grad.x - grad.w, T(0.5) * grad.y - grad.h, T(0.5) * grad.x + grad.w, T(0.5) * grad.y + grad.h};
@@ -74,7 +74,7 @@ RETINANET_FAST_INLINE void encode_backward(const Box<T>& box, const Box<T>& anch
   grad_anchor = corners_gradient(CenterSize<T>{-x, -y, -(x * (b.x - a.x) + w) / a.w, -(y * (b.y - a.y) + h) / a.h});
 }
 
-// The box whose sides are scale_w and scale_h times the anchor's.
+// The decoded box, where the sides are scale_w and scale_h times the anchor's.
 template <class T>
 RETINANET_FAST_INLINE Box<T> decode_scaled(const Deltas<T>& deltas, const Box<T>& anchor, const BoxWeights<T>& weights,
                                            T scale_w, T scale_h) {
@@ -86,7 +86,7 @@ RETINANET_FAST_INLINE Box<T> decode_scaled(const Deltas<T>& deltas, const Box<T>
   return {x - half_w, y - half_h, x + half_w, y + half_h};
 }
 
-// Neither clamp loses a NaN, as torch.clamp does not.
+// A NaN passes through the clamp here and through clip(), as it does through torch.clamp.
 template <class T>
 RETINANET_FAST_INLINE Box<T> decode(const Deltas<T>& deltas, const Box<T>& anchor, const BoxWeights<T>& weights,
                                     T max_log_scale) {

@@ -1,4 +1,4 @@
-// What a foreground anchor's four deltas are trained with, and the derivatives by the deltas.
+// The loss of a foreground anchor's four deltas, and its derivatives.
 #pragma once
 
 #include "math/box_coding.h"
@@ -28,7 +28,7 @@ RETINANET_FAST_INLINE T smooth_l1(T d, T beta, T& grad) {
   return inner ? T(0.5) * d * d / beta : absolute - T(0.5) * beta;
 }
 
-// Smooth L1 of the deltas' distance to the encoded box; L1 for beta = 0.
+// Smooth L1 of the differences between the deltas and those of the target; L1 for beta = 0.
 template <class T>
 RETINANET_FAST_INLINE BoxLossTerm<T> delta_loss(const Deltas<T>& deltas, const Deltas<T>& target, T beta) {
   BoxLossTerm<T> term;
@@ -41,7 +41,7 @@ RETINANET_FAST_INLINE BoxLossTerm<T> delta_loss(const Deltas<T>& deltas, const D
 
 // 1 - GIoU (Rezatofighi et al., https://arxiv.org/abs/1902.09630) of the decoded box b and its target t:
 //   1 - I / (U + eps) + (H - U) / (H + eps),  I intersection, U = B + T - I union, H area of the hull.
-// Where corners coincide the gradient is shared evenly, as torch.minimum and torch.maximum do.
+// Corners that coincide share the gradient evenly, as in torch.minimum and torch.maximum.
 template <class T>
 RETINANET_FAST_INLINE BoxLossTerm<T> giou_loss(const Deltas<T>& deltas, const Box<T>& anchor, const Box<T>& t,
                                                const BoxWeights<T>& weights, T max_log_scale) {

@@ -1,20 +1,20 @@
-// exp and log for float, branch-free so that host loops over them vectorise at every x86-64 level, and on CUDA in
-// as few instructions as the error allows; for double the library's own.
+// exp and log for float: on the host branch-free, so that loops over them vectorise at every x86-64 level, and on CUDA
+// in as few instructions as the error allows. For double the library's own.
 //
-// Errors are relative and include rounding; the polynomials are minimax fits of the relative error.
+// Errors are relative and include rounding; the polynomials minimise the largest relative error.
 #pragma once
 
 #include "math/platform.h"
 #include "math/scalar.h"
 
-// Where CUDA's formulas are compiled: for a GPU, and for the emulator, which stands in for one.
+// CUDA's own formulas are compiled for a GPU, and for the emulator, which stands in for one.
 #if defined(__CUDA_ARCH__) || defined(RETINANET_FAST_EMULATOR)
 #define RETINANET_FAST_CUDA_FORMULAS 1
 #endif
 
 namespace retinanet_fast::math {
 
-// a * b + c where the result need not have the same bits everywhere: fused where the machine can.
+// a * b + c where the result need not have the same bits everywhere: fused where the machine can do so.
 RETINANET_FAST_INLINE float multiply_add(float a, float b, float c) {
 #if defined(__CUDA_ARCH__) || defined(__FMA__)
   return __builtin_fmaf(a, b, c);
@@ -43,7 +43,7 @@ RETINANET_FAST_INLINE float reciprocal(float x) {
 }
 RETINANET_FAST_INLINE double reciprocal(double x) { return 1.0 / x; }
 
-// -|x|, and x with its sign flipped where `by` is negative: on the host a bit operation, not a selection.
+// -|x|; on the host a bit operation, not a selection.
 RETINANET_FAST_INLINE float negative_abs(float x) {
 #if defined(__CUDA_ARCH__)
   return -fabsf(x);
@@ -53,7 +53,7 @@ RETINANET_FAST_INLINE float negative_abs(float x) {
 }
 RETINANET_FAST_INLINE double negative_abs(double x) { return -fabs(x); }
 
-// x where it is above 0, else 0: one instruction on CUDA, where a NaN becomes 0 too.
+// max(x, 0): one instruction on CUDA, where a NaN becomes 0 too.
 RETINANET_FAST_INLINE float positive_part(float x) {
 #if defined(__CUDA_ARCH__)
   return fmaxf(x, 0.0f);
@@ -63,6 +63,7 @@ RETINANET_FAST_INLINE float positive_part(float x) {
 }
 RETINANET_FAST_INLINE double positive_part(double x) { return max2(0.0, x); }
 
+// x, its sign flipped where `by` is negative.
 RETINANET_FAST_INLINE float flip_sign(float x, float by) {
   return bit_cast<float>(bit_cast<uint32_t>(x) ^ (bit_cast<uint32_t>(by) & 0x80000000u));
 }
@@ -90,7 +91,7 @@ RETINANET_FAST_INLINE float exp_clamped(float x) {
 #endif
 
 // exp(x) for x <= 0, with 0 for results that would be subnormal; NaN for NaN. Within 3e-7; on CUDA, and on CPUs
-// without fused multiply-add, within 3e-7 + 6e-8 |x|, that is 1e-6 at x = -12.
+// without fused multiply-add, within 3e-7 + 6e-8 |x|, which is 1e-6 at x = -12.
 RETINANET_FAST_INLINE float exp_nonpositive(float x) {
 #if defined(__CUDA_ARCH__)
   float result;
@@ -130,8 +131,8 @@ RETINANET_FAST_INLINE float exp_any(float x) {
 }
 RETINANET_FAST_INLINE double exp_any(double x) { return exp(x); }
 
-// exp(-|x|), as exp_nonpositive; for NaN anything. On the host the bound is an integer minimum, which vector code has
-// in one instruction where a selection takes two.
+// exp(-|x|) as exp_nonpositive gives it; anything for NaN. On the host the bound is an integer minimum, which vector
+// code has in one instruction where a selection takes two.
 RETINANET_FAST_INLINE float exp_of_negative_abs(float x) {
 #if defined(__CUDA_ARCH__)
   return exp_nonpositive(negative_abs(x));
@@ -141,7 +142,7 @@ RETINANET_FAST_INLINE float exp_of_negative_abs(float x) {
 }
 RETINANET_FAST_INLINE double exp_of_negative_abs(double x) { return exp(-fabs(x)); }
 
-// y + log(1 + x) for x in [0, 1]; the logarithm within 3e-7 also where x is tiny.
+// y + log(1 + x) for x in [0, 1]; the logarithm is within 3e-7, also where x is tiny.
 RETINANET_FAST_INLINE float add_log1p_unit(float y, float x) {
   float ratio = -0.00853920802f;  // log(1 + x) / x
   ratio = multiply_add(ratio, x, 0.0440896299f);
@@ -156,7 +157,7 @@ RETINANET_FAST_INLINE float add_log1p_unit(float y, float x) {
 RETINANET_FAST_INLINE double add_log1p_unit(double y, double x) { return y + log1p(x); }
 
 #if defined(RETINANET_FAST_CUDA_FORMULAS)
-// exp(x), as exp_nonpositive, but for any x; infinite beyond the range.
+// exp(x) for any x, as precise as exp_nonpositive; infinite beyond the range.
 RETINANET_FAST_INLINE float exp_approx(float x) {
 #if defined(__CUDA_ARCH__)
   return exp_nonpositive(x);
@@ -165,8 +166,8 @@ RETINANET_FAST_INLINE float exp_approx(float x) {
 #endif
 }
 
-// y - log(1 - x) for x in [0, 1/2]; the logarithm within 3e-7 also where x is tiny, and for results that are rounded to
-// 16 bits, S, within 1.1e-6.
+// y - log(1 - x) for x in [0, 1/2]. The logarithm is within 3e-7, also where x is tiny; where results are rounded to a
+// 16-bit type S, within 1.1e-6.
 template <class S>
 RETINANET_FAST_INLINE float subtract_log1m_half(float y, float x) {
   float ratio;  // -log(1 - x) / x
@@ -218,7 +219,7 @@ RETINANET_FAST_INLINE float log_positive(float x) {
 }
 RETINANET_FAST_INLINE double log_positive(double x) { return log(x); }
 
-// log(x) for any x: as above for normal ones, -infinity for 0, NaN below. On CUDA the library's own.
+// log(x) for any x: as log_positive for normal x, -infinity for 0, NaN below. On CUDA the library's own.
 RETINANET_FAST_INLINE float log_any(float x) {
 #if defined(__CUDA_ARCH__)
   return logf(x);

@@ -3,8 +3,8 @@
 //   p = sigmoid(x), ce = -t log p - (1 - t) log(1 - p), p_t = p t + (1 - p) (1 - t)
 //   loss = a_t (1 - p_t)^gamma ce
 //
-// Nothing here subtracts close numbers: 1 - p is sigmoid(-x), -log(1 - p) is softplus(x), and both are made of
-// exp(-|x|), so that the results are finite and right for every finite x.
+// No difference of close numbers is taken: 1 - p is sigmoid(-x), -log(1 - p) is softplus(x), and both come from
+// exp(-|x|), so that the results are finite and accurate for every finite x.
 #pragma once
 
 #include "math/elementary.h"
@@ -29,14 +29,15 @@ RETINANET_FAST_INLINE Logistic<T> logistic(T x) {
   return {
       .p = positive ? larger : smaller,
       .q = positive ? smaller : larger,
-      // NaN where x is: on CUDA by e, on the host by the positive part.
+      // NaN where x is NaN: on CUDA through e, on the host through the positive part.
       .softplus = add_log1p_unit(positive_part(x), e),
       .softplus_opposite = add_log1p_unit(positive_part(-x), e),
   };
 }
 
-// The same for a background element whose results are rounded to S. On CUDA q is 1 - p, right but for an absolute 6e-8:
-// it is only a summand's factor beside p, and saves an eighth of the instructions that bound 16-bit logits.
+// The same for a background element whose results are rounded to S. On CUDA q is computed as 1 - p, with an absolute
+// error of 6e-8: enough, since q only occurs in a term that is added to p, and an eighth fewer instructions, which are
+// what limits 16-bit logits.
 template <class S, class T>
 RETINANET_FAST_INLINE Logistic<T> background_logistic(T x) {
   return logistic(x);
@@ -47,7 +48,7 @@ template <class S>
 RETINANET_FAST_INLINE Logistic<float> background_logistic(float x) {
   const float p = reciprocal(1.0f + exp_approx(-x));
   const float q = 1.0f - p;
-  const float smaller = fminf(p, q);  // NaN where x is
+  const float smaller = fminf(p, q);  // NaN where x is NaN
   return {
       .p = p,
       .q = q,
@@ -57,7 +58,7 @@ RETINANET_FAST_INLINE Logistic<float> background_logistic(float x) {
 }
 #endif
 
-// ---- the exponent gamma: a policy, so that the usual 2 costs two products -------------------------------------
+// ---- the exponent gamma: a policy, so that the usual 2 costs a product and no exponential -----------------------
 
 template <class T>
 struct GammaTwo {
@@ -84,7 +85,7 @@ struct AnyGamma {
     const T power = exp_nonpositive(gamma * log_positive(max2(floor(), m)));
     return m < T(0) ? std::numeric_limits<T>::quiet_NaN() : power;
   }
-  // `y` is at most of the order of m: dividing it first stays finite for m -> 0 and gamma < 1.
+  // `y` is at most of the order of m, so y / m stays finite for m -> 0; m^(gamma - 1) would not for gamma < 1.
   RETINANET_FAST_INLINE T power_less_one(T m, T power, T y) const { return power * (y / max2(floor(), m)); }
 
  private:
@@ -97,7 +98,7 @@ RETINANET_FAST_HOST_INLINE auto dispatch_gamma(double gamma, F&& f) {
   return gamma == 2 ? f(GammaTwo<T>{}) : f(AnyGamma<T>{T(gamma)});
 }
 
-// ---- hard targets: an element is background (t = 0) or foreground (t = 1) -----------------------------------
+// ---- hard targets: an element is background (t = 0) or foreground (t = 1) ---------------------------------------
 
 template <class T>
 struct FocalTerm {
@@ -105,8 +106,8 @@ struct FocalTerm {
   T grad;  // d loss / d x
 };
 
-// t = 0: p^gamma softplus(x) times `weight`, which in the power is one product, behind it two. The term of a foreground
-// element, t = 1, is that of -x, its derivative negated. S is what results are rounded to.
+// t = 0: weight p^gamma softplus(x). The weight multiplies the power, which loss and derivative share. The term of a
+// foreground element, t = 1, is that of -x with its derivative negated. S is the type that results are rounded to.
 template <class S = double, class T, class Gamma>
 RETINANET_FAST_INLINE FocalTerm<T> focal_background(T x, const Gamma& gamma, T weight) {
   const Logistic<T> s = background_logistic<S>(x);
@@ -118,7 +119,7 @@ RETINANET_FAST_INLINE FocalTerm<T> focal_background(T x, const Gamma& gamma, T w
   };
 }
 
-// The weight a_t of both kinds times whatever scales all losses; no alpha when it is negative.
+// The weight a_t of background and foreground, times the scale of all losses. A negative alpha: no weighting.
 template <class T>
 struct FocalWeights {
   T background;

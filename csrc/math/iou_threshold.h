@@ -29,8 +29,8 @@ RETINANET_FAST_INLINE float floor_to<float>(double x) {
   return nearest;
 }
 
-// Divisions are slow and rarely decide. inter >= low * union_ holds for every pair with iou > threshold >= 0, low
-// being below the threshold by more than both sides can round, so that only pairs where it holds are divided.
+// Divisions are slow and rarely needed: inter >= low * union_ holds for every pair with iou > threshold >= 0, since low
+// is below the threshold by more than the roundings of both sides, so only pairs for which it holds need the division.
 template <class C>
 struct IouThreshold {
   C value;
@@ -40,7 +40,7 @@ struct IouThreshold {
   RETINANET_FAST_INLINE explicit IouThreshold(double threshold)
       : value(floor_to<C>(threshold)), low(value * C(1 - 1e-6)), screened(value >= C(0)) {}
 
-  // False only where `exceeded_by` is, for a screened threshold.
+  // For a screened threshold: false only where exceeded_by() is false.
   RETINANET_FAST_INLINE bool may_be_exceeded_by(const Box<C>& a, C area_a, const Box<C>& b, C area_b) const {
     const C inter = intersection(a, b);
     return (inter > C(0)) & (inter >= low * (area_a + area_b - inter));

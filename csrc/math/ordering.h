@@ -1,5 +1,4 @@
-// Scores as unsigned integers whose ascending order is the order of
-// torch.sort(descending=True, stable=True).
+// Scores as unsigned integers whose ascending order is that of torch.sort(descending=True, stable=True).
 #pragma once
 
 #include "math/platform.h"

@@ -1,4 +1,4 @@
-// The 16-bit storage types, and the type that arithmetic on each storage type is done in.
+// The 16-bit storage types, and for each storage type the one that arithmetic is done in.
 #pragma once
 
 #include "math/platform.h"
@@ -76,14 +76,14 @@ RETINANET_FAST_INLINE void store(Half& to, float x) {
 #endif
 }
 
-// Neighbours from[0] and from[1], on 4 bytes where T has two.
+// Neighbours from[0] and from[1]; they lie on a 4-byte boundary where T has 2 bytes.
 template <class T, class C>
 RETINANET_FAST_INLINE void load_two(const T* from, C& first, C& second) {
   first = load(from[0]);
   second = load(from[1]);
 }
 
-// An instruction each, without taking the halves apart first.
+// One instruction per element, without taking the 16-bit halves apart first.
 RETINANET_FAST_INLINE void load_two(const BFloat16* from, float& first, float& second) {
   uint32_t both;  // of a little-endian machine
   memcpy(&both, from, sizeof(both));
@@ -91,7 +91,7 @@ RETINANET_FAST_INLINE void load_two(const BFloat16* from, float& first, float& s
   second = bit_cast<float>(both & 0xffff0000u);
 }
 
-// Neighbours to[0] and to[1], on 4 bytes where T has two: one instruction for both where CUDA has it (sm_80 and later).
+// Neighbours to[0] and to[1], aligned as above: one conversion for both where CUDA has it (sm_80 and later).
 template <class T, class C>
 RETINANET_FAST_INLINE void store_two(T* to, C first, C second) {
   store(to[0], first);

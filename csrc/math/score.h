@@ -32,15 +32,15 @@ RETINANET_FAST_INLINE double exp_wide(double x) {
   return y * bit_cast<double>((bit_cast<uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
 }
 
-// 1 / (1 + exp(-x)). It never falls where x rises: wherever it rounds differently for two neighbouring floats, their
-// sigmoids differ by far more than the error in double.
+// 1 / (1 + exp(-x)), never falling as x rises: where two neighbouring floats round to different scores, their sigmoids
+// differ by far more than the error in double.
 RETINANET_FAST_INLINE float sigmoid_score(float x) {
   constexpr double kSaturated = 110.0;  // exp(-110) rounds to 0
   const double clamped = max2(-kSaturated, min2(kSaturated, double(x)));
   return float(1.0 / (1.0 + exp_wide(-clamped)));
 }
 
-// Floats in ascending order from -inf to inf as unsigned integers (NaN aside).
+// Floats as unsigned integers in the same order, from -inf to inf (NaN aside).
 RETINANET_FAST_INLINE uint32_t ascending_key(float x) {
   const uint32_t bits = bit_cast<uint32_t>(x);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
@@ -55,7 +55,7 @@ RETINANET_FAST_INLINE float next_above(float x) {
   return x < std::numeric_limits<float>::infinity() ? from_ascending_key(ascending_key(x + 0.0f) + 1) : x;
 }
 
-// The lowest logit whose score is >= `score`; NaN, to which no logit compares, where there is none.
+// The lowest logit whose score is >= `score`; where there is none NaN, with which every comparison is false.
 RETINANET_FAST_INLINE float lowest_logit_at_least(float score) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   if (!(1.0f >= score)) return std::numeric_limits<float>::quiet_NaN();
@@ -73,8 +73,8 @@ RETINANET_FAST_INLINE float lowest_logit_at_least(float score) {
   return from_ascending_key(reached);
 }
 
-// A (logit, index) pair's place in the order of detections, score descending and then index ascending, as an
-// integer: smaller is better. Scores are at least 0.
+// The score and index of a candidate as one integer, in the order of detections: score descending, then index
+// ascending, so that a smaller key is better. (Scores are at least 0.)
 RETINANET_FAST_INLINE uint64_t candidate_key(float logit, uint32_t index) {
   return uint64_t(~bit_cast<uint32_t>(sigmoid_score(logit))) << 32 | index;
 }
@@ -82,11 +82,11 @@ RETINANET_FAST_INLINE uint64_t candidate_key(float logit, uint32_t index) {
 RETINANET_FAST_INLINE float candidate_score(uint64_t key) { return bit_cast<float>(~uint32_t(key >> 32)); }
 RETINANET_FAST_INLINE uint32_t candidate_index(uint64_t key) { return uint32_t(key); }
 
-// Which candidates can still be among the best, decided on logits: without a score, and to the bit.
+// Which candidates can still be among the best, decided exactly on logits, without computing their scores.
 struct CandidateBound {
-  float above;     // logits from here on are better than the bound
-  float equal;     // logits from here on have at least its score,
-  uint32_t index;  // and are better with a lower index
+  float above;     // logits >= above have a higher score than the bound
+  float equal;     // logits >= equal have at least its score,
+  uint32_t index;  // and are better than it with a lower index
 
   RETINANET_FAST_INLINE bool admits(float logit, uint32_t candidate) const {
     return (logit >= above) | ((logit >= equal) & (candidate < index));

@@ -13,7 +13,7 @@ RETINANET_FAST_INLINE float log_of(float x) { return logf(x); }
 RETINANET_FAST_INLINE float log1p_of(float x) { return log1pf(x); }
 RETINANET_FAST_INLINE float pow_of(float x, float y) { return powf(x, y); }
 #else
-// Loops over the host's float versions vectorise. log(x) and log(1 + x) for x > 0, x^y for x in [0, 1] and y >= 0.
+// The host's float versions, over which loops vectorise: log(x) and log(1 + x) for x > 0, x^y for x in [0, 1], y >= 0.
 RETINANET_FAST_INLINE float log_of(float x) { return log_positive(x); }
 RETINANET_FAST_INLINE float log1p_of(float x) {
   const float small = add_log1p_unit(0.0f, min2(1.0f, x));
@@ -28,7 +28,7 @@ RETINANET_FAST_INLINE double log_of(double x) { return log(x); }
 RETINANET_FAST_INLINE double log1p_of(double x) { return log1p(x); }
 RETINANET_FAST_INLINE double pow_of(double x, double y) { return pow(x, y); }
 
-// What a row comes down to. With `top` the largest logit of the row:
+// A row's loss, and what its derivatives are made of. With `top` the largest logit of the row:
 //   d loss / d x_t = -slope,  d loss / d x_j = slope_others exp(x_j - top) for j != t
 template <class T>
 struct SoftmaxFocalRow {
@@ -37,8 +37,9 @@ struct SoftmaxFocalRow {
   T slope_others;
 };
 
-// target = x_t - top <= 0, others = sum of exp(x_j - top) over j != t. m is made of `others`, not of 1 - p_t, and so
-// keeps its precision where p_t is close to 1; no m^(gamma - 1) is left over, which would be infinite at m = 0.
+// target = x_t - top <= 0, others = sum of exp(x_j - top) over j != t. m comes from `others`, not from 1 - p_t, and so
+// keeps its precision where p_t is close to 1. The derivatives are arranged without m^(gamma - 1), which may be
+// infinite at m = 0.
 template <class T>
 RETINANET_FAST_INLINE SoftmaxFocalRow<T> softmax_focal_row(T target, T others, T gamma) {
   const T exp_target = exp_nonpositive(target);

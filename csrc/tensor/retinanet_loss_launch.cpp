@@ -112,12 +112,12 @@ Losses LossLaunch::run(const at::Tensor& grad_classification, const at::Tensor& 
       uses_cpu_kernels(kOp, first) ? 2 * retinanet_loss_tasks(params_) : retinanet_loss_blocks(params_);
   const at::Tensor partial_sums = at::empty({sums}, options.dtype(at::kDouble));
   params_.classification = std::get<0>(losses).mutable_data_ptr();
-  params_.bbox = std::get<1>(losses).mutable_data_ptr();
+  params_.box = std::get<1>(losses).mutable_data_ptr();
   params_.partial_sums = partial_sums.mutable_data_ptr<double>();
   const at::Tensor scales[2] = {grad_classification.defined() ? grad_classification.to(options.dtype()) : at::Tensor(),
                                 grad_box.defined() ? grad_box.to(options.dtype()) : at::Tensor()};
   if (scales[0].defined()) params_.grad_classification = scales[0].const_data_ptr();
-  if (scales[1].defined()) params_.grad_bbox = scales[1].const_data_ptr();
+  if (scales[1].defined()) params_.grad_box = scales[1].const_data_ptr();
   launch(kOp, first, params_, &CpuKernels::retinanet_loss, RETINANET_FAST_CUDA_LAUNCHER(retinanet_loss_cuda));
   return losses;
 }

@@ -1,4 +1,4 @@
-// The first row of a tensor that tasks, in whatever order they run, find to be bad.
+// The first bad row of a tensor, in whatever order tasks find them.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 namespace {
 
-// Of -1 (none so far) and rows: makes `lowest` the lowest row.
+// Lowers `lowest` to `row`, unless it is lower already; -1 means that there was none so far.
 inline void keep_lowest(int64_t& lowest, int64_t row) {
   int64_t seen = __atomic_load_n(&lowest, __ATOMIC_RELAXED);
   while ((seen < 0 || row < seen) &&

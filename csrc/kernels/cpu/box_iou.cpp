@@ -1,4 +1,4 @@
-// A row of the matrix a task; the compiler vectorises over boxes2.
+// One task per row of the matrix; the compiler vectorises over boxes2.
 #include "kernels/cpu/kernels.h"
 #include "math/box.h"
 

@@ -1,13 +1,13 @@
 // Keeps the best candidates of a scan: collects whatever passes a bound, and when full drops all but the best and
-// raises the bound. Included by kernels of one level only: everything lives in its namespace.
+// raises the bound. Included by CPU kernels only: everything lives in the namespace of their x86-64 level.
 #pragma once
 
 #include "kernels/cpu/retinanet_detect_workspace.h"
 
 namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 
-// Moves the `count` smallest of the n distinct keys to the front, in the order that they had; 0 < count < n.
-// A radix selection from the highest byte in which keys differ. Returns the largest of them.
+// Moves the `count` smallest of the n distinct keys to the front, in the order that they had, and returns the largest
+// of them; 0 < count < n. A radix selection from the highest byte in which keys differ.
 inline uint64_t select_smallest(uint64_t* keys, int64_t n, int64_t count) {
   uint64_t differing = 0;
   for (int64_t i = 1; i < n; ++i) differing |= keys[i] ^ keys[0];
@@ -38,11 +38,11 @@ inline uint64_t select_smallest(uint64_t* keys, int64_t n, int64_t count) {
   return largest;
 }
 
-// The best bound that the scans of one image and level have found together: what it keeps out cannot be among the best
-// of them all, so that the result does not depend on who raises it when.
+// The best bound that the scans of one image's level have found together. What it keeps out cannot be among the best of
+// them all, so the result does not depend on when which task raises it.
 struct SharedBound {
   uint64_t* key;
-  uint32_t* histogram;  // [kDetectBoundBins] of the candidates that scans ended with, by score; null for a single scan
+  uint32_t* histogram;  // [kDetectBoundBins], of the candidates of finished scans by score; null for a single scan
 
   uint64_t load() const { return __atomic_load_n(key, __ATOMIC_RELAXED); }
 
@@ -53,7 +53,7 @@ struct SharedBound {
     }
   }
 
-  // Takes in a scan's result. The bound is the worst key of the bin that the topk-th best of all so far lies in.
+  // Adds a finished scan's candidates. The bound becomes the worst key of the bin with the topk-th best of all so far.
   void add(const uint64_t* keys, int64_t n, int64_t topk) const {
     if (histogram == nullptr) return;
     for (int64_t i = 0; i < n; ++i) {
@@ -78,7 +78,7 @@ class Candidates {
 
   const math::CandidateBound& bound() const { return bound_; }
 
-  // Takes those of `count` <= kDetectBlock logits that pass the bound, without a branch for each.
+  // Takes those of `count` <= kDetectBlock logits that pass the bound, without a branch per logit.
   template <class T>
   void take(const T* logits, int64_t stride, int64_t count, uint32_t index, uint32_t index_step) {
     int64_t size = size_;
@@ -94,7 +94,7 @@ class Candidates {
     }
   }
 
-  // The keys of the best candidates lie in front, in no order; returns their number.
+  // Leaves the keys of the best candidates in front, in no order; returns their number.
   int64_t finish() {
     keep_best();
     shared_.add(entries_, size_, topk_);
@@ -133,7 +133,7 @@ class Candidates {
 
   const RetinanetDetectParams& p_;
   int64_t topk_;
-  uint64_t* entries_;  // keys, and from keys_ on pairs of a logit's bits and its index
+  uint64_t* entries_;  // keys_ keys, and then pairs of a logit's bits and its index
   int64_t full_;
   SharedBound shared_;
   int64_t keys_ = 0;

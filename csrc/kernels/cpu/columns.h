@@ -1,5 +1,5 @@
-// Rows of four numbers, boxes or deltas, as four arrays of a column each: loops over these become vector code.
-// Included by kernels of one level only: everything lives in its namespace.
+// Rows of four numbers, boxes or deltas, as one array per column: loops over these become vector code.
+// Included by CPU kernels only: everything lives in the namespace of their x86-64 level.
 #pragma once
 
 #include "kernels/common.h"
@@ -13,7 +13,7 @@ struct alignas(64) Columns {
 
   C column[4][kRows];
 
-  // The first n rows; the others become 0. All but the last block are whole: loops of a constant length need no ends.
+  // Loads n rows; the others become 0. All blocks but the last are whole, and their loops have a constant length.
   template <class S>
   void load(const S* rows, int n) {
     if (n == kRows) {
@@ -61,7 +61,7 @@ struct alignas(64) Columns {
   }
 };
 
-// Calls body(first, n) for blocks of at most Columns' rows that make up [0, rows), some of them a task.
+// Calls body(first, n) for blocks of at most kRows rows that make up [0, rows), several blocks per task.
 template <class F>
 void for_each_block(const Executor& executor, int64_t rows, const F& body) {
   constexpr int64_t kRows = Columns<float>::kRows;

@@ -1,4 +1,4 @@
-// Block by block: rows to columns, a loop over these in vector code, and back.
+// Block by block: rows become columns (columns.h), a vector loop goes over these, and columns become rows again.
 #include "kernels/cpu/columns.h"
 #include "kernels/cpu/kernels.h"
 

@@ -1,6 +1,6 @@
-// A detector proposes an object many times, so that the few boxes kept first suppress most of the others: these are
-// compared with sixteen candidates at once, without a division, before a candidate is looked at on its own.
-// Included by kernels of one level only: everything lives in its namespace.
+// A detector proposes an object many times, so the few boxes that are kept first suppress most of the others. They are
+// compared with sixteen candidates at once, without a division; only a candidate that survives is looked at on its own.
+// Included by CPU kernels only: everything lives in the namespace of their x86-64 level.
 #pragma once
 
 #include "kernels/cpu/kept_boxes.h"
@@ -12,7 +12,7 @@ class FirstKept {
  public:
   static constexpr int kLanes = 16;
 
-  // For the thresholds that KeptGrid takes only: an IoU that compares with a threshold near 0 could underflow.
+  // For the thresholds that KeptGrid accepts: near a threshold of 0 an IoU could underflow.
   explicit FirstKept(const math::IouThreshold<C>& threshold) : high_(threshold.value * C(1 + 1e-6)) {}
 
   bool on() const { return on_; }
@@ -21,8 +21,8 @@ class FirstKept {
     if (count_ < kMost) kept_[count_++] = box;
   }
 
-  // The candidates box_of(first), ...: suppressed()[i] says that one of the boxes has an IoU > threshold with
-  // candidate first + i, beyond what the division could round; where it does not, nothing is known.
+  // Compares the candidates box_of(first), ... If suppressed()[i], one of the boxes has an IoU with candidate first + i
+  // that is above the threshold by more than the division's rounding; if not, nothing is known.
   template <class BoxOf>
   void compare(int64_t first, int64_t n, const BoxOf& box_of) {
     const int lanes = int(math::min2(int64_t(kLanes), n - first));
@@ -45,7 +45,7 @@ class FirstKept {
 
  private:
   void compare_with(const math::Box<C>& kept) {
-    constexpr C kSmallest = sizeof(C) == 8 ? C(1e-280) : C(1e-28);  // above what is rounded coarsely
+    constexpr C kSmallest = sizeof(C) == 8 ? C(1e-280) : C(1e-28);  // far above subnormal numbers, which round coarsely
     const C kept_area = math::area(kept);
     for (int i = 0; i < kLanes; ++i) {
       const C inter = math::intersection(kept, {x1_[i], y1_[i], x2_[i], y2_[i]});

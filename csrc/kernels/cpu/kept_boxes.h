@@ -1,5 +1,5 @@
 // The kept boxes that a candidate must be compared with, as chains of blocks of sixteen.
-// Included by kernels of one level only: everything lives in its namespace.
+// Included by CPU kernels only: everything lives in the namespace of their x86-64 level.
 #pragma once
 
 #include "kernels/nms.h"
@@ -30,7 +30,7 @@ inline bool block_suppresses(const KeptBlock<C>& block, const math::Box<C>& box,
   return any != 0;
 }
 
-// The blocks that chains are made of, handed out in order.
+// The blocks of which chains are made, handed out in order.
 template <class C>
 struct KeptPool {
   KeptBlock<C>* blocks;

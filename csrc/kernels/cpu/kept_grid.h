@@ -1,12 +1,12 @@
-// Kept boxes in a grid, so that a candidate is compared only with those near it and of like size: a call costs time
-// in proportion to its boxes, not to its pairs. Included by kernels of one level only.
+// Kept boxes in a grid, so that a candidate is compared only with those near it and of similar size: time grows with
+// the number of boxes, not of pairs. Included by CPU kernels only.
 //
-// Of two boxes with IoU > t, in exact arithmetic and for each axis, with w >= w' their sides:
-//   t w < intersection <= w'                       so sides differ by less than a factor of 1 / t, and
-//   |centre - centre'| <= (w + w') / 2 - t w       so centres are at most w (1 - t) max(1, 1 / (2 t)) apart, seen from
-//                                                  either of the two.
-// Boxes lie in levels by their longer side, a power of two each, and in a level in the cell of their centre. A t lower
-// than the threshold by kSlack makes up for the roundings of the IoU in floating point.
+// Two boxes with IoU > t have, in exact arithmetic and along each axis, with sides w >= w':
+//   t w < intersection <= w'                   so their sides differ by less than a factor of 1 / t, and
+//   |centre - centre'| <= (w + w') / 2 - t w   so their centres are at most w (1 - t) max(1, 1 / (2 t)) apart, for w
+//                                              the side of either.
+// A box lies in the level of its longer side (the limit doubles from level to level), in the cell of its centre. A t
+// lower than the threshold by kSlack makes up for the roundings of the IoU in floating point.
 #pragma once
 
 #include "kernels/cpu/kept_boxes.h"
@@ -16,7 +16,7 @@ namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 template <class C>
 class KeptGrid {
  public:
-  // For `n` boxes, the i-th given by box_of(i). False where these boxes or the threshold rule a grid out.
+  // For `n` boxes, the i-th of which is box_of(i). False where these boxes or the threshold rule a grid out.
   template <class BoxOf>
   bool lay_out(int64_t n, const BoxOf& box_of, const math::IouThreshold<C>& threshold, KeptPool<C> pool,
                KeptChain* cells) {
@@ -42,7 +42,7 @@ class KeptGrid {
     const C area = math::area(box);
     const int level = level_of(at.size);
     KeptChain& own = cell(level, column(level, at.x), row(level, at.y));
-    // Most that are suppressed are so by a box of their own cell.
+    // A box of its own cell suppresses most of what is suppressed, so that cell comes first.
     if (pool_.suppresses(own, box, area, threshold_) || is_suppressed(box, area, at)) return false;
     pool_.add(own, box, area);
     return true;
@@ -95,7 +95,7 @@ class KeptGrid {
     int64_t first_cell;
   };
 
-  // From cells that hold a few boxes each on average, coarser until there are few enough.
+  // Begins with about one cell per box in the first level, and coarsens until the cells of all levels fit.
   void set_levels(const Extent& extent, int64_t n) {
     left_ = extent.left;
     top_ = extent.top;
@@ -168,8 +168,8 @@ class KeptGrid {
   math::IouThreshold<C> threshold_{0.0};
   KeptPool<C> pool_{};
   KeptChain* cells_ = nullptr;
-  double similar_ = 0;  // IoU > threshold implies that sides agree to this factor
-  double reach_ = 0;    // and that centres are no farther apart than this times a side
+  double similar_ = 0;  // where IoU > threshold, the shorter side is more than this times the longer one,
+  double reach_ = 0;    // and the centres are no farther apart than this times either
   double left_ = 0, top_ = 0, rounding_ = 0;
   int levels_ = 0;
   Level level_[kMaxLevels];

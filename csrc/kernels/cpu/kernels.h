@@ -1,7 +1,7 @@
-// The CPU kernels, once per x86-64 level, and the table that is chosen at run time.
+// The CPU kernels, compiled once per x86-64 level, and the table of them that is chosen at run time.
 //
-// Every file of this folder but select.cpp is compiled once per level, with RETINANET_FAST_CPU_NAMESPACE naming the
-// namespace that its functions live in (cpu_x86_64_v2, ...). Adding a kernel is one line in the list below.
+// Every file of this folder but select.cpp is compiled once per level; RETINANET_FAST_CPU_NAMESPACE then names the
+// namespace of its functions (cpu_x86_64_v2, ...). A new kernel is one more line in the list below.
 #pragma once
 
 #include "kernels/box_iou.h"

@@ -1,7 +1,6 @@
-// Anchors in strips of consecutive ones, each corner an array of its own: made once for all images and boxes. A strip
-// of a grid is (a part of) one row of cells, in which the anchors that can overlap a box lie side by side, so that a
-// box is compared with these alone, in vector code. First pass: each box's best IoU. Second pass: each anchor's best
-// box.
+// Anchors are taken in strips of consecutive ones, as one array per corner, which all images and boxes share. A strip
+// of a grid lies in one row of cells. There the anchors that can overlap a box lie side by side, so a box is compared
+// with these alone, in vector code. The first pass finds each box's best IoU, the second each anchor's best box.
 #include "kernels/match_anchors.h"
 
 #include <type_traits>
@@ -14,12 +13,12 @@ using namespace math;
 
 namespace {
 
-constexpr int kStrip = 1024;  // anchors; the arrays of a strip and its matches fit the first-level cache
-constexpr int kTile = 128;    // the same for anchors that are no grid, of which any may overlap any box
-constexpr int kLanes = 16;    // boxes are compared with whole vectors of anchors
+constexpr int kStrip = 1024;    // anchors; a strip's arrays and matches fit the first-level cache
+constexpr int kBoxStrip = 128;  // for anchors that are no grid, all of which a box nearby is compared with
+constexpr int kLanes = 16;      // a box is compared with whole vectors of anchors
 constexpr int64_t kTaskAnchors = 8192;
 
-// Stands for a best IoU that no anchor's equals.
+// A best IoU that no anchor has.
 template <class C>
 constexpr C kNoIou = C(-1);
 
@@ -35,12 +34,12 @@ struct alignas(64) Strip {
   C y2[kStrip];
   C area[kStrip];
   Box<C> bounds;
-  int64_t first;  // anchor
+  int64_t first;  // index of its first anchor
   int count;
 
-  // Where the anchors lie across a row of cells; anchors that are no grid are a single cell.
+  // Where the anchors lie along a row of cells; anchors that are no grid count as one cell.
   int64_t first_in_row = 0;
-  int64_t per_cell = kTile;
+  int64_t anchors_per_cell = kBoxStrip;
   double cells_per_pixel = 0;
   double left = 0, right = 0;  // of the anchors of cell 0
 
@@ -54,7 +53,7 @@ struct alignas(64) Strip {
     y2[i] = box.y2;
   }
 
-  // Behind the last anchor, where vectors end, lie boxes without area, whose IoU with any box is 0.
+  // Behind the last anchor the last vector is filled with boxes without area, whose IoU with any box is 0.
   RETINANET_FAST_INLINE void pad() {
     for (int i = count; i < padded(); ++i) set(i, {C(0), C(0), C(0), C(0)});
   }
@@ -66,25 +65,25 @@ struct alignas(64) Strip {
   // The anchors that can overlap `box`, and their neighbours; all others have an IoU of 0 with it.
   RETINANET_FAST_INLINE Range near(const Box<C>& box) const {
     if (!(box.x1 < bounds.x2 && box.x2 > bounds.x1 && box.y1 < bounds.y2 && box.y2 > bounds.y1)) return {0, 0};
-    // Corners of float anchors are rounded: by far less than a cell where there are fewer than a million.
+    // One cell more on both sides, for the rounding of float corners: far less than a cell of up to a million in a row.
     const double first_cell = std::floor((double(box.x1) - right) * cells_per_pixel) - 1;
     const double last_cell = std::ceil((double(box.x2) - left) * cells_per_pixel) + 1;
     const auto place = [&](double cell) {
-      return int(min2(double(count), max2(0.0, cell * double(per_cell) - double(first_in_row))));
+      return int(min2(double(count), max2(0.0, cell * double(anchors_per_cell) - double(first_in_row))));
     };
     return {place(first_cell) / kLanes * kLanes, (place(last_cell + 1) + kLanes - 1) / kLanes * kLanes};
   }
 };
 
-// A task's part of a level: some columns of some rows, where an anchor is a column.
-struct GridPart {
+// A task on a grid: some columns of some rows of a level, one column per anchor of a row.
+struct GridTask {
   int level;
   int64_t first_column, columns;
   int64_t first_row, rows;
 };
 
 struct GridTasks {
-  int64_t columns, strips, rows, count;  // anchors of a row, strips of a row, rows a task, tasks
+  int64_t columns, strips, rows, count;  // anchors per row, strips per row, rows per task, tasks
 
   GridTasks(const Anchors& anchors, int level)
       : columns(int64_t(anchors.levels[level].width) * anchors.anchors_per_cell),
@@ -100,7 +99,7 @@ int64_t num_tasks(const Anchors& anchors) {
   return count;
 }
 
-GridPart grid_part(const Anchors& anchors, int64_t task) {
+GridTask grid_task(const Anchors& anchors, int64_t task) {
   int level = 0;
   while (task >= GridTasks(anchors, level).count) task -= GridTasks(anchors, level++).count;
   const GridTasks tasks(anchors, level);
@@ -111,18 +110,18 @@ GridPart grid_part(const Anchors& anchors, int64_t task) {
 }
 
 template <class C, class Body>
-RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const GridPart& part, const Body& body) {
-  const AnchorLevel& level = anchors.levels[part.level];
-  const float* shapes = anchors.base_anchors + 4 * int64_t(part.level) * anchors.anchors_per_cell;
+RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const GridTask& task, const Body& body) {
+  const AnchorLevel& level = anchors.levels[task.level];
+  const float* shapes = anchors.base_anchors + 4 * int64_t(task.level) * anchors.anchors_per_cell;
   Strip<C> strip;
-  strip.count = int(part.columns);
-  strip.first_in_row = part.first_column;
-  strip.per_cell = anchors.anchors_per_cell;
+  strip.count = int(task.columns);
+  strip.first_in_row = task.first_column;
+  strip.anchors_per_cell = anchors.anchors_per_cell;
   strip.cells_per_pixel = 1.0 / level.stride_x;
-  // x does not depend on the row, and y is the shape's plus the row's.
+  // x does not depend on the row; y is the shape's, moved by the row's shift.
   float shape_y1[kStrip], shape_y2[kStrip];
-  int64_t x = part.first_column / anchors.anchors_per_cell;
-  int64_t k = part.first_column % anchors.anchors_per_cell;
+  int64_t x = task.first_column / anchors.anchors_per_cell;
+  int64_t k = task.first_column % anchors.anchors_per_cell;
   for (int i = 0; i < strip.count; ++i) {
     const Box<float> box = grid_anchor(shapes + 4 * k, level, 0, x);
     strip.x1[i] = C(box.x1);
@@ -144,12 +143,12 @@ RETINANET_FAST_INLINE void for_each_strip_of_grid(const Anchors& anchors, const 
   }
   strip.left = double(hull[0]);
   strip.right = double(hull[2]);
-  const Box<float> leftmost = grid_anchor(hull, level, 0, part.first_column / anchors.anchors_per_cell);
+  const Box<float> leftmost = grid_anchor(hull, level, 0, task.first_column / anchors.anchors_per_cell);
   const Box<float> rightmost = grid_anchor(hull, level, 0, x);
 
-  for (int64_t y = part.first_row; y < part.first_row + part.rows; ++y) {
+  for (int64_t y = task.first_row; y < task.first_row + task.rows; ++y) {
     const float shift = float(y * level.stride_y);
-    strip.first = level.first_anchor + y * level.width * anchors.anchors_per_cell + part.first_column;
+    strip.first = level.first_anchor + y * level.width * anchors.anchors_per_cell + task.first_column;
     strip.bounds = {C(leftmost.x1), C(hull[1] + shift), C(rightmost.x2), C(hull[3] + shift)};
     for (int i = 0; i < strip.padded(); ++i) {
       strip.y1[i] = C(shape_y1[i] + shift);
@@ -165,8 +164,8 @@ RETINANET_FAST_INLINE void for_each_strip_of_boxes(const Anchors& anchors, int64
                                                    const Body& body) {
   constexpr C infinity = std::numeric_limits<C>::infinity();
   Strip<C> strip;
-  for (strip.first = begin; strip.first < end; strip.first += kTile) {
-    strip.count = int(min2(int64_t(kTile), end - strip.first));
+  for (strip.first = begin; strip.first < end; strip.first += kBoxStrip) {
+    strip.count = int(min2(int64_t(kBoxStrip), end - strip.first));
     strip.bounds = {infinity, infinity, -infinity, -infinity};
     for (int i = 0; i < strip.count; ++i) {
       const Box<C> box = anchor_at<C>(anchors, strip.first + i);
@@ -194,7 +193,7 @@ RETINANET_FAST_INLINE C best_in(const Strip<C>& strip, Range range, const Box<C>
   return best;
 }
 
-// value = max(value, candidate) for numbers that are not negative, whose bits are ordered as they are.
+// value = max(value, candidate), atomically, for numbers >= 0, whose bits are ordered like the numbers.
 template <class C>
 RETINANET_FAST_INLINE void raise_to(C* value, C candidate) {
   using Bits = std::conditional_t<sizeof(C) == 8, uint64_t, uint32_t>;
@@ -220,7 +219,7 @@ struct alignas(64) StripMatch {
     }
   }
 
-  // Boxes come in order, so that on ties the first stays.
+  // Boxes are added in order, so that the first one wins ties.
   RETINANET_FAST_INLINE void add(const Strip<C>& strip, Range range, const Box<C>& gt, int32_t index, C best_of_gt) {
     const C gt_area = area(gt);
     for (int i = range.begin; i < range.end; ++i) {
@@ -254,7 +253,7 @@ class Matcher {
           const int64_t begin = task * kTaskAnchors;
           for_each_strip_of_boxes<C>(p_.anchors, begin, min2(p_.anchors.num_anchors, begin + kTaskAnchors), body);
         } else {
-          for_each_strip_of_grid<C>(p_.anchors, grid_part(p_.anchors, task), body);
+          for_each_strip_of_grid<C>(p_.anchors, grid_task(p_.anchors, task), body);
         }
       });
     };
@@ -318,7 +317,7 @@ class Matcher {
     write(strip, image, found.box);
   }
 
-  // A box of best IoU 0 has it with every anchor.
+  // A box whose best IoU is 0 has that IoU with every anchor.
   bool any_without_overlap(int64_t begin, int64_t end) const {
     bool found = false;
     for (int64_t g = begin; g < end; ++g) found |= best_iou_[g] == 0;

@@ -1,4 +1,5 @@
-// Boxes sorted by score, then (stable) by class; classes suppress on their own, as parallel tasks.
+// Boxes are sorted by score and then, stably, by class. Classes do not affect each other: parallel tasks of one class
+// or several suppress the boxes of one after the other.
 #include "kernels/nms.h"
 
 #include "kernels/cpu/first_kept.h"
@@ -37,7 +38,7 @@ SortItem<uint64_t>* sort_by_class(const NmsParams& p, const NmsCpuWorkspace<C>& 
   return stable_sort(space.by_class, p.n, used_bytes);
 }
 
-// Whole classes with at least kNmsTaskBoxes boxes together, but for the last task.
+// Tasks of whole classes, each but the last with at least kNmsTaskBoxes boxes.
 int64_t cut_tasks(const SortItem<uint64_t>* by_class, int64_t n, NmsTask* tasks) {
   int64_t num_tasks = 0;
   int64_t begin = 0;
@@ -51,8 +52,8 @@ int64_t cut_tasks(const SortItem<uint64_t>* by_class, int64_t n, NmsTask* tasks)
   return num_tasks;
 }
 
-// One class: `n` boxes, the i-th by score of rank rank_of(i), in the part of the workspace that `task` over boxes from
-// `begin` on owns.
+// Suppresses the `n` boxes of one class, whose i-th by score has rank rank_of(i), in the workspace of `task`, whose
+// boxes begin at `begin`.
 template <class T, class RankOf>
 void suppress(const NmsParams& p, const NmsCpuWorkspace<ComputeType<T>>& space,
               const SortItem<Key<ComputeType<T>>>* by_score, int64_t begin, int64_t task, int64_t n,

@@ -1,6 +1,6 @@
 // Chunks of all levels of all images are scanned in parallel, each for its own best candidates, with a bound that a
-// sample suggests and that rises with what has been found. Then images are finished in parallel: the chunks' candidates
-// merged, sorted, decoded one by one and suppressed until enough are kept.
+// sample of the level suggests and that rises with what has been found. Then images are finished in parallel: their
+// chunks' candidates are merged, sorted, decoded one by one and suppressed until enough are kept.
 #include "kernels/retinanet_detect.h"
 
 #include "kernels/cpu/candidates.h"
@@ -63,7 +63,7 @@ struct LevelScan {
   int64_t first_index;  // of the level's first logit
   const HeadLevel& level;
   int64_t channels;
-  uint64_t* candidates;  // its chunks' part of the workspace
+  uint64_t* candidates;  // of its chunks
   int64_t* counts;
 
   LevelScan(const RetinanetDetectParams& p, const Space& space, int64_t image, int64_t l)
@@ -80,12 +80,12 @@ struct LevelScan {
     }
   }
 
-  // f(its logits, the index of its first) for run `run`.
+  // Calls f(logits of run `run`, index of the first of them).
   template <class F>
   void with_run(int64_t run, const F& f) const {
     const int64_t outer = run / runs.rows;
     const int64_t row = run - outer * runs.rows;
-    // Over channels a run is row `outer` of the grid, or its cell `row`; else row `row` of channel `outer`.
+    // Over channels a run is row `outer` of the grid, or cell `row` in it; else row `row` of channel `outer`.
     const LevelStrides& strides = level.logits_strides;
     const int64_t offset =
         runs.over_channels ? outer * strides.y + row * strides.x : outer * strides.channel + row * strides.y;
@@ -103,9 +103,10 @@ struct LevelScan {
     counts[chunk] = best.finish();
   }
 
-  // A bound for a first scan, which saves most of the work of finding one: the r-th best key of an even sample, r
-  // being beyond the rank that the topk-th best of all is expected to have there by six standard deviations. It is
-  // a guess, for scores that lie together: where too few candidates turn out to be better, the level is scanned again.
+  // A bound for the first scan, which would otherwise spend most of its work on finding one: the key that has a certain
+  // rank in an even sample of the level, six standard deviations beyond the rank that the topk-th best of all is
+  // expected to have there. Where high scores lie close together the guess can be wrong: if too few candidates turn out
+  // to be better, the level is scanned again.
   uint64_t guess(const RetinanetDetectParams& p) const {
     constexpr int64_t kSample = kDetectSampleParts * kDetectPart;
     constexpr int64_t kSlack = 512;
@@ -126,7 +127,7 @@ struct LevelScan {
       });
     }
     best.finish();
-    return key;  // as it was, if no more than `rank` passed the threshold
+    return key;  // still ~0, no bound, if no more than `rank` passed the threshold
   }
 };
 
@@ -138,7 +139,7 @@ void guess_bound(const RetinanetDetectParams& p, const Space& space, int64_t row
   clear(shared_bound(p, space, image, level), space.guesses[row]);
 }
 
-// Task `task` of the batch: a chunk of one level of one image.
+// Task `task` of the batch is a chunk of one level of one image.
 template <class T>
 void scan_chunk(const RetinanetDetectParams& p, const Space& space, int64_t task) {
   const int64_t image = task / space.chunks;
@@ -148,7 +149,7 @@ void scan_chunk(const RetinanetDetectParams& p, const Space& space, int64_t task
   LevelScan<T>(p, space, image, l).scan_chunk(p, shared_bound(p, space, image, l), chunk);
 }
 
-// Scans an image's levels again whose guess was wrong.
+// Scans again those levels of an image whose guess was wrong.
 template <class T>
 void mend_guesses(const RetinanetDetectParams& p, const Space& space, int64_t image) {
   for (int64_t l = 0; l < p.head.num_levels; ++l) {
@@ -230,7 +231,8 @@ Detection decode_item(const RetinanetDetectParams& p, int64_t image, uint64_t ke
 void suppress(const RetinanetDetectParams& p, const Space& space, int64_t image, const SortItem<uint64_t>* items,
               int64_t count, ImageOutput& out) {
   const IouThreshold<float> threshold(p.nms_thresh);
-  KeptPool<float> pool{space.blocks + image * space.blocks_an_image, space.next_block + image * space.blocks_an_image};
+  KeptPool<float> pool{space.blocks + image * space.blocks_per_image,
+                       space.next_block + image * space.blocks_per_image};
   KeptChain* chains = space.chains + image * p.head.num_classes;
   for (int64_t c = 0; c < p.head.num_classes; ++c) chains[c] = KeptChain{};
   for (int64_t i = 0; i < count && !out.full(); ++i) {
@@ -242,7 +244,7 @@ void suppress(const RetinanetDetectParams& p, const Space& space, int64_t image,
   }
 }
 
-// Each detection lowers the scores of its class by overlap; the best of what is left, the first among equals, is next.
+// Each detection lowers the scores of its class by overlap. The next is the best of those left, of equals the first.
 void suppress_softly(const RetinanetDetectParams& p, const Space& space, int64_t image, const SortItem<uint64_t>* items,
                      int64_t count, ImageOutput& out) {
   const float threshold = floor_to<float>(p.nms_thresh);

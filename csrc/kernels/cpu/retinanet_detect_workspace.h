@@ -1,4 +1,4 @@
-// The CPU's scan of a level, and its workspace.
+// How the CPU scans a level, and the workspace of detection.
 #pragma once
 
 #include "kernels/nms.h"
@@ -6,26 +6,27 @@
 
 namespace retinanet_fast {
 
-// A level's logits as runs of elements that lie at one stride in memory and in index, in whichever of the two orders
-// (channels first or last) the elements are neighbours.
+// A level's logits as runs of elements at one stride in memory and in index, along channels or along positions,
+// whichever are neighbours in memory.
 struct DetectRuns {
   bool over_channels;
   int64_t runs;
   int64_t length;
   int64_t stride;
   uint32_t index_step;
-  int64_t rows;  // runs a channel, or runs a row of the grid
+  int64_t rows;  // runs per channel; over channels, runs per row of the grid
   int64_t runs_per_chunk;
   int64_t chunks;
   int64_t capacity;  // candidates that a chunk may hold while it is scanned
 };
 
-constexpr int64_t kDetectChunk = 1 << 18;  // logits, about; chunks are scanned in parallel
-constexpr int64_t kDetectSlack = 4096;     // candidates beyond topk that a chunk collects before it drops the worst
-constexpr int64_t kDetectBlock = 128;      // logits that are compared with the bound at once
-constexpr int64_t kDetectPart = 16;        // and where one of them passes, so many of them
-constexpr int64_t kDetectSampleParts = 1024;
-// Scores are counted by the leading bits of their keys, the exponent and four bits of the mantissa, from score 1 on.
+constexpr int64_t kDetectChunk = 1 << 18;     // logits per chunk, about
+constexpr int64_t kDetectSlack = 4096;        // candidates beyond topk that a chunk collects before it drops the worst
+constexpr int64_t kDetectBlock = 128;         // logits that are compared with the bound at once
+constexpr int64_t kDetectPart = 16;           // logits that are compared at once in a block of which one passes
+constexpr int64_t kDetectSampleParts = 1024;  // of kDetectPart logits each
+
+// Scores are counted by the leading bits of their keys: the exponent and four bits of the mantissa, downward from 1.
 constexpr int kDetectBoundShift = 51;
 constexpr uint64_t kDetectFirstBin = uint64_t(~0x3f800000u) << 32 >> kDetectBoundShift;
 constexpr uint64_t kDetectBoundBins = (uint64_t(1) << (64 - kDetectBoundShift)) - kDetectFirstBin;
@@ -60,20 +61,20 @@ RETINANET_FAST_INLINE DetectRuns detect_runs(const RetinanetDetectParams& p, int
 
 struct DetectCpuWorkspace {
   DetectRuns runs[kMaxLevels];
-  int64_t chunks = 0;    // of an image
-  int64_t capacity = 0;  // candidates of an image's chunks
-  int64_t topk;          // candidates of an image that are decoded
-  int64_t blocks_an_image;
+  int64_t chunks = 0;    // per image
+  int64_t capacity = 0;  // candidates that an image's chunks may hold together
+  int64_t topk;          // candidates per image that are decoded
+  int64_t blocks_per_image;
   uint64_t* guesses;             // [B, L]: a key that, by a sample, more than topk candidates should be better than
   uint64_t* bounds;              // [B, L]: a key at least as bad as that of the topk-th best candidate found so far
-  uint32_t* histograms;          // [B, L, kDetectBoundBins]: the candidates that scans ended with
-  int64_t* counts;               // [B, chunks]: candidates that a chunk ended with
+  uint32_t* histograms;          // [B, L, kDetectBoundBins]: candidates of finished scans
+  int64_t* counts;               // [B, chunks]: candidates of each chunk
   uint64_t* candidates;          // [B, capacity]
   SortItem<uint64_t>* items[2];  // [B, topk]
   KeptChain* chains;             // [B, C]
-  KeptBlock<float>* blocks;      // [B, blocks_an_image]
+  KeptBlock<float>* blocks;      // [B, blocks_per_image]
   int32_t* next_block;
-  math::Box<float>* boxes;  // [B, topk], only for soft suppression, as the two below
+  math::Box<float>* boxes;  // [B, topk], like the two below for soft suppression alone
   float* scores;
   int64_t* labels;
   size_t bytes;
@@ -85,7 +86,7 @@ struct DetectCpuWorkspace {
       capacity += runs[level].chunks * runs[level].capacity;
     }
     topk = image_topk(p);
-    blocks_an_image = math::min2(p.max_detections, topk);
+    blocks_per_image = math::min2(p.max_detections, topk);
     const bool soft = p.soft_nms != SoftNms::kNone;
     Workspace space(base);
     guesses = space.take<uint64_t>(p.head.batch_size * p.head.num_levels);
@@ -95,8 +96,8 @@ struct DetectCpuWorkspace {
     candidates = space.take<uint64_t>(p.head.batch_size * capacity);
     for (auto& sorted : items) sorted = space.take<SortItem<uint64_t>>(p.head.batch_size * topk);
     chains = space.take<KeptChain>(p.head.batch_size * p.head.num_classes);
-    blocks = space.take<KeptBlock<float>>(p.head.batch_size * blocks_an_image);
-    next_block = space.take<int32_t>(p.head.batch_size * blocks_an_image);
+    blocks = space.take<KeptBlock<float>>(p.head.batch_size * blocks_per_image);
+    next_block = space.take<int32_t>(p.head.batch_size * blocks_per_image);
     boxes = space.take<math::Box<float>>(soft ? p.head.batch_size * topk : 0);
     scores = space.take<float>(soft ? p.head.batch_size * topk : 0);
     labels = space.take<int64_t>(soft ? p.head.batch_size * topk : 0);

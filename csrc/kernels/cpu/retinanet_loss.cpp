@@ -1,10 +1,10 @@
-// Every logit is read once, where it lies, in blocks of focal_block; loss and gradient are made together.
+// Every logit is read once, where it lies, one block (focal_block.h) at a time; loss and gradient are made together.
 //
-// A task is a piece of one level of one image. Where the positions of a channel lie side by side (NCHW) it is a run of
-// positions in some channels of one anchor shape k: their matches become one array of weights, shared by the channels,
-// in which the few foreground elements of a channel are marked and unmarked again. Where the channels of a position lie
-// side by side (channels last) it is a run of cells. The box loss of a foreground anchor is added by the task that
-// meets it. Each task leaves two sums, which are added in order: the same bits for any number of threads.
+// A task lies in one level of one image. Where the positions of a channel lie side by side (NCHW) it has consecutive
+// positions in some channels of one anchor shape k: their matches become one array of weights, which the channels
+// share; a channel's few foreground elements are marked in it for that channel alone. Where the channels of a position
+// lie side by side (channels last) a task has consecutive cells. The box loss of a foreground anchor is added by the
+// task that meets it. Each task leaves two sums, which are added in order: the same bits for any number of threads.
 #include "kernels/retinanet_loss.h"
 
 #include <type_traits>
@@ -19,8 +19,8 @@ using namespace math;
 
 namespace {
 
-// n values of T at from[0], from[stride], ... of rows `row_stride` apart and `width` long, starting at position
-// `first` of all rows.
+// The n positions from `first` on, counted along rows of `width` positions. Neighbours in a row are `stride` elements
+// apart in memory, rows `row_stride`.
 struct Run {
   int64_t first;
   int64_t n;
@@ -43,7 +43,7 @@ struct Run {
   }
 };
 
-// The values of a run in the computing type: where they lie, if they lie so, or copied to `array`.
+// The values of a run in the computing type: in place if they are dense and of that type, else copied to `array`.
 template <class T, class C>
 RETINANET_FAST_INLINE const C* read(const T* from, const Run& run, C* array) {
   if (!run.dense()) {
@@ -56,7 +56,7 @@ RETINANET_FAST_INLINE const C* read(const T* from, const Run& run, C* array) {
   return array;
 }
 
-// Where a run of T may be written by a loop over C: in place, or in `array`.
+// Where a loop writes the values of a run: in place if they are dense and of the computing type, else in `array`.
 template <class T, class C>
 RETINANET_FAST_INLINE C* write_target(T* to, const Run& run, C* array) {
   if constexpr (std::is_same_v<T, C>) {
@@ -77,7 +77,7 @@ RETINANET_FAST_INLINE void write(T* to, const Run& run, const C* values) {
   }
 }
 
-// Foreground positions of a run, found by class.
+// The foreground positions of a task, found by class.
 class ForegroundList {
  public:
   void clear() {
@@ -117,7 +117,7 @@ class LossPass {
   LossPass(const RetinanetLossParams& params, const Gamma& gamma)
       : p_(params), gamma_(gamma), channels_(params.head.channels()) {
     grad_classification_ = upstream(params.grad_classification);
-    grad_bbox_ = upstream(params.grad_bbox);
+    grad_box_ = upstream(params.grad_box);
   }
 
   void run(const Executor& executor) const {
@@ -125,25 +125,25 @@ class LossPass {
     executor.parallel_for(tasks, [&](int64_t task) {
       const Sums sums = run_task(task);
       p_.partial_sums[2 * task] = sums.classification;
-      p_.partial_sums[2 * task + 1] = sums.bbox;
+      p_.partial_sums[2 * task + 1] = sums.box;
     });
     Sums total;
     for (int64_t task = 0; task < tasks; ++task) {
       total.classification += p_.partial_sums[2 * task];
-      total.bbox += p_.partial_sums[2 * task + 1];
+      total.box += p_.partial_sums[2 * task + 1];
     }
     *static_cast<C*>(p_.classification) = C(total.classification);
-    *static_cast<C*>(p_.bbox) = C(total.bbox);
+    *static_cast<C*>(p_.box) = C(total.box);
   }
 
  private:
   struct Sums {
     double classification = 0;
-    double bbox = 0;
+    double box = 0;
   };
 
   // What a task needs to know about its level and image.
-  struct Piece {
+  struct LevelOfImage {
     int64_t l;
     const HeadLevel& level;
     LevelStrides grad_strides;  // of the logits' gradient
@@ -170,7 +170,7 @@ class LossPass {
     const double scale =
         1.0 / (double(p_.num_foreground[image] > 1 ? p_.num_foreground[image] : 1) * double(p_.head.batch_size));
     T* grad_logits = static_cast<T*>(gradients.logits);
-    const Piece piece{
+    const LevelOfImage image_level{
         .l = l,
         .level = level,
         .grad_strides = gradients.logits_strides,
@@ -181,18 +181,19 @@ class LossPass {
         .weights = focal_weights<C>(p_.alpha, scale * std::abs(grad_classification_)),
         .box_scale = scale,
     };
-    return walks_channel_rows(p_, l) ? channel_rows(piece, task % per_image) : planes(piece, task % per_image);
+    return walks_channel_rows(p_, l) ? channel_rows(image_level, task % per_image)
+                                     : planes(image_level, task % per_image);
   }
 
   // ---- one block of logits --------------------------------------------------------------------------------------
 
-  // Its loss; writes its gradient. `has_ignored` as in focal_block.
+  // Returns the block's loss and writes its gradient. `has_ignored` as in focal_block.
   double block(const T* logits, const Run& from, T* grad, const Run& to, const C* weights, bool has_ignored) const {
     C array[kFocalBlock], grad_array[kFocalBlock], loss[kFocalBlock];
     const C* x = read<T>(logits, from, array);
     C* out = write_target(grad, to, grad_array);
     const C sum = focal_block(x, weights, from.n, has_ignored, gamma_, loss, out);
-    if (grad_classification_ < 0) {  // the sign of a weight says foreground, so that of the gradient goes on here
+    if (grad_classification_ < 0) {  // a weight's sign says foreground, so the weights hold the factor's size alone
       for (int64_t i = 0; i < from.n; ++i) out[i] = -out[i];
     }
     write(grad, to, out);
@@ -201,15 +202,15 @@ class LossPass {
 
   // ---- positions side by side -----------------------------------------------------------------------------------
 
-  // Some positions and classes of anchor shape k: channel after channel, so that memory is walked through in order.
-  Sums planes(const Piece& piece, int64_t task) const {
-    const HeadLevel& level = piece.level;
+  // Some positions and classes of anchor shape k: channel after channel, so that memory is read in order.
+  Sums planes(const LevelOfImage& image_level, int64_t task) const {
+    const HeadLevel& level = image_level.level;
     const PlaneTasks tasks(p_.head, level);
-    const int64_t first_class = task % tasks.class_pieces * tasks.classes;
-    const int64_t end_class = min2(p_.head.num_classes, first_class + tasks.classes);
-    const int64_t first = task / tasks.class_pieces % tasks.pieces * kLossPlanePositions;
+    const int64_t first_class = task % tasks.class_tasks * tasks.classes_per_task;
+    const int64_t end_class = min2(p_.head.num_classes, first_class + tasks.classes_per_task);
+    const int64_t first = task / tasks.class_tasks % tasks.position_tasks * kLossPlanePositions;
     const int64_t n = min2(kLossPlanePositions, level.height * level.width - first);
-    const int64_t k = task / (tasks.class_pieces * tasks.pieces);
+    const int64_t k = task / (tasks.class_tasks * tasks.position_tasks);
 
     Sums sums;
     C weights[kLossPlanePositions];
@@ -217,49 +218,52 @@ class LossPass {
     foreground.clear();
     bool has_ignored = false;
     for (int64_t i = 0; i < n; ++i) {
-      const int32_t match = piece.matches[(first + i) * p_.head.anchors_per_cell + k];
-      weights[i] = match == kMatchIgnored ? C(0) : piece.weights.background;
+      const int32_t match = image_level.matches[(first + i) * p_.head.anchors_per_cell + k];
+      weights[i] = match == kMatchIgnored ? C(0) : image_level.weights.background;
       has_ignored |= match == kMatchIgnored;
       if (match >= 0) {
         foreground.add(i, p_.gt_labels[match]);
-        if (first_class == 0) sums.bbox += box_loss(piece, first + i, k, match);
+        if (first_class == 0) sums.box += box_loss(image_level, first + i, k, match);
       }
     }
     for (int64_t c = first_class; c < end_class; ++c) {
       const int64_t channel = k * p_.head.num_classes + c;
-      const T* logits = piece.logits + channel * level.logits_strides.channel;
-      T* grad = piece.grad_logits ? piece.grad_logits + channel * piece.grad_strides.channel : nullptr;
-      foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = -piece.weights.foreground; });
+      const T* logits = image_level.logits + channel * level.logits_strides.channel;
+      T* grad =
+          image_level.grad_logits ? image_level.grad_logits + channel * image_level.grad_strides.channel : nullptr;
+      foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = -image_level.weights.foreground; });
       for (int64_t i = 0; i < n; i += kFocalBlock) {
         const int64_t count = min2(kFocalBlock, n - i);
         const Run from{first + i, count, level.width, level.logits_strides.y, level.logits_strides.x};
-        const Run to{first + i, count, level.width, piece.grad_strides.y, piece.grad_strides.x};
+        const Run to{first + i, count, level.width, image_level.grad_strides.y, image_level.grad_strides.x};
         sums.classification += block(logits, from, grad, to, weights + i, has_ignored);
       }
-      foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = piece.weights.background; });
+      foreground.for_each_of_class(c, [&](int64_t i) { weights[i] = image_level.weights.background; });
     }
     return sums;
   }
 
   // ---- channels side by side ------------------------------------------------------------------------------------
 
-  Sums channel_rows(const Piece& piece, int64_t task) const {
-    const HeadLevel& level = piece.level;
+  Sums channel_rows(const LevelOfImage& image_level, int64_t task) const {
+    const HeadLevel& level = image_level.level;
     const int64_t cells = level.height * level.width;
     const int64_t begin = task * loss_cells_per_task(channels_);
     const int64_t end = min2(cells, begin + loss_cells_per_task(channels_));
-    // Cells that lie side by side too are one long run, cut into blocks wherever they end.
-    const bool joined =
-        joins_cells(level, level.logits_strides) && (!piece.grad_logits || joins_cells(level, piece.grad_strides));
+    // Where cells lie side by side too, all channels of the task are one run, and a block may end within a cell.
+    const bool joined = joins_cells(level, level.logits_strides) &&
+                        (!image_level.grad_logits || joins_cells(level, image_level.grad_strides));
     const int64_t step = joined ? end - begin : 1;
-    RowWeights weights(p_, piece);
+    RowWeights weights(p_, image_level);
     Sums sums;
     for (int64_t cell = begin; cell < end; cell += step) {
       const int64_t y = cell / level.width;
       const int64_t x = cell - y * level.width;
-      const T* logits = piece.logits + y * level.logits_strides.y + x * level.logits_strides.x;
-      T* grad = piece.grad_logits ? piece.grad_logits + y * piece.grad_strides.y + x * piece.grad_strides.x : nullptr;
-      const int32_t* matches = piece.matches + cell * p_.head.anchors_per_cell;
+      const T* logits = image_level.logits + y * level.logits_strides.y + x * level.logits_strides.x;
+      T* grad = image_level.grad_logits
+                    ? image_level.grad_logits + y * image_level.grad_strides.y + x * image_level.grad_strides.x
+                    : nullptr;
+      const int32_t* matches = image_level.matches + cell * p_.head.anchors_per_cell;
       const int64_t n = step * channels_;
       for (int64_t first = 0; first < n; first += kFocalBlock) {
         const Run run{first, min2(kFocalBlock, n - first), n, n, 1};
@@ -268,7 +272,8 @@ class LossPass {
       }
       for (int64_t i = 0; i < step * p_.head.anchors_per_cell; ++i) {
         if (matches[i] >= 0)
-          sums.bbox += box_loss(piece, cell + i / p_.head.anchors_per_cell, i % p_.head.anchors_per_cell, matches[i]);
+          sums.box +=
+              box_loss(image_level, cell + i / p_.head.anchors_per_cell, i % p_.head.anchors_per_cell, matches[i]);
       }
     }
     return sums;
@@ -278,20 +283,21 @@ class LossPass {
     return (at.x == channels_ || level.width == 1) && (at.y == level.width * channels_ || level.height == 1);
   }
 
-  // The weights of a block of channels, kept all background between the few blocks that are not.
+  // The weights of a block of channels. Most blocks are background alone, so the array is reset only after another one.
   class RowWeights {
    public:
-    RowWeights(const RetinanetLossParams& params, const Piece& piece) : p_(params), piece_(piece) {
-      for (C& value : values_) value = piece.weights.background;
+    RowWeights(const RetinanetLossParams& params, const LevelOfImage& image_level)
+        : p_(params), image_level_(image_level) {
+      for (C& value : values_) value = image_level.weights.background;
     }
 
     const C* values() const { return values_; }
     bool has_ignored() const { return has_ignored_; }
 
-    // Channels [first, first + n) of the cell, and those behind it, whose anchors match `matches`.
+    // For the n channels from `first` on, counted from the cell whose anchors begin at `matches`.
     void set(const int32_t* matches, int64_t first, int64_t n) {
       if (dirty_) {
-        for (C& value : values_) value = piece_.weights.background;
+        for (C& value : values_) value = image_level_.weights.background;
       }
       dirty_ = has_ignored_ = false;
       for (int64_t k = first / p_.head.num_classes; k * p_.head.num_classes < first + n; ++k) {
@@ -303,14 +309,14 @@ class LossPass {
           for (int64_t i = max2(begin, int64_t(0)); i < min2(begin + p_.head.num_classes, n); ++i) values_[i] = 0;
         } else {
           const int64_t i = begin + p_.gt_labels[matches[k]];
-          if (i >= 0 && i < n) values_[i] = -piece_.weights.foreground;
+          if (i >= 0 && i < n) values_[i] = -image_level_.weights.foreground;
         }
       }
     }
 
    private:
     const RetinanetLossParams& p_;
-    const Piece& piece_;
+    const LevelOfImage& image_level_;
     C values_[kFocalBlock];
     bool dirty_ = false;
     bool has_ignored_ = false;
@@ -319,16 +325,17 @@ class LossPass {
   // ---- foreground anchors ---------------------------------------------------------------------------------------
 
   // The normalised box loss of anchor k of a cell; writes its gradient.
-  double box_loss(const Piece& piece, int64_t cell, int64_t k, int32_t match) const {
-    const double loss = foreground_box_loss<T>(p_, piece.l, piece.image, cell, k, match, piece.box_scale * grad_bbox_);
-    return loss * piece.box_scale;
+  double box_loss(const LevelOfImage& image_level, int64_t cell, int64_t k, int32_t match) const {
+    const double loss =
+        foreground_box_loss<T>(p_, image_level.l, image_level.image, cell, k, match, image_level.box_scale * grad_box_);
+    return loss * image_level.box_scale;
   }
 
   const RetinanetLossParams& p_;
   const Gamma& gamma_;
   int64_t channels_;
   double grad_classification_;
-  double grad_bbox_;
+  double grad_box_;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Chooses a level's kernels when the first op runs. Compiled once, for the baseline.
+// Chooses the x86-64 level whose kernels run, when the first op does. Compiled once, for the baseline.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>

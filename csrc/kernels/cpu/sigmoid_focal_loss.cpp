@@ -1,6 +1,6 @@
-// A tile of elements a task, in blocks that pass through small arrays in the first-level cache: widen, compute losses
-// and derivatives together (what is not asked for costs a store there), multiply by grad_output, narrow. float32
-// and float64 are read and written where they lie. A tile's sum is kept in double, and tiles are added in order.
+// One tile of elements per task, in blocks that pass through small arrays in the first-level cache: widen, compute
+// losses and derivatives together (one that nobody asked for costs a store there), multiply by grad_output, narrow.
+// float32 and float64 are read and written in place. A tile's sum is kept in double, and tiles are added in order.
 #include "kernels/sigmoid_focal_loss.h"
 
 #include "kernels/cpu/bad_row.h"
@@ -18,7 +18,7 @@ static_assert(kSigmoidFocalLossTile % kFocalBlock == 0);
 constexpr int64_t kBackground = -1;
 constexpr int64_t kIgnored = -2;
 
-// The weights that focal_block takes of one block after the other, from the labels of its rows.
+// The weights that focal_block takes, for one block after the other, from the labels of its rows.
 template <class C>
 class LabelledBlocks {
  public:
@@ -31,7 +31,7 @@ class LabelledBlocks {
     clear();
   }
 
-  // Moves to elements [begin, end), where the block before ended at `begin`.
+  // Moves on to elements [begin, end); the block before ended at `begin`.
   void next(int64_t begin, int64_t end) {
     if (!all_background_) clear();
     for (; row_begin_ < end; ++row_, row_begin_ += classes_) {
@@ -76,7 +76,7 @@ class LabelledBlocks {
   int64_t bad_row_ = -1;
 };
 
-// Where a block's computed values go: straight to `out` if that is of the computing type, else through an array.
+// Where a block's results go: straight to `out` if that is of the computing type, else through an array.
 template <class T, class C>
 class Sink {
  public:
@@ -87,7 +87,7 @@ class Sink {
     return array_;
   }
 
-  // Multiplied by factor[i] unless that is null, and by -1 if `negate`.
+  // Multiplies the values by -1 if `negate`, and by factor[i] unless that is null, and narrows them.
   void finish(const T* factor, int64_t n, bool negate) {
     if (!out_) return;
     C* v = values();
@@ -107,7 +107,7 @@ class Sink {
   C array_[kFocalBlock];
 };
 
-// `n` elements in the computing type: where they lie, or widened into `array`.
+// `n` elements in the computing type: in place if they are of it, else widened into `array`.
 template <class T, class C>
 RETINANET_FAST_INLINE const C* widen(const void* from, int64_t begin, int64_t n, C* array) {
   const T* x = static_cast<const T*>(from) + begin;
@@ -121,7 +121,7 @@ Status run(const SigmoidFocalLossParams& p, const Gamma& gamma, const Executor& 
   using C = ComputeType<T>;
   const T* grad_output = static_cast<const T*>(p.grad_output);
   const double factor = grad_output && p.grad_output_is_scalar ? double(load(*grad_output)) : 1.0;
-  // The sign of a weight says foreground, so that of the factor is given to the finished gradients.
+  // A weight's sign says foreground, so the weights hold the factor's size alone; its sign goes to the gradients.
   const bool negate = factor < 0;
   const FocalWeights<C> weights = focal_weights<C>(p.alpha, p.scale * (negate ? -factor : factor));
   int64_t bad_row = -1;

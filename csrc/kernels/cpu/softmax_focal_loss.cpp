@@ -1,6 +1,6 @@
-// Sixteen rows at a time, one a vector lane: their logits pass through a small transposed array, once for the largest
-// logit of each row, once for the sum of the others' exponentials, and where the gradient is asked for once more for
-// the exponentials themselves. A tile's sum is kept in double, and tiles are added in order.
+// Sixteen rows at a time, one per vector lane. Their logits pass through a small transposed array: once for the largest
+// logit of each row, once for the sum of the others' exponentials and, for a gradient, once more for the exponentials
+// themselves. A task is a tile of rows; its sum is kept in double, and tiles are added in order.
 #include "kernels/softmax_focal_loss.h"
 
 #include "kernels/cpu/bad_row.h"
@@ -15,11 +15,11 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 constexpr int64_t kChunk = 128;  // classes that are transposed at once
-constexpr int64_t kAtOnce = 4;   // and that are looked at together, so that no sum waits for itself at every class
+constexpr int64_t kAtOnce = 4;   // classes whose terms are added up before they go to a row's sum: fewer wait for it
 
 static_assert(kSoftmaxFocalLossTile % kLanes == 0);
 
-// `rows` <= kLanes consecutive rows, one array for each of their values.
+// `rows` <= kLanes consecutive rows, with one array per quantity.
 template <class T>
 class RowGroup {
   using C = ComputeType<T>;
@@ -66,7 +66,7 @@ class RowGroup {
   }
 
  private:
-  // f(first, n): chunk_[j][row] is the logit of class first + j, for j < n. A single chunk is transposed once.
+  // Calls f(first, n) with chunk_[j][row] the logit of class first + j for j < n. A single chunk is transposed once.
   template <class F>
   RETINANET_FAST_INLINE void for_each_chunk(const F& f) {
     for (int64_t first = 0; first < p_.classes; first += kChunk) {
@@ -88,7 +88,7 @@ class RowGroup {
     }
   }
 
-  // A NaN among the logits stays one in a sum of exponentials, whatever this finds.
+  // A NaN may get lost here; the sum of exponentials will be NaN all the same.
   void find_largest() {
     for (C& top : top_) top = -std::numeric_limits<C>::infinity();
     for_each_chunk([&](int64_t, int64_t n) {

@@ -1,5 +1,5 @@
-// A stable sort of (key, index) items by ascending key: insertion for a few, else least significant digit first.
-// Included by kernels of one level only: everything lives in its namespace.
+// A stable sort of (key, index) items by ascending key: insertion sort for a few, else radix sort from the lowest byte.
+// Included by CPU kernels only: everything lives in the namespace of their x86-64 level.
 #pragma once
 
 #include "kernels/nms.h"
@@ -16,8 +16,8 @@ inline void insertion_sort(SortItem<K>* items, int64_t n) {
   }
 }
 
-// Sorts items[0] by the low `key_bytes` bytes of the keys, with items[1] as spare room; returns the one of the two
-// that holds the result. Passes over bytes that are equal in all keys are skipped.
+// Sorts items[0] by the low `key_bytes` bytes of the keys, with items[1] as workspace; returns the one of the two that
+// holds the result. Bytes that are equal in all keys are skipped.
 template <class K>
 inline SortItem<K>* stable_sort(SortItem<K>* const (&items)[2], int64_t n, int key_bytes = sizeof(K)) {
   constexpr int64_t kFew = 48;

@@ -1,4 +1,4 @@
-// One level's table: compiled once per level beside the kernels that it points at.
+// The table of one x86-64 level, compiled like the kernels that it points at.
 #include "kernels/cpu/kernels.h"
 
 #define RETINANET_FAST_TEXT_(x) #x

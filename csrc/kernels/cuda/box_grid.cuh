@@ -1,6 +1,6 @@
-// A grid of cells over the centres of boxes, and the cells in which a box's hits must lie. kernels/cpu/kept_grid.h
-// derives the distance: of two boxes with IoU > t, for each axis, the centres are at most w (1 - t) max(1, 1 / (2 t))
-// apart, where w is the side of either of the two.
+// A grid of cells over the centres of boxes, and the cells in which all boxes that hit a box must lie. The distance is
+// derived in kernels/cpu/kept_grid.h: the centres of two boxes with IoU > t are, along each axis, at most
+// w (1 - t) max(1, 1 / (2 t)) apart, where w is the side of either.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,8 +10,8 @@
 
 namespace retinanet_fast {
 
-// How far apart centres can be, in sides, where the computed IoU is above the threshold: a t lower than that by 1e-5
-// makes up for its roundings. Infinite where nothing can be said.
+// How many sides apart the centres of boxes can be whose computed IoU is above the threshold: a t lower than that by
+// 1e-5 makes up for its roundings. Infinite where there is no such bound.
 template <class C>
 double centre_reach(const math::IouThreshold<C>& threshold) {
   if (!threshold.screened) return std::numeric_limits<double>::infinity();
@@ -35,19 +35,19 @@ __device__ __forceinline__ double centre_y(const math::Box<C>& box) {
   return 0.5 * (double(box.y1) + double(box.y2));
 }
 
-// `at` may be infinite, not NaN. Monotone in `at`, in floating point too, so that any grid finds all that is near.
+// `at` may be infinite, not NaN. Monotone in `at`, in floating point too: a range of coordinates is a range of cells.
 __device__ __forceinline__ int cell_along(double at, double first, double per_pixel, int side) {
   return int(math::max2(0.0, math::min2(double(side - 1), (at - first) * per_pixel)));
 }
 
-// Over the centres of the boxes that the threads of a block hold, one each, all of which must call it.
+// A grid over the centres of the boxes that a block's threads hold, one per thread. All threads must call it.
 template <int kThreads, class C>
 __device__ NmsGrid grid_over(const math::Box<C>& box, int side) {
   constexpr int kWarps = kThreads / 32;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   __shared__ double warps[4][kWarps];
   const bool counts = !is_inert(box);
-  // The least of each, negated where the greatest is wanted.
+  // The minimum of each; a maximum is the negated minimum of negated values.
   double least[4] = {counts ? centre_x(box) : kInfinity, counts ? centre_y(box) : kInfinity,
                      counts ? -centre_x(box) : kInfinity, counts ? -centre_y(box) : kInfinity};
   for (int i = 0; i < 4; ++i) {
@@ -60,7 +60,7 @@ __device__ NmsGrid grid_over(const math::Box<C>& box, int side) {
   for (int i = 0; i < 4; ++i) {
     for (int warp = 0; warp < kWarps; ++warp) least[i] = math::min2(warps[i][warp], least[i]);
   }
-  // Any finite values will do where the boxes have no extent.
+  // Any finite values will do where the centres have no extent.
   const double left = least[0] < kInfinity ? least[0] : 0;
   const double top = least[1] < kInfinity ? least[1] : 0;
   const double width = -least[2] - left;
@@ -89,7 +89,7 @@ __device__ CellRange cells_near(const NmsGrid& grid, int side, const math::Box<C
   const C area = math::area(box);
   const bool bounded = reach <= std::numeric_limits<double>::max();
   if (bounded && is_inert(box)) return {0, -1, 0, -1};
-  // Areas that are subnormal or almost overflow: the IoU may be off by more than rounding.
+  // For areas that are subnormal or almost overflow the IoU may be off by more than rounding.
   if (!bounded || !(area >= kSmallestArea && area <= kLargestArea)) return {0, side - 1, 0, side - 1};
   constexpr double kRounding = 1e-14;  // of centres
   const double x = centre_x(box);

@@ -1,8 +1,9 @@
-// box_iou: a block's threads lie along M, as many as M has, and with what is left along N. Each keeps its boxes2[j] and
-//   takes kRows rows in turn, from shared memory; stores coalesce. N * M outputs are written once; the boxes are few
-//   beside them. Most pairs do not meet: these zeros come first, without a branch, then the pairs that divide.
-// box_iou_backward: a warp per row i; lane l adds up j = l, l + 32, ... and the lanes are then added in a fixed
-//   tree, so that the sum has the same order on every run.
+// box_iou: iou[i, j] = I / (A_i + A_j - I), of the intersection I and the areas A (math/box.h).
+//   A block has as many threads along M as M needs (8 to 256), the others along N. A thread keeps boxes2[j] and takes
+//   kRows rows of a tile in shared memory; neighbours store neighbouring outputs. Moves N * M outputs once; the boxes
+//   are few beside them. Most pairs do not overlap: their zeros are stored first, without a division, then the others.
+// box_iou_backward: one warp per row i; lane l adds up j = l, l + 32, ... Reads grad_iou once.
+// Deterministic: the lanes of a row are added in a fixed tree.
 #include "kernels/box_iou.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -19,8 +20,8 @@ constexpr int kRows = 8;
 constexpr int kFewestColumns = 8;  // of a block
 constexpr int64_t kMaxGridY = 65535;
 
-// What meets every box whose IoU with `box` may be other than 0: the box itself, or everything if its area is not
-// positive and finite.
+// A box that overlaps every box whose IoU with `box` may be other than 0: `box` itself, or the whole plane if the area
+// is not positive and finite.
 template <class C>
 __device__ Box<C> reach_of(const Box<C>& box) {
   constexpr C kInfinity = std::numeric_limits<C>::infinity();

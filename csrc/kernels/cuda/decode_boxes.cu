@@ -1,5 +1,6 @@
-// decode_boxes: a thread per row (two rows of a 16-bit type), 16-byte accesses.
-//   moves 3 rows of 4 values a box forward, 5 backward. No reductions: the same bits on every run.
+// decode_boxes: x = xa + dx / wx wa, w = wa exp(min(dw / ww, max)) (math/box_coding.h), optionally clipped.
+//   One thread per row (per two rows of a 16-bit type), 16-byte accesses. Moves 3 rows of 4 values per box forward, 5
+//   backward. Deterministic: no reductions.
 #include "kernels/decode_boxes.h"
 
 #include "kernels/cuda/rows.cuh"

@@ -1,5 +1,6 @@
-// encode_boxes: a thread per row (two rows of a 16-bit type), 16-byte accesses.
-//   moves 3 rows of 4 values a box forward, 5 backward. No reductions: the same bits on every run.
+// encode_boxes: dx = wx (x - xa) / wa, dw = ww ln(w / wa) (math/box_coding.h).
+//   One thread per row (per two rows of a 16-bit type), 16-byte accesses. Moves 3 rows of 4 values per box forward, 5
+//   backward. Deterministic: no reductions.
 #include "kernels/encode_boxes.h"
 
 #include "kernels/cuda/rows.cuh"

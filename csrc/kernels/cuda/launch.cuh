@@ -1,4 +1,4 @@
-// The one place where a grid is launched, so that the same kernels also run under a host-side emulator.
+// The one place where a grid is launched, so that the same kernels also run in a host-side emulator.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,7 +7,7 @@
 
 namespace retinanet_fast {
 
-// Launches kernel(args...) and reports a refused launch. Empty grids are a success: CUDA refuses them.
+// Launches kernel(args...) and reports a refused launch. An empty grid, which CUDA would refuse, is a success.
 template <class... KernelArgs, class... Args>
 Status launch(void (*kernel)(KernelArgs...), dim3 grid, dim3 block, size_t shared_bytes, CudaStream stream,
               const Args&... args) {
@@ -23,7 +23,7 @@ Status launch(void (*kernel)(KernelArgs...), dim3 grid, dim3 block, size_t share
   return {Status::Code::kCuda, -1, static_cast<int64_t>(error)};
 }
 
-// A grid of so many blocks in one dimension, which has room for 2^31 - 1; for more, one that is refused.
+// A one-dimensional grid of n blocks; beyond the 2^31 - 1 that CUDA allows, a grid that the launch refuses.
 inline dim3 blocks_of(int64_t n) { return dim3(unsigned(n <= 0x7fffffff ? n : 0xffffffff)); }
 
 // The dynamic shared memory of a block.

@@ -1,15 +1,15 @@
-// A thread per anchor, held in registers. A warp's 32 anchors are neighbours of similar size, so that few boxes can
-// reach with any of them the IoU that matters: each lane compares one box with what holds all 32 anchors, and the few
-// boxes that remain go round by shuffles. What is left out changes no result, as each kernel says where it sets its
-// bound.
-//   prepare_kernel: a warp per box. On a grid, its IoU with the anchor of each shape nearest to its centre.
-//   best_iou_kernel: each box's best IoU, of all images' boxes alike, since they share the anchors. Maxima of the bits
-//   as
-//     integers, which order numbers that are not negative and do not depend on the order of threads.
-//   match_kernel: for some images, each anchor's best box, first on ties; the IoUs are computed again with the same
-//   bits.
-// Moves the boxes (through the cache) and 4 or 8 bytes an anchor and image out; no storage that grows with
-// anchors times boxes. A box without area is reported through host memory and takes no part.
+// Each anchor's box by the rule of kernels/match_anchors.h, from the IoU of math/box.h.
+//
+// One thread per anchor, which it keeps in registers. A warp's 32 anchors are neighbours of similar size, so only few
+// boxes can reach with any of them an IoU that matters: each lane compares one box with the hull of all 32 anchors, and
+// the few boxes that remain are passed round by shuffles. What is skipped changes no result; each kernel says why.
+//   prepare_kernel   one warp per box: on a grid, its best IoU with the anchors nearest to its centre, one per shape.
+//   best_iou_kernel  each box's best IoU, in one pass for the boxes of all images, since these share the anchors.
+//   match_kernel     each anchor's best box, the first on ties, for kImagesOfBlock images per block. The IoUs are
+//                    computed again, with the same bits.
+// Moves the boxes (through the cache) and 4 or 8 bytes per anchor and image; no storage grows with anchors times boxes.
+// A box without area is reported through host memory and matches nothing. Deterministic: atomics are maxima of the bits
+// of numbers >= 0 and integer sums, which do not depend on the order of threads.
 #include "kernels/match_anchors.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -21,9 +21,9 @@ namespace {
 using namespace math;
 
 constexpr int kThreads = 256;
-constexpr int kBoxesOfBlock = 128;     // of the best_iou_kernel
-constexpr int kImagesOfBlock = 4;      // of the match_kernel
-constexpr int kImagesPerLaunch = 256;  // so many offsets travel as kernel arguments
+constexpr int kBoxesOfBlock = 128;     // of best_iou_kernel
+constexpr int kImagesOfBlock = 4;      // of match_kernel
+constexpr int kImagesPerLaunch = 256;  // whose offsets are kernel arguments
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // The images of one launch.
@@ -39,7 +39,7 @@ __device__ void atomic_max(double* to, double value) {
   atomicMax(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(__double_as_longlong(value)));
 }
 
-// An anchor of a launch's `index`; indices of a level and its cells fit 32 bits.
+// Anchor `index`, as anchor_at() gives it, in 32-bit arithmetic.
 template <class C>
 __device__ Box<C> anchor_of(const Anchors& anchors, uint32_t index) {
   if (anchors.boxes) return anchor_at<C>(anchors, index);
@@ -60,7 +60,7 @@ __device__ Box<C> shuffle(const Box<C>& box, int lane) {
           __shfl_sync(kAllLanes, box.x2, lane), __shfl_sync(kAllLanes, box.y2, lane)};
 }
 
-// iou() with the same value where no corner is a NaN, whose fate takes a comparison and a selection each.
+// The value of iou() where no corner is a NaN: CUDA's minimum and maximum are one instruction each, but drop a NaN.
 template <class C>
 __device__ C iou_of_numbers(const Box<C>& a, C area_a, const Box<C>& b, C area_b) {
   const C width = fmax(C(0), fmin(a.x2, b.x2) - fmax(a.x1, b.x1));
@@ -69,7 +69,7 @@ __device__ C iou_of_numbers(const Box<C>& a, C area_a, const Box<C>& b, C area_b
   return inter / (area_a + area_b - inter);
 }
 
-// A thread's anchor, and what holds the anchors of its warp.
+// A thread's anchor, and the hull and sizes of the anchors of its warp.
 template <class C>
 struct WarpAnchors {
   Box<C> box;
@@ -77,8 +77,8 @@ struct WarpAnchors {
   Box<C> hull;
   C smallest, largest;  // area
 
-  // Behind the last anchor, and for one whose IoU is above 0 with no box (no area, or not a finite one, or a NaN), a
-  // box that overlaps nothing and leaves the hull as it is.
+  // An anchor whose IoU with every box is 0 or NaN (no area, an infinite one, a NaN), and one behind the last anchor,
+  // becomes a box that overlaps nothing and leaves the hull as it is.
   __device__ WarpAnchors(const Anchors& anchors, int64_t index) {
     constexpr C infinity = std::numeric_limits<C>::infinity();
     constexpr Box<C> nothing{infinity, infinity, -infinity, -infinity};
@@ -94,14 +94,14 @@ struct WarpAnchors {
     largest = warp_max(overlaps ? area : C(0));
   }
 
-  // False only where the IoU of `gt` and each anchor of the warp is not above 0, or less than `bound`. An IoU I / U is
-  // at most I / G and I / A, with I at most G, A and what `gt` has in common with the hull.
+  // False only where the IoU of `gt` with every anchor of the warp is 0 or less than `bound`. An IoU I / U is at most
+  // I / G and I / A, the areas of `gt` and the anchor, and I at most G, A and the intersection of `gt` with the hull.
   __device__ bool may_reach(const Box<C>& gt, C bound) const {
     const C width = fmin(gt.x2, hull.x2) - fmax(gt.x1, hull.x1);
     const C height = fmin(gt.y2, hull.y2) - fmax(gt.y1, hull.y1);
     const C inter = width * height;
     const C gt_area = math::area(gt);
-    const C low = bound * C(1 - 1e-5);  // far below what both sides can round
+    const C low = bound * C(1 - 1e-5);  // lower than the bound by more than the roundings of both sides
     return width > C(0) && height > C(0) && fmin(inter, largest) >= low * gt_area &&
            fmin(inter, gt_area) >= low * smallest;
   }
@@ -109,25 +109,24 @@ struct WarpAnchors {
   __device__ C iou_with(const Box<C>& gt) const { return iou_of_numbers(gt, math::area(gt), box, area); }
 };
 
-// Box g, if there is one before `end`; else one without area.
+// Box g if g < end, else one without area.
 template <class C>
 __device__ Box<C> box_at(const MatchAnchorsParams& p, int32_t g, int32_t end) {
   return g < end ? load_box(static_cast<const C*>(p.gt_boxes) + 4 * int64_t(g)) : Box<C>{};
 }
 
-// What is known of the boxes' best IoUs before best_iou_kernel: the workspace's second half.
+// A lower bound of each box's best IoU, known before best_iou_kernel: the second half of the workspace.
 template <class C>
 __device__ C* known_iou(const MatchAnchorsParams& p) {
   return static_cast<C*>(p.best_iou) + p.num_boxes;
 }
 
-// The cell of a row or column whose anchor is nearest to `centre`; another one would do too.
+// The cell of a row or column whose anchor is nearest to `centre`. (Any other cell would be correct too, if slower.)
 __device__ int64_t nearest_cell(double centre, double centre_of_first, int32_t stride, int32_t cells) {
   return int64_t(fmin(cells - 1.0, fmax(0.0, rint((centre - centre_of_first) / stride))));
 }
 
-// best_iou[g] becomes an IoU of box g that some anchor has, or 0; infinity for a box without area, of which no one
-// asks.
+// best_iou[g] becomes an IoU that some anchor has with box g, or 0; infinity for a box without area, which is skipped.
 template <class C>
 __global__ void __launch_bounds__(kThreads)
     prepare_kernel(MatchAnchorsParams p, int32_t first_box, int32_t boxes, int64_t first_image, int32_t images) {
@@ -154,7 +153,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i % 32 == 0) static_cast<C*>(p.best_iou)[g] = known_iou<C>(p)[g] = best;
 }
 
-// An IoU below the one that the box is known to have with some anchor is not its best.
+// Skips the boxes whose IoU with a warp's anchors is below their known IoU with some anchor: it is not their best.
 template <class C>
 __global__ void __launch_bounds__(kThreads) best_iou_kernel(MatchAnchorsParams p, int32_t first_box, int32_t end_box) {
   __shared__ C known[kBoxesOfBlock];
@@ -182,13 +181,13 @@ __global__ void __launch_bounds__(kThreads) best_iou_kernel(MatchAnchorsParams p
   }
 }
 
-// An image's boxes [first, end), as all anchors see them.
+// An image's boxes [first, end), and what holds for all anchors.
 template <class C>
 struct ImageBoxes {
   int32_t first, end;
-  bool any = false;      // box with area
-  bool nowhere = false;  // a box of best IoU 0, which it has with every anchor
-  C bound;               // below this IoU, and unless `nowhere`, an anchor is background, whatever its best box
+  bool any = false;      // there is a box with area
+  bool nowhere = false;  // some box's best IoU is 0, so that every anchor has it
+  C bound;               // an anchor that reaches this IoU with no box is background, unless `nowhere`
 
   __device__ ImageBoxes(const MatchAnchorsParams& p, int32_t first_box, int32_t end_box)
       : first(first_box), end(end_box), bound(C(p.rule.low_threshold)) {

@@ -1,18 +1,21 @@
-// Greedy suppression of boxes in score order, in rounds of kNmsRound ranks; no synchronisation with the host.
-//   rank_kernel     where no order is given: a warp a box counts the boxes before it, which is its rank. N^2
-//                   comparisons, up to kNmsCounted boxes in less time than the passes of a sort.
-//   gather_kernel   else: a thread a rank, boxes and classes into that order.
-// For more than a round, so that the kept boxes of earlier rounds can be looked up by where they are:
-//   place_kernel    a thread a rank: the cell of its centre in a grid, and its place in the cell. Each block finds the
-//                   same extent of the grid, from a sample of the boxes.
+// Greedy suppression in the order of scores (kernels/nms.h), in rounds of kNmsRound ranks, without synchronisation with
+// the host. A box hits a later one where their IoU is above the threshold (and their class the same).
+//   rank_kernel     where no order is given. One warp per box counts the boxes before it, which is its rank: N^2
+//                   comparisons, for up to kNmsCounted boxes less time than the passes of a sort.
+//   gather_kernel   else. One thread per rank copies boxes and classes into that order.
+// Where there is more than one round, so that the kept boxes of earlier rounds can be looked up by position:
+//   place_kernel    one thread per rank: the cell of its centre in a grid, and its place in the cell. Every block finds
+//                   the same extent of the grid, from a sample of the boxes.
 //   scan_kernel     one block: the first slot of each cell.
-// And each round:
-//   pull_kernel     a warp a rank: removed by a kept box of an earlier round? These lie in the cells near it.
-//   mask_kernel     a thread a rank, a block for 256 ranks and 64 that may be before them. A bit a hit: most pairs are
+// Then in each round:
+//   pull_kernel     one warp per rank (but not in the first round): does a kept box of an earlier round hit it? Those
+//                   lie in the cells near it.
+//   mask_kernel     one thread per rank, one block per 256 ranks and 64 earlier ones; one bit per hit. Most pairs are
 //                   ruled out in some 16 instructions, without a branch.
-//   resolve_kernel  one block, four ranks a thread, in passes until all are settled: a rank is removed once a kept one
-//                   hits it, and kept once none that hits it waits. A few passes settle all; in a chain of ranks, of
-//                   which each is hit by the one before alone, a rank takes one.
+//   resolve_kernel  one block, four ranks per thread, in passes until all are settled: a rank is removed once a kept
+//                   one hits it, and kept once all that hit it are removed. Few passes are enough, except for a chain
+//                   in which each rank is hit by the one before it alone: that takes one pass per rank.
+// Moves 16 bytes per box (float) a few times and, per round, the words of the mask that are not 0; up to 2 MB of them.
 // Deterministic: the order of blocks decides only in which order a cell's boxes are looked at.
 #include "kernels/nms.h"
 
@@ -32,8 +35,8 @@ constexpr int kWideThreads = 1024;
 constexpr int kWideWarps = kWideThreads / 32;
 constexpr int kRanksPerThread = int(kNmsRound) / kWideThreads;
 constexpr int kHalfWords = int(kNmsRound) / 32;
-constexpr int kSlots = 4;  // that a lane has in flight
-constexpr int kBatch = 8;  // pairs that are screened without a branch
+constexpr int kSlots = 4;  // that a lane reads at once
+constexpr int kBatch = 8;  // pairs that are screened at once, without a branch
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <class C>
@@ -102,7 +105,7 @@ __global__ void place_kernel(Nms<C> nms) {
   nms.space.place[rank] = atomicAdd(&nms.space.first_slot[cell + 1], 1);
 }
 
-// The sum over the lanes before, of a warp.
+// The sum of the values of a warp's lanes before this one.
 __device__ int sum_before(int value) {
   const int lane = threadIdx.x % 32;
   int sum = value;
@@ -113,7 +116,7 @@ __device__ int sum_before(int value) {
   return sum - value;
 }
 
-// first_slot[cell + 1] from the size of `cell` to the sum of the sizes up to it.
+// Turns first_slot[cell + 1] from the size of `cell` into the sum of the sizes of all cells up to it.
 __global__ void scan_kernel(int32_t* first_slot, int cells) {
   __shared__ int totals[kWideWarps];
   const int lane = threadIdx.x % 32;
@@ -206,7 +209,7 @@ __global__ void mask_kernel(Nms<C> nms) {
   const int earlier = column - first_row < kGroup ? bits_below(rows, column - first_row) : __popcll(rows);
   MaskWord word = 0;
   for (int first = 0; first < earlier; first += kBatch) {
-    unsigned candidates = 0;  // few are left for what takes a division
+    unsigned candidates = 0;  // the few pairs that need the division
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       candidates |= unsigned(may_overlap(nms.threshold, boxes[first + i], areas[first + i], box, box_area)) << i;
@@ -223,11 +226,11 @@ __global__ void mask_kernel(Nms<C> nms) {
   atomicOr(&nms.space.groups[column], MaskWord(1) << group);
 }
 
-// Whether a rank is settled, and what it waits for if not.
+// The state of a rank: settled, or what it waits for.
 template <class C>
 struct Rank {
-  MaskWord groups = 0;  // that hit it and were not looked at yet
-  MaskWord word = 0;    // the ranks that hit it, of the group that is looked at
+  MaskWord groups = 0;  // of 64 ranks, in which some hit it, and which have not been looked at
+  MaskWord word = 0;    // the ranks of the current group that hit it
   int group = 0;
   bool waits = false;
   bool kept = false;
@@ -241,7 +244,7 @@ struct Rank {
 
 template <class C>
 __global__ void __launch_bounds__(kWideThreads) resolve_kernel(Nms<C> nms) {
-  __shared__ MaskWord kept[2][kGroup];  // of this pass and the next
+  __shared__ MaskWord kept[2][kGroup];  // in this pass and in the next
   __shared__ MaskWord waiting[2][kGroup];
   __shared__ int kept_before[kHalfWords];
   const int thread = threadIdx.x;

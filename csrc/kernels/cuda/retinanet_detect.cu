@@ -1,19 +1,20 @@
-// From logits to detections in five launches, whatever the batch, without the host looking at anything. A row is an
-// image's level; the logits are read once.
+// From logits to detections in five launches, without synchronisation with the host. (Thresholds per class take one
+// more, and image sizes on the host one merge_kernel per kSizesAtOnce images.) A row is one level of one image.
 //
-//   guess_kernel     a block per row: from a sample of the row, a bound that somewhat more than topk should pass. It is
-//                    the threshold where few pass that, or where there is room for all of them.
-//   collect_kernel   a block per tile, a row having as many as it is long: collects what passes the bound. Where
-//   nothing
-//                    does, a logit costs one comparison.
-//   sort_kernel      a block per row: selects topk of what was collected, or of the row itself where the guess was
-//                    wrong, and sorts them.
-//   merge_kernel     a thread per candidate: its rank among all levels by binary searches; decodes it there.
-//   suppress_kernel  a block per image: 64 candidates at a time against the kept ones and among themselves, until
-//                    enough are kept. soft_suppress_kernel: the best of all again and again, scores lowered in between.
+//   guess_kernel     one block per row: from a sample of the row, a bound that somewhat more than topk logits should
+//                    pass. It is the threshold if few pass that, or if there is room for the whole row.
+//   collect_kernel   one block per tile of a row: collects what passes the bound. If nothing does, as in most vectors,
+//                    a logit costs one comparison.
+//   sort_kernel      one block per row: selects topk of what was collected (of the row itself if the guess was wrong),
+//                    and sorts them.
+//   merge_kernel     one thread per candidate: finds its rank among all levels by binary searches, and decodes it.
+//   suppress_kernel  one block per image: compares 64 candidates at a time with the kept ones and with each other,
+//                    until enough are kept. Or soft_suppress_kernel: takes the best candidate and lowers the scores
+//                    of the others of its class, until enough are taken.
 //
-// Whatever a guess was, the candidates that are sorted are exactly the best, and their keys are distinct: no order of
-// blocks or atomics shows in the result.
+// Moves the logits once, and a sample of them (small levels whole) once more; all else is small beside them.
+// Deterministic: whatever was guessed, exactly the best candidates are sorted, and their keys are distinct, so that the
+// order of blocks and atomics does not show in the result.
 #include "kernels/cuda/retinanet_detect_suppress.cuh"
 
 namespace retinanet_fast {
@@ -21,19 +22,19 @@ namespace {
 
 constexpr int64_t kSharedKeys = 4096;
 
-// A bound drawn from a sample is the logit that a rank in the sample has. That rank lies above the one that the topk-th
-// best of all is expected to have by four standard deviations and a little, so that hardly any guess is too high, and
-// is not so low that there would be no room for what passes.
+// The guessed bound is the logit of a certain rank in the sample: four standard deviations and a little beyond the rank
+// that the topk-th best of the row is expected to have there, so that the bound is hardly ever too high. `most` keeps
+// it from being so low that there is no room for what passes.
 template <class T>
 DetectLevelPlan plan_level(const RetinanetDetectParams& p, const DetectCudaWorkspace& space, int64_t level) {
   constexpr int64_t kLeastSample = 32768;
-  constexpr int64_t kLeastShare = 1024;  // a sample has at least one of so many logits
+  constexpr int64_t kLeastShare = 1024;  // a sample has at least one in this many logits
   const int64_t size = level_candidates(p, level);
   DetectLevelPlan plan{};
   if (size <= space.room) return plan;
   int64_t sample = kLeastSample;
   while (sample < size / kLeastShare) sample *= 2;
-  if (size <= 2 * sample) {  // then the whole level will do
+  if (size <= 2 * sample) {  // then all of it is the sample
     plan.rank = uint32_t(p.topk);
     plan.most = uint32_t(space.room);
     return plan;
@@ -52,7 +53,7 @@ Status select(Detect& d, CudaStream stream) {
     d.levels[level] = plan_level<T>(d.p, d.space, level);
     d.levels[level].first_tile = d.tiles;
     const int64_t vectors = ceil_div(level_candidates(d.p, level), kVector<T>);
-    d.tiles += uint32_t(ceil_div(vectors + (vectors > 0), kTileVectors));  // one more where the row is not aligned
+    d.tiles += uint32_t(ceil_div(vectors + (vectors > 0), kTileVectors));  // a row off 16 bytes has one vector more
   }
   const dim3 rows(unsigned(d.p.head.batch_size * d.p.head.num_levels));
   Status status = launch(guess_kernel<T>, rows, dim3(kBoundThreads), 0, stream, d);
@@ -60,12 +61,12 @@ Status select(Detect& d, CudaStream stream) {
     status =
         launch(collect_kernel<T>, dim3(unsigned(d.p.head.batch_size) * d.tiles), dim3(kCollectThreads), 0, stream, d);
   }
-  const size_t shared = d.space.keys_a_row <= kSharedKeys ? size_t(d.space.keys_a_row) * sizeof(uint64_t) : 0;
+  const size_t shared = d.space.keys_per_row <= kSharedKeys ? size_t(d.space.keys_per_row) * sizeof(uint64_t) : 0;
   if (status.ok()) status = launch(sort_kernel<T>, rows, dim3(kBoundThreads), shared, stream, d);
   return status;
 }
 
-// Sizes from the host come along as arguments.
+// Image sizes from the host are kernel arguments, kSizesAtOnce images per launch.
 template <class D>
 Status merge(const Detect& d, CudaStream stream) {
   const int64_t images_at_once = d.p.image_sizes_on_host ? kSizesAtOnce : d.p.head.batch_size;

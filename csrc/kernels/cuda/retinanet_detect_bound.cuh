@@ -1,4 +1,4 @@
-// Finds, by one block, a bound that lets enough candidates pass and not too many: a radix selection that stops early.
+// One block finds a bound that lets enough candidates pass, and not too many: a radix selection that stops early.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,12 +18,12 @@ struct BoundSearch {
   uint32_t counts[kBoundBins];
   uint32_t warps[kBoundThreads / 32];
   uint32_t total;
-  uint32_t digit;   // the bin in which the wanted candidate lies,
-  uint32_t before;  // and how many lie in bins before it
+  uint32_t digit;   // the bin of the wanted candidate,
+  uint32_t before;  // and how many candidates lie in bins before it
   float ends[2];
 };
 
-// Of x over the lanes up to this one.
+// The sum of x over the lanes up to and including this one.
 __device__ __forceinline__ uint32_t warp_prefix(uint32_t x) {
 #pragma unroll
   for (int distance = 1; distance < 32; distance *= 2) {
@@ -33,7 +33,7 @@ __device__ __forceinline__ uint32_t warp_prefix(uint32_t x) {
   return x;
 }
 
-// Sets total, digit and before for the `wanted`-th (from 1) of what has been counted, if there are so many.
+// Sets total and, for the `wanted`-th (from 1) of what has been counted, if there are that many, digit and before.
 __device__ inline void find_digit(BoundSearch& search, uint32_t wanted) {
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
@@ -60,9 +60,9 @@ struct KeyRange {
   uint32_t last;
 };
 
-// Narrows a range of keys to its beginning, up to where it has the `rank`-th smallest key and no more than `most`, if
-// that can be; returns how many it has then. `key_of(logit, index, key)` says which candidates of the source count, and
-// by what. All threads of the block call it, and find the same.
+// Lowers the end of a range of keys as far as the range still has the `rank` smallest keys, and until it has no more
+// than `most` if that is possible; returns how many it has. `key_of(logit, index, key)` is true for the candidates that
+// count and gives their key. All threads of the block call it and get the same result.
 template <class Source, class KeyOf>
 __device__ uint32_t narrow(const Source& source, BoundSearch& search, KeyRange& range, uint32_t rank, uint32_t most,
                            const KeyOf& key_of) {
@@ -92,16 +92,16 @@ __device__ uint32_t narrow(const Source& source, BoundSearch& search, KeyRange& 
   }
 }
 
-// By one warp: how far a logit's key can be lowered (direction -1) or raised (1) until its score changes. Scores never
-// fall where logits rise, so that 32 steps are tried at once: first of growing length, then ever finer.
+// By one warp: the number of steps by which a logit's key can be lowered (direction -1) or raised (1) before its score
+// changes. Scores never fall as logits rise, so 32 distances are tried at once: first growing ones, then ever finer.
 __device__ inline uint32_t steps_of_equal_score(float logit, int direction) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t key = math::ascending_key(logit);
   const uint32_t end = math::ascending_key(direction < 0 ? -kInfinity : kInfinity);
   const float score = math::sigmoid_score(logit);
-  uint32_t equal = 0;                                               // so many steps leave the score as it is,
-  uint32_t differs = (direction < 0 ? key - end : end - key) + 1u;  // and so many do not
+  uint32_t equal = 0;                                               // steps that leave the score as it is,
+  uint32_t differs = (direction < 0 ? key - end : end - key) + 1u;  // and that change it
   for (uint32_t stride = 0; differs - equal > 1; stride = (differs - equal - 1) / 32 + 1) {
     const uint32_t steps = equal + (stride == 0 ? 1u << lane : (lane + 1) * stride);
     const bool tried = steps > equal && steps < differs;
@@ -117,9 +117,9 @@ __device__ inline uint32_t steps_of_equal_score(float logit, int direction) {
   return equal;
 }
 
-// A bound that lets the `rank` best candidates of a source pass, and at most `most` if that can be, which it cannot
-// only for rank > most; `threshold` if that does already. source.for_each(visit) calls visit(candidate, logit, index)
-// for this thread's logits, those above the threshold being candidates.
+// A bound that lets the `rank` best candidates of a source pass and (if rank <= most) at most `most`; `threshold` where
+// that does so already. source.for_each(visit) calls visit(candidate, logit, index) for this thread's logits;
+// `candidate` says whether they are above the threshold.
 template <class Source>
 __device__ math::CandidateBound select_bound(const Source& source, const math::CandidateBound& threshold,
                                              BoundSearch& search, uint32_t rank, uint32_t most, bool& is_threshold) {
@@ -133,7 +133,7 @@ __device__ math::CandidateBound select_bound(const Source& source, const math::C
   is_threshold = logits.last == worst && through <= most;
   if (is_threshold) return threshold;
 
-  // Lower logits may have the same score and a lower index, and so be better: to be exact, go by scores.
+  // A lower logit with the same score and a lower index is better, so an exact bound goes by scores.
   const uint32_t key = ~logits.last;
   const uint32_t warp = threadIdx.x / 32;
   if (warp < 2) {
@@ -159,7 +159,7 @@ __device__ math::CandidateBound select_bound(const Source& source, const math::C
     key = index;
     return logit >= bound.equal && !(logit >= bound.above);
   });
-  bound.index = indices.last + (indices.last != ~0u);  // which no index is
+  bound.index = indices.last + (indices.last != ~0u);  // no candidate has index ~0
   return bound;
 }
 

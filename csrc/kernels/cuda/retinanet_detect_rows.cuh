@@ -1,4 +1,4 @@
-// What detection's kernels read: the logits of one level of one image, a row, as the 16-byte vectors that they lie in.
+// What detection's kernels read: the logits of one level of one image, a row, as 16-byte vectors.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,22 +10,23 @@ namespace retinanet_fast {
 
 // What the host knows about the rows of one level.
 struct DetectLevelPlan {
-  uint32_t first_tile;  // of an image's tiles
-  uint32_t sample;      // vectors, a power of two, from which a bound is guessed; 0: from all of them
-  uint32_t rank;        // the bound lets so many of the sample pass, or more;
-  uint32_t most;        // and so many if it can; 0: no bound is needed, there is room for the whole level
+  uint32_t first_tile;  // among an image's tiles
+  uint32_t sample;      // vectors from which a bound is guessed, a power of two; 0: all of them
+  uint32_t rank;        // the bound lets at least this many of the sample pass,
+  uint32_t most;        // and at most this many if possible; 0: no bound is needed, there is room for the whole level
 };
 
 struct Detect {
   RetinanetDetectParams p;
   DetectCudaWorkspace space;
   DetectLevelPlan levels[kMaxLevels];
-  uint32_t tiles;                  // of an image
+  uint32_t tiles;                  // per image
   math::CandidateBound threshold;  // where there is one for all classes
-  uint32_t shared_keys;            // a row's keys are sorted in shared memory where they are no more than this
+  uint32_t shared_keys;            // up to this many keys of a row are sorted in shared memory
 };
 
-// In which order the logits of a row are counted, that is, how they lie in memory: densely, as far as that goes.
+// A row's logits in the order in which they lie in memory, with one of two layouts: channels last, or planes. Vectors
+// are read whole where the row is dense.
 template <class T>
 class DetectRow {
  public:
@@ -46,12 +47,12 @@ class DetectRow {
 
   __device__ int64_t size() const { return int64_t(cells_) * channels_; }
 
-  // The first may begin before the row, the last end after it: vectors are aligned, and never read beyond the row.
+  // Vectors are aligned: the first may begin before the row and the last end after it. Nothing beyond the row is read.
   __device__ int64_t vectors() const { return ceil_div(size() + before_, kVector<T>); }
   __device__ int64_t place(int64_t vector) const { return vector * kVector<T> - before_; }
   __device__ bool holds(int64_t place) const { return place >= 0 && place < size(); }
 
-  // Whether kCount vectors from here on lie within the row, and densely.
+  // Whether `count` vectors from this one on lie within the row, and densely.
   __device__ bool is_inside(int64_t vector, int64_t count) const {
     return dense_ && place(vector) >= 0 && place(vector + count) <= size();
   }
@@ -73,7 +74,7 @@ class DetectRow {
 
   __device__ float logit(int64_t place) const { return float(math::load(logits_[offset(uint32_t(place))])); }
 
-  // Of a logit among the image's.
+  // A logit's candidate index.
   __device__ uint32_t index(int64_t place) const {
     if (channels_last_) return first_index_ + uint32_t(place);
     const uint32_t channel = uint32_t(place) / cells_;
@@ -102,7 +103,7 @@ class DetectRow {
   uint32_t cells_;
   uint32_t first_index_;
   const T* logits_;
-  int32_t before_;  // elements by which the row begins after a vector's beginning
+  int32_t before_;  // elements from the beginning of the first vector to that of the row
   bool channels_last_;
   bool dense_;
 };

@@ -12,6 +12,7 @@ using namespace math;
 
 constexpr uint64_t kNoKey = ~uint64_t(0);
 
+// One block: the lowest logit that passes each class's threshold, and the lowest of these.
 __global__ void class_thresholds_kernel(Detect d) {
   __shared__ uint32_t lowest;
   if (threadIdx.x == 0) lowest = ~0u;
@@ -36,7 +37,7 @@ __device__ CandidateBound threshold_of(const Detect& d) {
 
 // ---- what a block selects from -------------------------------------------------------------------------------------
 
-// A row, or an even sample of its vectors: one at a random place in each of `sample` equal parts.
+// A row, or an even sample of its vectors: one at a pseudo-random place in each of `sample` equal parts of the row.
 template <class T>
 struct RowSource {
   const DetectRow<T>& row;
@@ -61,7 +62,7 @@ struct RowSource {
       const uint4 bits = next;
       if (i + kBoundThreads < count) next = row.read(vector(uint32_t(i + kBoundThreads)));
       const int64_t first = row.place(vector(uint32_t(i)));
-      // Half a vector's code at a time: what is fetched but once costs more than what it does.
+      // Half a vector at a time, to halve the code: this runs once, and fetching it costs more than running it.
 #pragma unroll 1
       for (int half = 0; half < 2; ++half) {
         struct {
@@ -82,7 +83,7 @@ struct RowSource {
   }
 };
 
-// What a scan has collected.
+// The candidates that collect_kernel has found in a row.
 struct CollectedSource {
   const uint64_t* collected;
   uint32_t count;
@@ -97,7 +98,7 @@ struct CollectedSource {
   }
 };
 
-// ---- a block per row: a bound for its scan -------------------------------------------------------------------------
+// ---- one block per row: a bound for its scan -----------------------------------------------------------------------
 
 template <class T>
 __global__ void __launch_bounds__(kBoundThreads) guess_kernel(Detect d) {
@@ -119,16 +120,15 @@ __global__ void __launch_bounds__(kBoundThreads) guess_kernel(Detect d) {
   }
 }
 
-// ---- a block per tile: what passes ---------------------------------------------------------------------------------
-// -----------------------------------------------------------------------------------
+// ---- one block per tile: what passes -------------------------------------------------------------------------------
 
 constexpr int kCollectThreads = 256;
-constexpr int kCollectVectors = 4;  // that a thread has under way at once: their hits make one mask
+constexpr int kCollectVectors = 4;  // that a thread loads at once; their hits are one mask
 constexpr int kCollectRounds = 2;
 constexpr int kTileVectors = kCollectThreads * kCollectVectors * kCollectRounds;
 
-// Appends a warp's hits, bit u * kVector + e of each thread's for element e of its vector u: one atomic operation for
-// all of them, and none where a row has collected far too many already.
+// Appends a warp's hits, where bit u * kVector + e of a thread's mask is element e of its vector u, with one atomic
+// operation for all of them. Beyond the room that a row has they are counted only.
 template <class T>
 __device__ void append_hits(const Detect& d, const DetectRow<T>& row, int64_t r, const CandidateBound& bound,
                             int64_t vector, uint32_t hits) {
@@ -209,9 +209,10 @@ __global__ void __launch_bounds__(kCollectThreads) collect_kernel(Detect d) {
   }
 }
 
-// ---- a block per row: its best candidates, sorted ------------------------------------------------------------------
+// ---- one block per row: its best candidates, sorted ----------------------------------------------------------------
 
-// Bitonic, of distinct keys. Where neighbours are at most 32 apart, a warp's 32 pairs are 64 keys of its own.
+// A bitonic sort of distinct keys. Where pairs are at most 32 apart, a warp's 32 pairs are 64 keys that no other warp
+// touches, and a barrier of the warp is enough.
 __device__ inline void sort_keys(uint64_t* keys, uint32_t size) {
   for (uint32_t run = 2; run <= size; run *= 2) {
     for (uint32_t apart = run / 2; apart > 0; apart /= 2) {
@@ -234,12 +235,11 @@ __device__ inline void sort_keys(uint64_t* keys, uint32_t size) {
   __syncthreads();
 }
 
-// Of a source, into keys of a row, sorted: the best candidates, no fewer than topk if there are so many. Returns their
-// number.
+// Sorts the best candidates of a source into `keys`, at least topk of them if there are that many; returns how many.
 template <class Source>
 __device__ uint32_t sort_best(const Detect& d, const Source& source, uint64_t count, const CandidateBound& threshold,
                               BoundSearch& search, uint64_t* keys) {
-  const uint32_t room = uint32_t(d.space.keys_a_row);
+  const uint32_t room = uint32_t(d.space.keys_per_row);
   CandidateBound bound = threshold;
   bool unused = false;
   if (count > room) bound = select_bound(source, threshold, search, uint32_t(d.p.topk), room, unused);
@@ -264,15 +264,15 @@ __device__ uint32_t sort_best(const Detect& d, const Source& source, uint64_t co
   return found;
 }
 
-// A guess that let too few or too many candidates pass is mended here: the block selects from the row itself.
+// If the guessed bound let too few or too many candidates pass, the block selects from the row itself.
 template <class T>
 __global__ void __launch_bounds__(kBoundThreads) sort_kernel(Detect d) {
   __shared__ BoundSearch search;
   const uint32_t image = blockIdx.x / uint32_t(d.p.head.num_levels);
   const int level = int(blockIdx.x - image * uint32_t(d.p.head.num_levels));
   const uint32_t collected = d.space.found[blockIdx.x];
-  uint64_t* sorted = d.space.keys + blockIdx.x * d.space.keys_a_row;
-  uint64_t* keys = d.space.keys_a_row <= d.shared_keys ? dynamic_shared<uint64_t>() : sorted;
+  uint64_t* sorted = d.space.keys + blockIdx.x * d.space.keys_per_row;
+  uint64_t* keys = d.space.keys_per_row <= d.shared_keys ? dynamic_shared<uint64_t>() : sorted;
   uint32_t found = 0;
   const DetectBound scanned = d.space.bounds[blockIdx.x];
   if (collected > d.space.room || (collected < d.p.topk && scanned.is_guess)) {

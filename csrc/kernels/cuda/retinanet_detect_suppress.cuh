@@ -7,16 +7,16 @@
 namespace retinanet_fast {
 namespace {
 
-// ---- a thread per candidate: its rank among all levels, and its box ------------------------------------------------
+// ---- one thread per candidate: its rank among all levels, and its box ----------------------------------------------
 
 constexpr int kMergeThreads = 256;
-constexpr int64_t kSizesAtOnce = 64;  // images whose sizes pass from the host in one launch
+constexpr int64_t kSizesAtOnce = 64;  // images whose sizes are arguments of one launch
 
 struct HostSizes {
   int64_t values[2 * kSizesAtOnce];
 };
 
-// blockIdx.y: a row, from those of `first_image` on.
+// blockIdx.y is a row, counted from the first one of `first_image`.
 template <class D>
 __global__ void __launch_bounds__(kMergeThreads) merge_kernel(Detect d, HostSizes sizes, int64_t first_image) {
   const uint32_t image_here = blockIdx.y / uint32_t(d.p.head.num_levels);
@@ -34,15 +34,15 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(Detect d, HostSize
   if (i == 0 && level == 0) d.space.totals[image] = int32_t(total);
   if (i >= d.space.counts[first_row + level]) return;
 
-  // Better ones of each level by binary searches, of all levels side by side.
-  const uint64_t* keys = d.space.keys + first_row * d.space.keys_a_row;
-  const uint64_t key = keys[level * d.space.keys_a_row + i];
+  // The number of better candidates of each level, by binary searches that run side by side.
+  const uint64_t* keys = d.space.keys + first_row * d.space.keys_per_row;
+  const uint64_t key = keys[level * d.space.keys_per_row + i];
   uint32_t better[kMaxLevels] = {};
-  for (uint32_t step = uint32_t(d.space.keys_a_row) / 2; step > 0; step /= 2) {
+  for (uint32_t step = uint32_t(d.space.keys_per_row) / 2; step > 0; step /= 2) {
 #pragma unroll
     for (int l = 0; l < kMaxLevels; ++l) {
       const uint32_t reached = better[l] + step;
-      if (reached <= counts[l] && keys[l * d.space.keys_a_row + reached - 1] < key) better[l] = reached;
+      if (reached <= counts[l] && keys[l * d.space.keys_per_row + reached - 1] < key) better[l] = reached;
     }
   }
   int64_t to = image * d.space.topk;
@@ -75,12 +75,12 @@ __device__ void pad(const Detect& d, int64_t image, int64_t count) {
   if (threadIdx.x == 0) d.p.counts[image] = count;
 }
 
-// ---- a block per image: class by class -----------------------------------------------------------------------------
+// ---- one block per image: suppression class by class ---------------------------------------------------------------
 
 constexpr int kSuppressThreads = 1024;
 constexpr int kGroup = int(kMaskBits);
 constexpr int kSlices = kSuppressThreads / kGroup;
-constexpr int64_t kKeptInShared = 1024;  // of the kept ones; others are read back from the output
+constexpr int64_t kKeptInShared = 1024;  // kept boxes in shared memory; those beyond are read back from the output
 
 struct LabelledBox {
   Box<float> box;
@@ -93,8 +93,8 @@ struct LabelledBox {
   }
 };
 
-// The kept ones of up to 64 candidates in order, by a whole warp: `first` and `second` are those earlier ones that
-// would suppress the candidates `lane` and `lane + 32`. Each round settles at least the first that is open.
+// Which of up to 64 candidates, in order, are kept, by a whole warp: `first` and `second` are the earlier candidates
+// that would suppress the candidates `lane` and `lane + 32`. Each round settles at least the first open one.
 __device__ inline MaskWord resolve_by_votes(MaskWord candidates, MaskWord first, MaskWord second) {
   const int lane = int(threadIdx.x % 32);
   const auto vote = [](bool low, bool high) {
@@ -111,18 +111,19 @@ __device__ inline MaskWord resolve_by_votes(MaskWord candidates, MaskWord first,
   return kept;
 }
 
-// 64 candidates at a time, each compared by kSlices threads with the kept ones and the earlier ones of its group.
+// Takes 64 candidates at a time, a group. kSlices threads compare each with the kept boxes and the group's earlier
+// ones.
 __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, IouThreshold<float> threshold) {
   __shared__ LabelledBox group[kGroup];
-  __shared__ MaskWord suppressors[kGroup];  // of each, among the earlier ones of the group
+  __shared__ MaskWord suppressors[kGroup];  // of each candidate, among the earlier ones of the group
   __shared__ MaskWord removed;
   LabelledBox* kept_boxes = dynamic_shared<LabelledBox>();
   const int64_t image = blockIdx.x;
   const int64_t total = d.space.totals[image];
   const uint64_t* keys = d.space.merged + image * d.space.topk;
   const Box<float>* boxes = d.space.boxes + image * d.space.topk;
-  const int lane = int(threadIdx.x) % kGroup;   // one of the group
-  const int slice = int(threadIdx.x) / kGroup;  // a share of what it is compared with
+  const int lane = int(threadIdx.x) % kGroup;   // candidate of the group
+  const int slice = int(threadIdx.x) / kGroup;  // of the boxes that it is compared with, one in kSlices
   const auto load = [&](int64_t i) {
     return i < total ? LabelledBox{boxes[i], area(boxes[i]), label_of(d, keys[i]), keys[i]} : LabelledBox{};
   };
@@ -165,11 +166,11 @@ __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, Io
   pad(d, image, kept);
 }
 
-// ---- a block per image: soft suppression ---------------------------------------------------------------------------
+// ---- one block per image: soft suppression -------------------------------------------------------------------------
 
 constexpr int kSoftThreads = 256;
 
-// Each detection lowers the scores of its class by overlap; the best of what is left, the first among equals, is next.
+// Each detection lowers the scores of its class by overlap. The next is the best of those left, of equals the first.
 __global__ void __launch_bounds__(kSoftThreads) soft_suppress_kernel(Detect d, float threshold) {
   constexpr float kGone = -std::numeric_limits<float>::infinity();
   __shared__ uint64_t best_of[kSoftThreads];
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kSoftThreads) soft_suppress_kernel(Detect d, f
   for (int64_t i = threadIdx.x; i < total; i += blockDim.x) scores[i] = candidate_score(keys[i]);
   int64_t kept = 0;
   for (; kept < d.p.max_detections; ++kept) {
-    uint64_t best = kNoKey;  // scores are not negative: their bits rise with them; then the rank
+    uint64_t best = kNoKey;  // score and rank; the bits of scores >= 0 are ordered like the scores
     for (int64_t i = threadIdx.x; i < total; i += blockDim.x) {
       if (scores[i] != kGone) best = min2(uint64_t(~bit_cast<uint32_t>(scores[i])) << 32 | uint64_t(i), best);
     }
@@ -206,7 +207,7 @@ __global__ void __launch_bounds__(kSoftThreads) soft_suppress_kernel(Detect d, f
       const float lowered = scores[i] * soft_nms_factor(d.p, threshold, overlap);
       scores[i] = lowered > lowest ? lowered : kGone;
     }
-    // Each thread reads and writes scores of its own only.
+    // No barrier: each thread reads and writes only its own scores.
   }
   pad(d, image, kept);
 }

@@ -1,11 +1,12 @@
-// focal_kernel: all levels and images in one launch; a block is a piece of one level of one image
-//   (retinanet_loss_focal.cuh):
-//   channels last: a tile of kLossRowVectors 16-byte vectors a thread, along rows of classes;
+// The two losses of kernels/retinanet_loss.h and their gradients, in three launches for all levels and images.
+//
+// focal_kernel (retinanet_loss_focal.cuh): a block lies in one level of one image.
+//   channels last: a tile along rows of classes, of kLossRowVectors 16-byte vectors per thread;
 //   NCHW: 32 vectors of positions in all planes of one anchor shape, whose labels are read once.
-// box_loss_kernel: kBoxAnchors anchors a thread, of which the few foreground ones have work.
-// sum_kernel: a block for each of the two losses adds up their blocks' sums.
-// Moves the logits in and their gradient out once, the matches twice, and the deltas of foreground anchors.
-// Sums are added per thread, in a fixed tree per block and in a fixed order over blocks: the same bits on every run.
+// box_loss_kernel: kBoxAnchors anchors per thread; only the few foreground ones have work.
+// sum_kernel: one block per loss adds up the sums of that loss's blocks.
+// Moves the logits in and their gradient out once, the matches twice, and the deltas of foreground anchors with their
+// gradient. Deterministic: sums are added per thread, in a fixed tree per block, and over blocks in a fixed order.
 #include "kernels/retinanet_loss.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -18,7 +19,7 @@ namespace {
 
 using namespace math;
 
-// Blocks on a multiprocessor: as many as the registers of the exponent's policy allow without spills.
+// Blocks per multiprocessor: as many as the registers that gamma's policy needs allow without spills.
 template <class Gamma>
 constexpr int kFocalBlocks = 2;
 template <class T>
@@ -27,8 +28,8 @@ constexpr int kFocalBlocks<GammaTwo<T>> = 3;
 // The blocks of the levels, one level's after the other's.
 struct LossGrid {
   struct Level {
-    int64_t first;      // block; beyond the last level larger than any
-    int64_t per_image;  // blocks
+    int64_t first;      // block; larger than any where there is no such level
+    int64_t per_image;  // blocks per image
     bool vectors;
   };
   Level levels[kMaxLevels];
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kLossThreads, kFocalBlocks<Gamma>)
   int l = 0;
   LossGrid::Level blocks = grid.levels[0];
 #pragma unroll
-  for (int i = 1; i < kMaxLevels; ++i) {  // constant indices: arguments stay where they are
+  for (int i = 1; i < kMaxLevels; ++i) {  // constant indices: the arguments are not copied to local memory
     if (int64_t(blockIdx.x) >= grid.levels[i].first) {
       l = i;
       blocks = grid.levels[i];
@@ -78,7 +79,7 @@ __global__ void __launch_bounds__(kLossThreads) box_loss_kernel(RetinanetLossPar
     const int64_t cell = (anchor - level.first_anchor) / p.head.anchors_per_cell;
     const int64_t k = anchor - level.first_anchor - cell * p.head.anchors_per_cell;
     const double scale = image_scale(p, image);
-    const double factor = scale * upstream<ComputeType<T>>(p.grad_bbox);
+    const double factor = scale * upstream<ComputeType<T>>(p.grad_box);
     loss += foreground_box_loss<T>(p, l, image, cell, k, match[j], factor) * scale;
     const int64_t label = p.gt_labels[match[j]];
     if ((label < 0 || label >= p.head.num_classes) && p.bad_label) *p.bad_label = bad_label_code(match[j], label);
@@ -91,10 +92,10 @@ __global__ void __launch_bounds__(kLossThreads) box_loss_kernel(RetinanetLossPar
 template <class C>
 __global__ void __launch_bounds__(kSumThreads)
     sum_kernel(const double* focal_sums, int64_t focal_blocks, const double* box_sums, int64_t box_blocks,
-               void* classification, void* bbox) {
+               void* classification, void* box) {
   const bool focal = blockIdx.x == 0;
   const double total = sum_of(focal ? focal_sums : box_sums, focal ? focal_blocks : box_blocks);
-  if (threadIdx.x == 0) *static_cast<C*>(focal ? classification : bbox) = C(total);
+  if (threadIdx.x == 0) *static_cast<C*>(focal ? classification : box) = C(total);
 }
 
 // Whether logits and their gradient are dense in each image (channels last) or plane (NCHW), and lie at the same
@@ -138,7 +139,7 @@ Status run(const RetinanetLossParams& p, const Gamma& gamma, CudaStream stream) 
   if (status.ok()) {
     status = launch(sum_kernel<ComputeType<T>>, dim3(2), dim3(kSumThreads), 0, stream,
                     static_cast<const double*>(p.partial_sums), focal_blocks, static_cast<const double*>(box_sums),
-                    box_blocks, p.classification, p.bbox);
+                    box_blocks, p.classification, p.box);
   }
   return status;
 }

@@ -1,8 +1,8 @@
-// The classification loss of a block's piece of one level of one image: rows of channels, or planes.
+// The classification loss of one block's share of a level of one image: rows of channels, or planes.
 //
-// Vectors begin where memory has its 16-byte boundaries, wherever the image or plane begins; only what sticks out at
-// its two ends is read one element at a time. Levels that are not dense, or whose gradient lies differently, go so as a
-// whole.
+// Vectors begin at memory's 16-byte boundaries, wherever the image or plane begins; only the elements before the first
+// and after the last whole vector are read one at a time. So are all elements of a level that is not dense, or whose
+// gradient lies at another distance from these boundaries.
 #pragma once
 
 #include "kernels/cuda/row_cursor.cuh"
@@ -18,7 +18,7 @@ __device__ inline double image_scale(const RetinanetLossParams& p, int64_t image
   return 1.0 / (double(foreground > 1 ? foreground : 1) * double(p.head.batch_size));
 }
 
-// The incoming gradient of a loss, if any.
+// The incoming gradient of a loss; 1 where there is none.
 template <class C>
 __device__ double upstream(const void* grad) {
   return grad ? double(*static_cast<const C*>(grad)) : 1.0;
@@ -37,7 +37,7 @@ struct LevelOfImage {
   const int32_t* matches;  // of its first anchor
   int64_t cells, width;
   int64_t anchors_per_cell, num_classes;
-  bool vectors;  // dense, and logits and gradient lie alike between 16-byte boundaries
+  bool vectors;  // dense, logits and gradient at the same distance from 16-byte boundaries
 
   __device__ LevelOfImage(const RetinanetLossParams& params, int l, int64_t image_index, bool in_vectors)
       : p(params),
@@ -61,7 +61,7 @@ struct LevelOfImage {
     return match >= 0 ? int32_t(p.gt_labels[match]) : match;
   }
 
-  // With the image's normalisation, and the incoming gradient: then no loss is asked for.
+  // With the image's normalisation and the incoming gradient (where there is one, nobody asks for the loss).
   __device__ math::FocalWeights<C> weights() const {
     return math::focal_weights<C>(p.alpha, image_scale(p, image) * upstream<C>(p.grad_classification));
   }
@@ -86,7 +86,7 @@ struct FocalElements {
     return sum;
   }
 
-  // Of class c, for an anchor of `label`. An ignored one may be anything, NaN included.
+  // Class c of an anchor with this label. The logit of an ignored anchor may be anything, NaN included.
   __device__ __forceinline__ C element(C logit, int32_t label, int32_t c, C& grad) const {
     const bool ignored = label == kMatchIgnored;
     const bool foreground = label == c;
@@ -98,9 +98,9 @@ struct FocalElements {
   }
 };
 
-// ---- channels last: a row of classes an anchor, one after the other ---------------------------------------------
+// ---- channels last: one row of classes per anchor, one after the other ------------------------------------------
 
-// Elements [begin, end) of the level, whatever its strides: one by one.
+// `count` elements of the level from `begin` on, whatever its strides: one by one.
 template <class T, class Elements>
 __device__ math::ComputeType<T> row_elements(const LevelOfImage<T>& level, const Elements& elements, int64_t begin,
                                              int count) {
@@ -130,9 +130,9 @@ __device__ math::ComputeType<T> row_elements(const LevelOfImage<T>& level, const
   return sum;
 }
 
-// A tile of 16-byte vectors of (anchor, class) pairs, two of a thread's loads under way while two are computed. Almost
-// all tiles are background alone, and need no look at labels after the first; a vector without any other needs none at
-// single elements.
+// A tile of 16-byte vectors of (anchor, class) pairs; each thread has two loads under way while it computes two
+// vectors. Almost all tiles are background alone, and look at their labels once, before the loop; in the others a
+// vector that is background alone does not look at the labels of single elements.
 template <class T, class Gamma>
 __device__ math::ComputeType<T> channel_rows(const LevelOfImage<T>& level, int64_t block, const RowStep& step,
                                              const Gamma& gamma) {
@@ -161,7 +161,7 @@ __device__ math::ComputeType<T> channel_rows(const LevelOfImage<T>& level, int64
   __shared__ __align__(16) math::FocalWeights<C> weights;
   if (threadIdx.x == 0) weights = level.weights();
   const int64_t first_anchor = (tile + begin) / level.num_classes;
-  const int32_t ahead = int32_t(tile + begin - first_anchor * level.num_classes);  // elements of it before the tile
+  const int32_t ahead = int32_t(tile + begin - first_anchor * level.num_classes);  // of its elements, before the tile
   const int32_t anchors = end > begin ? int32_t((ahead + end - begin - 1) / level.num_classes) + 1 : 0;
   bool others = false;
   for (int32_t i = threadIdx.x; i < anchors; i += kLossThreads) {
@@ -235,11 +235,11 @@ __device__ math::ComputeType<T> channel_rows(const LevelOfImage<T>& level, int64
   return total;
 }
 
-// ---- NCHW: a plane of cells a channel ---------------------------------------------------------------------------
+// ---- NCHW: one plane of cells per channel -----------------------------------------------------------------------
 
-// 32 vectors of positions in the planes of one anchor shape, whose labels lie in shared memory; the warps take turns at
-// the classes, each with the load of its next plane under way. Planes begin at any element, so that a vector's first
-// position is another one in each.
+// 32 vectors of positions in the planes of one anchor shape, with the labels in shared memory. Warps take classes in
+// turn, one lane per vector, each with the load from its next plane under way. Planes begin at any element, so the
+// position at which a vector begins differs from plane to plane.
 template <class T, class Gamma>
 __device__ math::ComputeType<T> planes(const LevelOfImage<T>& level, int64_t block, const Gamma& gamma) {
   using C = math::ComputeType<T>;
@@ -249,28 +249,28 @@ __device__ math::ComputeType<T> planes(const LevelOfImage<T>& level, int64_t blo
   constexpr int kWarps = kLossThreads / 32;
   __shared__ int32_t labels[kLabels];
   __shared__ __align__(16) math::FocalWeights<C> weights;
-  __shared__ uint32_t others[kLabels / 32 + 2];  // a bit a label: it is not background
-  const int64_t pieces = ceil_div(level.cells + kSize - 1, kPositions);
-  const int64_t k = block / pieces;
-  const int32_t piece = int32_t(block - k * pieces) * kPositions;
-  const int32_t first = piece - (kSize - 1);  // position of labels[0]
+  __shared__ uint32_t others[kLabels / 32 + 2];  // one bit per label: it is not background
+  const int64_t blocks_per_anchor = ceil_div(level.cells + kSize - 1, kPositions);
+  const int64_t k = block / blocks_per_anchor;
+  const int32_t block_begin = int32_t(block - k * blocks_per_anchor) * kPositions;
+  const int32_t first = block_begin - (kSize - 1);  // position of labels[0]
   const int32_t cells = int32_t(level.cells);
   const int32_t classes = int32_t(level.num_classes);
   const int lane = threadIdx.x % 32;
 
-  // A plane's vector: where it begins, whether it is a whole one, and what it holds then.
-  struct Part {
+  // A lane's vector of one plane: where it begins, whether it lies in the plane whole, and if so its bits.
+  struct PlaneVector {
     int32_t position;
     bool whole;
     uint4 bits;
   };
   const auto read = [&](int32_t c) {
     const T* plane = level.logits + (k * classes + c) * level.logits_strides.channel;
-    const int32_t position = piece + lane * kSize - (level.vectors ? past_boundary(plane) : 0);
+    const int32_t position = block_begin + lane * kSize - (level.vectors ? past_boundary(plane) : 0);
     const bool whole = level.vectors && position >= 0 && position + kSize <= cells;
-    return Part{position, whole, whole ? read_whole(plane + position) : uint4{}};
+    return PlaneVector{position, whole, whole ? read_whole(plane + position) : uint4{}};
   };
-  Part next{};
+  PlaneVector next{};
   int32_t c = threadIdx.x / 32;
   if (c < classes) next = read(c);
 
@@ -291,7 +291,7 @@ __device__ math::ComputeType<T> planes(const LevelOfImage<T>& level, int64_t blo
 
   C total = 0;
   for (; c < classes; c += kWarps) {
-    const Part here = next;
+    const PlaneVector here = next;
     if (c + kWarps < classes) next = read(c + kWarps);
     const int64_t channel = k * classes + c;
     T* to = level.grads ? level.grads + channel * level.grads_strides.channel : nullptr;
@@ -310,7 +310,8 @@ __device__ math::ComputeType<T> planes(const LevelOfImage<T>& level, int64_t blo
     }
     const T* from = level.logits + channel * level.logits_strides.channel;
     for (int j = 0; j < kSize; ++j) {
-      const int32_t cell = level.vectors ? here.position + j : piece + lane + 32 * j;  // neighbours side by side
+      const int32_t cell =
+          level.vectors ? here.position + j : block_begin + lane + 32 * j;  // so that a warp reads neighbours
       if (cell < 0 || cell >= cells) continue;
       const int32_t y = cell / int32_t(level.width);
       const int32_t x = cell - y * int32_t(level.width);

@@ -1,5 +1,5 @@
-// Rows of a given length, one after the other, and a thread that goes over their elements in steps of one size: which
-// row it is in, and how much of it is left, without a division for each step.
+// A thread goes over the elements of consecutive rows in equal steps. A cursor knows in which row it is and how many
+// elements of that are left, without a division per step.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,14 +8,14 @@
 
 namespace retinanet_fast {
 
-// Lengths are cut off here, far above what a block goes over, so that 32 bits do.
+// Lengths are cut off at this number, far above what a block goes over, so that 32 bits are enough.
 constexpr int64_t kLongRow = int64_t(1) << 30;
 
-// Made by the host.
+// A step, divided by the length of a row once, on the host.
 struct RowStep {
   int32_t length;  // of a row
-  int32_t rows;    // that a step passes
-  int32_t rest;    // elements that it goes on after them
+  int32_t rows;    // whole rows per step
+  int32_t rest;    // elements per step beyond these
 
   RowStep(int64_t row_length, int32_t step)
       : length(int32_t(row_length < kLongRow ? row_length : kLongRow)),
@@ -24,9 +24,9 @@ struct RowStep {
 };
 
 struct RowCursor {
-  int64_t first = 0;  // row of the element that it began with
-  int32_t row = 0;    // counted from that one
-  int32_t left = 0;   // elements of the row from here on
+  int64_t first = 0;  // row of the element at which it began
+  int32_t row = 0;    // counted from that row
+  int32_t left = 0;   // elements of the row, from the current one on
 
   RowCursor() = default;
   __device__ RowCursor(int64_t element, int64_t row_length) : first(element / row_length) {

@@ -1,5 +1,5 @@
-// Streaming kernels over rows of four values: a thread takes as many rows as make 16 bytes or more, so that every
-// load and store moves 16 bytes.
+// Streaming kernels over rows of four values: a thread takes as many rows as fill 16 bytes, so that every load and
+// store moves 16 bytes.
 #pragma once
 
 #include "kernels/cuda/launch.cuh"
@@ -9,14 +9,14 @@ namespace retinanet_fast {
 
 constexpr int kRowThreads = 256;
 
-// The rows [N, 4] that a thread holds: 32 bytes of double, 16 of anything narrower.
+// A thread's rows: 32 bytes of double, 16 of anything narrower.
 template <class T>
 struct RowPack {
   static constexpr int kRows = sizeof(T) == 2 ? 2 : 1;
   static constexpr int kVectors = kRows * 4 * int(sizeof(T)) / 16;
   alignas(16) T values[kRows * 4];
 
-  // `rows` is what is left of [N, 4] from `from` on; `aligned` says that `from` lies on 16 bytes.
+  // `rows` is the number of rows from `from` to the end; `aligned` says that `from` lies on a 16-byte boundary.
   __device__ void load(const T* from, int64_t rows, bool aligned) {
     if (aligned && rows >= kRows) {
       for (int i = 0; i < kVectors; ++i) reinterpret_cast<uint4*>(values)[i] = reinterpret_cast<const uint4*>(from)[i];

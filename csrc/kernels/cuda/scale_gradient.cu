@@ -1,8 +1,8 @@
 // scale_gradient: gradient[i] *= scale[0], for several gradients in one launch.
 //
-// A limited number of blocks, so that a launch with nothing to do is short: they go over every gradient, a thread taking
-// 16 bytes at a time, and skip those of scale 1 after one load, so that the host need not know it. Otherwise moves
-// 2 n elements. Deterministic: no sums.
+// At most kMostBlocks blocks go over one gradient after the other, 16 bytes per thread and step. A gradient whose scale
+// is 1 is skipped after one load: the host need not know the scale, and few blocks make a launch with nothing to do
+// short. Moves 2 n elements otherwise. Deterministic: no sums.
 #include "kernels/scale_gradient.h"
 
 #include "kernels/cuda/launch.cuh"

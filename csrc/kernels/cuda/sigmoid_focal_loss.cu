@@ -1,11 +1,12 @@
 // sigmoid_focal_loss: loss = a_t (1 - p_t)^gamma ce and its derivatives (math/focal.h), in one pass.
 //
-// A block takes a tile of kTile elements, a thread 16 bytes of it at a time, neighbours side by side, with the next
-// loads under way while it computes. Almost all rows are background: only where a vector's row is not does a thread
-// look for its class among the elements. A label outside the classes is reported through host memory, its row ignored.
+// One tile of kTile elements per block. A thread takes a vector of 16 bytes at a time, neighbours take neighbouring
+// ones, and the next loads are under way while it computes. Almost all rows are background: only in another row does a
+// thread look for the class among its elements. A label outside the classes is reported through host memory, its row
+// ignored.
 // Moves, in multiples of the logits' bytes: 1 for a sum, 2 with its gradient or for the losses or a gradient alone, one
 // more for each of soft targets, their gradient and a grad_output that is no scalar. Labels come through the cache.
-// Deterministic: a tile's losses are added as trees of fixed shape, and one block adds the tiles' sums in order.
+// Deterministic: a tile's losses are added in a tree of fixed shape, the tiles' sums in a fixed order by one block.
 #include "kernels/sigmoid_focal_loss.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -20,17 +21,17 @@ namespace {
 using namespace math;
 
 constexpr int kThreads = 256;
-// Blocks on a multiprocessor: as many as the registers allow without spills.
+// Blocks per multiprocessor: as many as the registers allow without spills.
 template <class T, bool kSoft>
 constexpr int kBlocks = kSoft || sizeof(T) == 8 ? 2 : 3;
-// Elements of a block. Partial sums are allocated for the CPU's tiles, which are not larger.
+// Elements per block. Partial sums are allocated for the CPU's tiles, which are not larger.
 template <class T>
 constexpr int kTile = sizeof(T) == 2 ? 2 * kSigmoidFocalLossTile : kSigmoidFocalLossTile;
 constexpr int64_t kBackground = -1;
 constexpr int64_t kIgnored = -2;
 
-// A vector's worth of elements: logits in, losses and gradients out. Losses are added to `sum` where they come about,
-// so that each is one multiply-add if nothing else asks for them.
+// The elements of one vector: logits in, losses and gradients out. A loss is added to `sum` where it is computed, so
+// that it costs one multiply-add if nobody asks for the losses themselves.
 template <class T, class Gamma>
 struct Elements {
   using C = ComputeType<T>;
@@ -50,7 +51,7 @@ struct Elements {
     }
   }
 
-  // Elements `begin` ... lie in one row, which is not ignored, and its class is not among them.
+  // Whether the vector at `begin` lies in one row, which is not ignored and whose class is not among these elements.
   __device__ __forceinline__ bool class_lies_elsewhere(int64_t begin) const {
     const int64_t row = begin / p.classes;
     const int64_t column = begin - row * p.classes;
@@ -91,7 +92,7 @@ struct Elements {
     }
   }
 
-  // Seldom asked for, and then computed again rather than always with the rest.
+  // Rarely asked for, and therefore computed on its own then, not always with the rest.
   __device__ __forceinline__ void soft_target_grads(const C (&x)[kCount], const C (&t)[kCount],
                                                     C (&grad)[kCount]) const {
 #pragma unroll
@@ -106,7 +107,7 @@ struct Elements {
   }
 };
 
-// A tile's parts of the arrays [elements], each of which may be null.
+// A block's tile of each of the arrays [elements], which may be null.
 template <class T, class Gamma, bool kSoft, bool kEach>
 struct Tile {
   using C = ComputeType<T>;
@@ -114,8 +115,8 @@ struct Tile {
 
   const SigmoidFocalLossParams& p;
   Elements<T, Gamma> elements;
-  int64_t first;  // element
-  int32_t count;
+  int64_t first;  // element of the tile
+  int32_t count;  // of elements
   const T* inputs;
   const T* targets;
   const T* factors;
@@ -144,19 +145,19 @@ struct Tile {
     return array ? static_cast<Element*>(array) + first : nullptr;
   }
 
-  // Every vector can be accessed as one.
+  // Whether every vector can be accessed as one.
   __device__ bool is_whole() const {
     return count == kTile<T> && is_aligned(inputs) && is_aligned(targets) && is_aligned(factors) &&
            is_aligned(losses) && is_aligned(grads) && is_aligned(grads_targets);
   }
 
-  // Whether all elements of a vector are background: one row's, or two rows'.
+  // Whether all elements of a vector, which lie in one row or in two, are background.
   __device__ __forceinline__ bool is_background(const RowCursor& cursor, const RowStep& step) const {
     const int64_t* label = p.labels + cursor.first + cursor.row;
     return *label == kBackground && (cursor.left >= kCount || (step.length >= kCount && label[1] == kBackground));
   }
 
-  // The vector at `begin`; where it is not kWhole, its elements one by one.
+  // Returns the loss of the vector at `begin` and writes what was asked for; unless kWhole, element by element.
   template <bool kWhole>
   __device__ __forceinline__ C take(int32_t begin, const uint4& inputs_here, const uint4& targets_here,
                                     bool background) const {
@@ -210,8 +211,8 @@ struct Tile {
   }
 };
 
-// Losses are added up and gradients of the logits scaled by one factor; where kEach, there may also be a loss, a factor
-// and a gradient of the target for each element.
+// Sums the losses and writes the logits' gradients, which one factor scales. With kEach there may also be a loss, a
+// factor and a target's gradient per element.
 template <class T, class Gamma, bool kSoft, bool kEach>
 __global__ void __launch_bounds__(kThreads, kBlocks<T, kSoft>)
     sigmoid_focal_loss_kernel(SigmoidFocalLossParams p, Gamma gamma, RowStep step) {

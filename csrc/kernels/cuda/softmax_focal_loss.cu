@@ -1,10 +1,10 @@
 // softmax_focal_loss: loss = w_t (1 - p_t)^gamma (-log p_t) and its gradient (math/softmax_focal.h).
 //
-// Up to kMostHeld classes, eight lanes a row, each with its share of the row in registers: four rows a warp, so that
-// what there is once a row (a logarithm, a power) is done for four at a time. For more classes a warp a row, which is
-// read once for each pass. Rows start at any multiple of an element, so loads are an element a lane, which a warp reads
-// as whole sectors. Moves the logits once (further passes over a row hit the cache) and the gradient once.
-// Deterministic: lanes are added as a tree, the rows of a thread, warps and tiles in order.
+// Up to kMostHeld classes, eight lanes per row hold it in registers: a warp has four rows, so that what is computed
+// once per row (a logarithm, a power) is done for four at a time. For more classes, one warp per row, which each pass
+// reads again. Rows may begin at any element, so a lane loads one element at a time; a warp reads whole sectors all the
+// same. Moves the logits once (further passes over a row hit the cache) and the gradient once. Deterministic: lanes are
+// added in a tree of fixed shape, a thread's rows, warps and tiles in fixed order.
 #include "kernels/softmax_focal_loss.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -17,7 +17,7 @@ namespace {
 using namespace math;
 
 constexpr int kThreads = 256;
-constexpr int kMostHeld = 96;  // classes: 12 a lane
+constexpr int kMostHeld = 96;  // classes: 12 per lane
 
 // The lanes of a row take the classes lane, lane + kLanes, ...
 template <class T, int kLanes, bool kHolds>
@@ -59,7 +59,7 @@ struct Row {
     return largest;
   }
 
-  // Calls body(class, exp(logit - top)); the first time with `fresh`.
+  // Calls body(class, exp(logit - top)); `fresh` for the first call, which computes what is held.
   template <bool fresh, class Body>
   __device__ __forceinline__ void for_each_exp(C top, const Body& body) {
     if constexpr (kHolds) {
@@ -80,8 +80,8 @@ struct Row {
   }
 };
 
-// By all lanes of a warp together, with a row for each kLanes of them; returns the row's weighted loss on its first
-// lane.
+// All lanes of a warp call this together, one row per kLanes of them. Returns the row's weighted loss on its first
+// lane, 0 on the others.
 template <class T, int kLanes, bool kHolds>
 __device__ ComputeType<T> do_row(const SoftmaxFocalLossParams& p, int64_t index) {
   using C = ComputeType<T>;
@@ -114,7 +114,8 @@ __device__ ComputeType<T> do_row(const SoftmaxFocalLossParams& p, int64_t index)
 }
 
 template <class T, int kLanes, bool kHolds>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 3 : 5) softmax_focal_loss_kernel(SoftmaxFocalLossParams p) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 3 : 5)
+    softmax_focal_loss_kernel(SoftmaxFocalLossParams p) {
   constexpr int kRows = kThreads / kLanes;
   const int64_t first = int64_t(blockIdx.x) * kSoftmaxFocalLossTile + threadIdx.x / kLanes;
   ComputeType<T> sum = 0;

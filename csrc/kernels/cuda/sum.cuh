@@ -1,12 +1,12 @@
-// Sums in an order that depends on sizes alone.
+// Sums whose order depends on sizes alone.
 #pragma once
 
 #include "kernels/cuda/warp.cuh"
 
 namespace retinanet_fast {
 
-// Of a whole block of kThreads threads, all of which must call it: warps as trees in C, then warp by warp in double.
-// The result is thread 0's.
+// The sum of x over a block of kThreads threads, all of which must call it: a tree per warp in C, then warp by warp in
+// double. Thread 0 gets it.
 template <int kThreads, class C>
 __device__ __forceinline__ double block_sum(C x) {
   static_assert(kThreads % 32 == 0);
@@ -23,7 +23,7 @@ __device__ __forceinline__ double block_sum(C x) {
 
 constexpr int kSumThreads = 1024;
 
-// One block of kSumThreads: numbers[0] + ... + numbers[n - 1], thread 0's.
+// numbers[0] + ... + numbers[n - 1], by a block of kSumThreads threads. Thread 0 gets it.
 __device__ __forceinline__ double sum_of(const double* numbers, int64_t n) {
   double mine = 0;
 #pragma unroll 4

@@ -8,8 +8,8 @@
 
 namespace retinanet_fast {
 
-// As threshold.may_be_exceeded_by, for a screened threshold, in fewer instructions: CUDA's own minimum and maximum take
-// one each. Where they drop a NaN that min2 and max2 keep, an area is NaN too, and so the IoU.
+// threshold.may_be_exceeded_by() for a screened threshold, in fewer instructions: CUDA's own minimum and maximum take
+// one each. They may drop a NaN that min2 and max2 keep, but then an area is NaN too, and with it the IoU.
 template <class C>
 __device__ __forceinline__ bool may_overlap(const math::IouThreshold<C>& threshold, const math::Box<C>& a, C area_a,
                                             const math::Box<C>& b, C area_b) {

@@ -1,5 +1,5 @@
-// 16-byte loads and stores of consecutive elements, widened to the type that is computed in. Indices may be of 32 bits
-// where a block counts from its own first element.
+// 16-byte loads and stores of consecutive elements, widened to the computing type. Indices may have 32 bits where a
+// block counts from its own first element.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,7 +8,7 @@
 
 namespace retinanet_fast {
 
-// Elements in 16 bytes.
+// Elements per 16-byte vector.
 template <class T>
 constexpr int kVector = 16 / int(sizeof(T));
 
@@ -17,7 +17,7 @@ __device__ __forceinline__ bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// Elements between the 16-byte boundary at or before `pointer` and itself.
+// How many elements `pointer` lies behind the 16-byte boundary at or before it.
 template <class T>
 __device__ __forceinline__ int past_boundary(const T* pointer) {
   return int(reinterpret_cast<uintptr_t>(pointer) / sizeof(T) % kVector<T>);
@@ -28,14 +28,14 @@ struct alignas(16) VectorOf {
   T values[kVector<T>];
 };
 
-// kVector elements on 16 bytes, as they lie in memory.
+// kVector elements at a 16-byte boundary, not widened yet.
 template <class T>
 __device__ __forceinline__ uint4 read_whole(const T* from) {
   return *reinterpret_cast<const uint4*>(from);
 }
 
-// from[i] ... of n elements in all, `i` a multiple of kVector; 0 behind the end. As they lie in memory: what waits to
-// be used takes four registers so.
+// The vector at from[i] of n elements, `i` a multiple of kVector, with 0 behind the end. Not widened: until it is used
+// it takes four registers.
 template <class T, class Index>
 __device__ __forceinline__ uint4 read_vector(const T* from, Index i, Index n, bool aligned) {
   if (aligned && i + kVector<T> <= n) return read_whole(from + i);
@@ -58,7 +58,7 @@ __device__ __forceinline__ void load_vector(const T* from, Index i, Index n, boo
   widen<T>(read_vector(from, i, n, aligned), to);
 }
 
-// One instruction, which nvcc does not always make of a plain assignment; past the first-level cache, where what is
+// One instruction, which a plain assignment does not always become. It bypasses the first-level cache, since what is
 // stored is not read again.
 __device__ __forceinline__ void store_16_bytes(void* to, const uint4& bits) {
 #if defined(__CUDA_ARCH__)

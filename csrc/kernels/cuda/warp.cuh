@@ -7,7 +7,7 @@
 
 namespace retinanet_fast {
 
-// As a tree of fixed shape; lane 0 has all of it.
+// Added in a tree of fixed shape; lane 0 gets the sum.
 template <class C>
 __device__ __forceinline__ C warp_sum(C x) {
   for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(0xffffffffu, x, offset);
@@ -20,7 +20,7 @@ __device__ __forceinline__ C warp_max(C x) {
   for (int offset = 16; offset > 0; offset /= 2) x = math::max2(__shfl_xor_sync(0xffffffffu, x, offset), x);
   return x;
 }
-// The same of numbers that are not negative, whose bits are ordered as they are: one instruction where there is one.
+// The same for numbers >= 0, whose bits are ordered like the numbers: one instruction from sm_80 on.
 __device__ __forceinline__ double warp_max_of_bits(double x) { return warp_max(x); }
 __device__ __forceinline__ float warp_max_of_bits(float x) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
