@@ -29,7 +29,8 @@ struct RetinanetDetectParams {
   float* scores;    // [B, D]
   int64_t* labels;  // [B, D]
   int64_t* counts;  // [B]
-  void* workspace;  // [retinanet_detect_cpu_workspace_bytes()] or [retinanet_detect_cuda_workspace_bytes()]
+  void* workspace;  // null: the launcher writes the bytes that it needs to workspace_bytes, and returns
+  size_t* workspace_bytes;
 };
 
 RETINANET_FAST_INLINE int64_t level_candidates(const RetinanetDetectParams& p, int64_t level) {

@@ -5,8 +5,6 @@
 #include <optional>
 #include <tuple>
 
-#include "kernels/cpu/retinanet_detect_workspace.h"
-#include "kernels/cuda/retinanet_detect_workspace.h"
 #include "tensor/box_coding.h"
 #include "tensor/checks.h"
 #include "tensor/head_levels.h"
@@ -67,8 +65,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> retinanet_detect(
   TORCH_CHECK_VALUE(soft_nms_sigma > 0, kOp, ": expected soft_nms_sigma > 0, got ", soft_nms_sigma);
   const int64_t logits = held.anchors.num_anchors * p.head.num_classes;
   TORCH_CHECK_VALUE(logits < int64_t(1) << 32, kOp, ": expected fewer than 2^32 logits per image, got ", logits);
-  const bool on_cpu = uses_cpu_kernels(kOp, first);
-  TORCH_CHECK_VALUE(on_cpu || p.head.batch_size * p.head.num_levels <= 65535, kOp,
+  TORCH_CHECK_VALUE(uses_cpu_kernels(kOp, first) || p.head.batch_size * p.head.num_levels <= 65535, kOp,
                     ": expected at most 65535 images times levels on CUDA, got ",
                     p.head.batch_size * p.head.num_levels);
   const at::Tensor sizes = image_sizes_of(image_sizes, p.head.batch_size, first);
@@ -96,10 +93,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> retinanet_detect(
   p.scores = scores.mutable_data_ptr<float>();
   p.labels = labels.mutable_data_ptr<int64_t>();
   p.counts = counts.mutable_data_ptr<int64_t>();
-  const size_t bytes = on_cpu ? retinanet_detect_cpu_workspace_bytes(p) : retinanet_detect_cuda_workspace_bytes(p);
+  size_t bytes = 0;
+  p.workspace_bytes = &bytes;
+  const auto run = [&] {
+    launch(kOp, first, p, &CpuKernels::retinanet_detect, RETINANET_FAST_CUDA_LAUNCHER(retinanet_detect_cuda));
+  };
+  run();  // without a workspace: says how large it must be
   const at::Tensor workspace = at::empty({int64_t(bytes)}, options.dtype(at::kByte));
   p.workspace = workspace.mutable_data_ptr();
-  launch(kOp, first, p, &CpuKernels::retinanet_detect, RETINANET_FAST_CUDA_LAUNCHER(retinanet_detect_cuda));
+  run();
   return {boxes, scores, labels, counts};
 }
 

@@ -296,12 +296,16 @@ void finish_image(const RetinanetDetectParams& p, const Space& space, int64_t im
 }  // namespace
 
 Status retinanet_detect(const RetinanetDetectParams& params, const Executor& executor) {
+  const Space space(params.workspace, params);
+  if (params.workspace == nullptr) {
+    *params.workspace_bytes = space.bytes;
+    return {};
+  }
   RetinanetDetectParams p = params;
   if (p.class_thresh != nullptr) {
     p.score_thresh = std::numeric_limits<float>::infinity();
     for (int64_t c = 0; c < p.head.num_classes; ++c) p.score_thresh = min2(p.class_thresh[c], p.score_thresh);
   }
-  const Space space(p.workspace, p);
   dispatch_dtype(p.head.logits_dtype, [&](auto zero) {
     using T = decltype(zero);
     executor.parallel_for(p.head.batch_size * p.head.num_levels, [&](int64_t row) { guess_bound<T>(p, space, row); });

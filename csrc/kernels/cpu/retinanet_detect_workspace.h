@@ -105,8 +105,4 @@ struct DetectCpuWorkspace {
   }
 };
 
-RETINANET_FAST_INLINE size_t retinanet_detect_cpu_workspace_bytes(const RetinanetDetectParams& p) {
-  return DetectCpuWorkspace(nullptr, p).bytes;
-}
-
 }  // namespace retinanet_fast

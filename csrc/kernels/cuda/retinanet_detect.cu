@@ -96,7 +96,12 @@ Status suppress(const Detect& d, CudaStream stream) {
 }  // namespace
 
 Status retinanet_detect_cuda(const RetinanetDetectParams& p, CudaStream stream) {
-  Detect d{p, DetectCudaWorkspace(p.workspace, p), {}, 0, {}, uint32_t(kSharedKeys)};
+  const DetectCudaWorkspace space(p.workspace, p);
+  if (p.workspace == nullptr) {
+    *p.workspace_bytes = space.bytes;
+    return {};
+  }
+  Detect d{p, space, {}, 0, {}, uint32_t(kSharedKeys)};
   Status status;
   if (p.class_thresh == nullptr) {
     d.threshold = bound_by_threshold(p.score_thresh);

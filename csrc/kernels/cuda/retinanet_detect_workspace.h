@@ -57,8 +57,4 @@ struct DetectCudaWorkspace {
   }
 };
 
-RETINANET_FAST_INLINE size_t retinanet_detect_cuda_workspace_bytes(const RetinanetDetectParams& p) {
-  return DetectCudaWorkspace(nullptr, p).bytes;
-}
-
 }  // namespace retinanet_fast
