@@ -14,8 +14,8 @@ constexpr int kMatchIgnored = -2;
 struct MatchRule {
   double high_threshold;
   double low_threshold;
-  bool allow_low_quality;  // an anchor that has some box's best IoU is matched (to its own best box) at any IoU
-  bool match_zero_iou;     // also where a box's best IoU is 0
+  bool allow_low_quality_matches;  // an anchor that has some box's best IoU is matched (to its own best box) at any IoU
+  bool match_zero_iou;             // also where a box's best IoU is 0
 };
 
 struct MatchAnchorsParams {

@@ -19,7 +19,7 @@ struct NmsParams {
   int64_t* kept;           // [N], of which the first `count` are written: indices of the kept boxes, best first
   int64_t* count;          // [1]
   int64_t n;               // < 2^31
-  double threshold;
+  double iou_threshold;
   DType dtype;
 };
 

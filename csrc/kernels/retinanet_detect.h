@@ -20,10 +20,10 @@ struct RetinanetDetectParams {
   const float* class_thresh;  // [C], or null
   double nms_thresh;
   SoftNms soft_nms;
-  double sigma;            // of the Gaussian
-  int64_t topk;            // candidates per level and image
-  int64_t max_detections;  // D
-  double weights[4];
+  double soft_nms_sigma;       // of the Gaussian
+  int64_t topk_candidates;     // candidates per level and image
+  int64_t detections_per_img;  // D
+  double box_weights[4];
   double max_log_scale;
   float* boxes;     // [B, D, 4]
   float* scores;    // [B, D]
@@ -39,7 +39,7 @@ RETINANET_FAST_INLINE int64_t level_candidates(const RetinanetDetectParams& p, i
 
 // The most candidates of one level of an image that are decoded, and of all its levels.
 RETINANET_FAST_INLINE int64_t level_topk(const RetinanetDetectParams& p, int64_t level) {
-  return math::min2(p.topk, level_candidates(p, level));
+  return math::min2(p.topk_candidates, level_candidates(p, level));
 }
 
 RETINANET_FAST_INLINE int64_t image_topk(const RetinanetDetectParams& p) {
@@ -100,7 +100,7 @@ RETINANET_FAST_INLINE math::Box<float> decode_candidate(const RetinanetDetectPar
   constexpr double kLowest = -690.0;  // below it, a box is a point to float's precision
   const math::Box<float> anchor = candidate_anchor(p, c);
   const math::Box<double> wide{anchor.x1, anchor.y1, anchor.x2, anchor.y2};
-  const math::BoxWeights<double> weights(p.weights);
+  const math::BoxWeights<double> weights(p.box_weights);
   const auto scale = [&](double log) { return math::exp_wide(math::max2(kLowest, math::min2(p.max_log_scale, log))); };
   const auto box =
       math::clip(math::decode_scaled(deltas, wide, weights, scale(deltas.dw / weights.w), scale(deltas.dh / weights.h)),
@@ -112,7 +112,7 @@ RETINANET_FAST_INLINE math::Box<float> decode_candidate(const RetinanetDetectPar
 RETINANET_FAST_INLINE float soft_nms_factor(const RetinanetDetectParams& p, float threshold, float iou) {
   if (p.soft_nms == SoftNms::kLinear) return iou > threshold ? 1.0f - iou : 1.0f;
   constexpr double kLowest = -690.0;  // exp of it is 0 in float
-  return iou > 0.0f ? float(math::exp_wide(math::max2(kLowest, -double(iou) * double(iou) / p.sigma))) : 1.0f;
+  return iou > 0.0f ? float(math::exp_wide(math::max2(kLowest, -double(iou) * double(iou) / p.soft_nms_sigma))) : 1.0f;
 }
 
 Status retinanet_detect_cuda(const RetinanetDetectParams& params, CudaStream stream);

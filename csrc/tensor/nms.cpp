@@ -56,7 +56,7 @@ at::Tensor suppress(const char* op, const at::Tensor& boxes, const at::Tensor& s
       .kept = kept_and_count.mutable_data_ptr<int64_t>(),
       .count = kept_and_count.mutable_data_ptr<int64_t>() + n,
       .n = n,
-      .threshold = iou_threshold,
+      .iou_threshold = iou_threshold,
       .dtype = dtype,
   };
   launch(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA_LAUNCHER(nms_cuda));

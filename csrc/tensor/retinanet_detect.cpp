@@ -84,10 +84,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> retinanet_detect(
   p.score_thresh = float(score_thresh);
   p.class_thresh = thresholds.defined() ? thresholds.const_data_ptr<float>() : nullptr;
   p.nms_thresh = nms_thresh;
-  p.sigma = soft_nms_sigma;
-  p.topk = topk_candidates;
-  p.max_detections = detections_per_img;
-  std::copy_n(box_weights.begin(), 4, p.weights);
+  p.soft_nms_sigma = soft_nms_sigma;
+  p.topk_candidates = topk_candidates;
+  p.detections_per_img = detections_per_img;
+  std::copy_n(box_weights.begin(), 4, p.box_weights);
   p.max_log_scale = kMaxLogScale;
   p.boxes = boxes.mutable_data_ptr<float>();
   p.scores = scores.mutable_data_ptr<float>();

@@ -257,7 +257,7 @@ class Matcher {
         }
       });
     };
-    if (p_.rule.allow_low_quality) {
+    if (p_.rule.allow_low_quality_matches) {
       for (int64_t g = 0; g < p_.gt_offsets[p_.batch_size]; ++g) best_iou_[g] = 0;
       for_each_strip([&](const Strip<C>& strip) { raise_best_iou(strip); });
     }
@@ -296,7 +296,7 @@ class Matcher {
     const int64_t begin = p_.gt_offsets[image];
     const int64_t end = p_.gt_offsets[image + 1];
     const bool all_restored =
-        begin < end && p_.rule.allow_low_quality && p_.rule.match_zero_iou && any_without_overlap(begin, end);
+        begin < end && p_.rule.allow_low_quality_matches && p_.rule.match_zero_iou && any_without_overlap(begin, end);
     StripMatch<C> found;
     bool touched = begin < end && (all_restored || C(p_.rule.low_threshold) <= 0);
     if (touched) found.clear(strip.padded(), all_restored);
@@ -306,7 +306,7 @@ class Matcher {
       if (range.begin == range.end) continue;
       if (!touched) found.clear(strip.padded(), false);
       touched = true;
-      const bool restores = p_.rule.allow_low_quality && best_iou_[g] > 0;
+      const bool restores = p_.rule.allow_low_quality_matches && best_iou_[g] > 0;
       found.add(strip, range, box, int32_t(g - begin), restores ? best_iou_[g] : kNoIou<C>);
     }
     if (touched) {

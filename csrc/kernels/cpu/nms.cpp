@@ -59,7 +59,7 @@ void suppress(const NmsParams& p, const NmsCpuWorkspace<ComputeType<T>>& space,
               const SortItem<Key<ComputeType<T>>>* by_score, int64_t begin, int64_t task, int64_t n,
               const RankOf& rank_of) {
   using C = ComputeType<T>;
-  const IouThreshold<C> threshold(p.threshold);
+  const IouThreshold<C> threshold(p.iou_threshold);
   const int64_t first_block = kept_blocks_before(begin, task);
   KeptPool<C> pool{space.blocks + first_block, space.next_block + first_block};
   const auto box_of = [&](int64_t i) {

@@ -95,7 +95,7 @@ struct LevelScan {
   }
 
   void scan_chunk(const RetinanetDetectParams& p, const SharedBound& bound, int64_t chunk) const {
-    Candidates best(p, p.topk, candidates + chunk * runs.capacity, runs.capacity, bound);
+    Candidates best(p, p.topk_candidates, candidates + chunk * runs.capacity, runs.capacity, bound);
     const int64_t end = min2(runs.runs, (chunk + 1) * runs.runs_per_chunk);
     for (int64_t run = chunk * runs.runs_per_chunk; run < end; ++run) {
       with_run(run, [&](const T* from, uint32_t index) { scan_run(runs, from, index, best); });
@@ -112,7 +112,7 @@ struct LevelScan {
     constexpr int64_t kSlack = 512;
     const int64_t total = runs.runs * runs.length;
     if (total < 4 * kSample || runs.length < kDetectPart) return ~uint64_t(0);
-    const double expected = double(kSample) * double(p.topk) / double(total);
+    const double expected = double(kSample) * double(p.topk_candidates) / double(total);
     const int64_t rank = int64_t(expected + 6 * std::sqrt(expected)) + 8;
     if (rank + kSlack + kDetectBlock > runs.capacity) return ~uint64_t(0);
     uint64_t key = ~uint64_t(0);
@@ -157,7 +157,7 @@ void mend_guesses(const RetinanetDetectParams& p, const Space& space, int64_t im
     const LevelScan<T> scan(p, space, image, l);
     int64_t found = 0;
     for (int64_t chunk = 0; chunk < scan.runs.chunks; ++chunk) found += scan.counts[chunk];
-    if (found >= p.topk) continue;
+    if (found >= p.topk_candidates) continue;
     const SharedBound bound = shared_bound(p, space, image, l);
     clear(bound, ~uint64_t(0));
     for (int64_t chunk = 0; chunk < scan.runs.chunks; ++chunk) scan.scan_chunk(p, bound, chunk);
@@ -177,9 +177,9 @@ const SortItem<uint64_t>* sort_candidates(const RetinanetDetectParams& p, const 
     for (int64_t c = 0; c < space.runs[l].chunks; ++c, chunk += space.runs[l].capacity, ++chunk_count) {
       for (int64_t i = 0; i < *chunk_count; ++i) level[found++] = chunk[i];
     }
-    if (found > p.topk) {
-      select_smallest(level, found, p.topk);
-      found = p.topk;
+    if (found > p.topk_candidates) {
+      select_smallest(level, found, p.topk_candidates);
+      found = p.topk_candidates;
     }
     for (int64_t i = 0; i < found; ++i) items[0][count++] = {level[i], 0};
   }
@@ -198,18 +198,18 @@ class ImageOutput {
  public:
   ImageOutput(const RetinanetDetectParams& p, int64_t image) : p_(p), image_(image) {}
 
-  bool full() const { return count_ == p_.max_detections; }
+  bool full() const { return count_ == p_.detections_per_img; }
 
   void add(const Detection& detection) { write(count_++, detection); }
 
   void pad() {
     p_.counts[image_] = count_;
-    for (int64_t i = count_; i < p_.max_detections; ++i) write(i, {{0.0f, 0.0f, 0.0f, 0.0f}, 0.0f, -1});
+    for (int64_t i = count_; i < p_.detections_per_img; ++i) write(i, {{0.0f, 0.0f, 0.0f, 0.0f}, 0.0f, -1});
   }
 
  private:
   void write(int64_t i, const Detection& detection) {
-    const int64_t at = image_ * p_.max_detections + i;
+    const int64_t at = image_ * p_.detections_per_img + i;
     store_box(p_.boxes + 4 * at, detection.box);
     p_.scores[at] = detection.score;
     p_.labels[at] = detection.label;

@@ -55,7 +55,7 @@ RETINANET_FAST_INLINE DetectRuns detect_runs(const RetinanetDetectParams& p, int
   r.runs_per_chunk = math::max2(int64_t(1), kDetectChunk / math::max2(int64_t(1), r.length));
   r.chunks = ceil_div(r.runs, r.runs_per_chunk);
   const int64_t most = r.length * r.runs_per_chunk;
-  r.capacity = math::min2(p.topk, most) + math::min2(kDetectSlack, most) + kDetectBlock;
+  r.capacity = math::min2(p.topk_candidates, most) + math::min2(kDetectSlack, most) + kDetectBlock;
   return r;
 }
 
@@ -86,7 +86,7 @@ struct DetectCpuWorkspace {
       capacity += runs[level].chunks * runs[level].capacity;
     }
     topk = image_topk(p);
-    blocks_per_image = math::min2(p.max_detections, topk);
+    blocks_per_image = math::min2(p.detections_per_img, topk);
     const bool soft = p.soft_nms != SoftNms::kNone;
     Workspace space(base);
     guesses = space.take<uint64_t>(p.head.batch_size * p.head.num_levels);

@@ -197,7 +197,7 @@ struct ImageBoxes {
     }
     least = warp_min(least);
     any = least < std::numeric_limits<C>::infinity();
-    if (!p.rule.allow_low_quality) return;
+    if (!p.rule.allow_low_quality_matches) return;
     nowhere = p.rule.match_zero_iou && least == C(0);
     bound = nowhere ? C(0) : min2(bound, least);
   }
@@ -223,7 +223,8 @@ __global__ void __launch_bounds__(kThreads) match_kernel(MatchAnchorsParams p, I
       }
       unsigned near = __ballot_sync(kAllLanes, has_area(mine) && anchors.may_reach(mine, boxes.bound));
       if (near == 0) continue;
-      const C mine_best = p.rule.allow_low_quality && g < boxes.end ? static_cast<const C*>(p.best_iou)[g] : C(0);
+      const C mine_best =
+          p.rule.allow_low_quality_matches && g < boxes.end ? static_cast<const C*>(p.best_iou)[g] : C(0);
       for (; near != 0; near &= near - 1) {
         const int lane = __ffs(int(near)) - 1;
         const C value = anchors.iou_with(shuffle(mine, lane));
@@ -260,7 +261,7 @@ Status match_batch(const MatchAnchorsParams& p, const ImageBatch& batch, CudaStr
   const int32_t boxes = end_box - first_box;
   const dim3 all(blocks_of(ceil_div(max2(int64_t(boxes) * 32, int64_t(batch.count)), kThreads)));
   Status status = launch(prepare_kernel<C>, all, threads, 0, stream, p, first_box, boxes, batch.first, batch.count);
-  if (status.ok() && p.rule.allow_low_quality) {
+  if (status.ok() && p.rule.allow_low_quality_matches) {
     const dim3 grid(blocks, unsigned(ceil_div(boxes, kBoxesOfBlock)));
     status = launch(best_iou_kernel<C>, grid, threads, 0, stream, p, first_box, end_box);
   }

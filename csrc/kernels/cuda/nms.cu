@@ -332,7 +332,7 @@ __global__ void __launch_bounds__(kWideThreads) resolve_kernel(Nms<C> nms) {
 template <class T>
 Status run_nms(const NmsParams& p, CudaStream stream) {
   using C = ComputeType<T>;
-  const IouThreshold<C> threshold(p.threshold);
+  const IouThreshold<C> threshold(p.iou_threshold);
   Nms<C> nms{p,
              NmsCudaWorkspace<C>(p.workspace, p.n, p.classes != nullptr),
              threshold,

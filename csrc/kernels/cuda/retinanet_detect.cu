@@ -35,12 +35,12 @@ DetectLevelPlan plan_level(const RetinanetDetectParams& p, const DetectCudaWorks
   int64_t sample = kLeastSample;
   while (sample < size / kLeastShare) sample *= 2;
   if (size <= 2 * sample) {  // then all of it is the sample
-    plan.rank = uint32_t(p.topk);
+    plan.rank = uint32_t(p.topk_candidates);
     plan.most = uint32_t(space.room);
     return plan;
   }
   const double share = double(sample) / double(size);
-  const double expected = share * double(p.topk);
+  const double expected = share * double(p.topk_candidates);
   plan.sample = uint32_t(sample / kVector<T>);
   plan.rank = uint32_t(expected + 4 * std::sqrt(expected) + 4);
   plan.most = uint32_t(max2(double(plan.rank), share * double(space.room) / 2));
@@ -88,7 +88,7 @@ Status suppress(const Detect& d, CudaStream stream) {
   if (d.p.soft_nms != SoftNms::kNone) {
     return launch(soft_suppress_kernel, images, dim3(kSoftThreads), 0, stream, d, floor_to<float>(d.p.nms_thresh));
   }
-  const size_t shared = size_t(min2(d.p.max_detections, kKeptInShared)) * sizeof(LabelledBox);
+  const size_t shared = size_t(min2(d.p.detections_per_img, kKeptInShared)) * sizeof(LabelledBox);
   return launch(suppress_kernel, images, dim3(kSuppressThreads), shared, stream, d,
                 IouThreshold<float>(d.p.nms_thresh));
 }

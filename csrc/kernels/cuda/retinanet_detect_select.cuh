@@ -242,7 +242,7 @@ __device__ uint32_t sort_best(const Detect& d, const Source& source, uint64_t co
   const uint32_t room = uint32_t(d.space.keys_per_row);
   CandidateBound bound = threshold;
   bool unused = false;
-  if (count > room) bound = select_bound(source, threshold, search, uint32_t(d.p.topk), room, unused);
+  if (count > room) bound = select_bound(source, threshold, search, uint32_t(d.p.topk_candidates), room, unused);
   if (threadIdx.x == 0) search.total = 0;
   __syncthreads();
   source.for_each([&](bool candidate, float logit, uint32_t index) {
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(kBoundThreads) sort_kernel(Detect d) {
   uint64_t* keys = d.space.keys_per_row <= d.shared_keys ? dynamic_shared<uint64_t>() : sorted;
   uint32_t found = 0;
   const DetectBound scanned = d.space.bounds[blockIdx.x];
-  if (collected > d.space.room || (collected < d.p.topk && scanned.is_guess)) {
+  if (collected > d.space.room || (collected < d.p.topk_candidates && scanned.is_guess)) {
     const CandidateBound threshold = threshold_of(d);
     const DetectRow<T> row(d, image, level);
     const RowSource<T> source{row, threshold.equal, 0};
@@ -284,7 +284,7 @@ __global__ void __launch_bounds__(kBoundThreads) sort_kernel(Detect d) {
     const CollectedSource source{d.space.collected + blockIdx.x * d.space.room, collected};
     found = sort_best(d, source, collected, scanned.bound, search, keys);
   }
-  found = uint32_t(min2(int64_t(found), d.p.topk));
+  found = uint32_t(min2(int64_t(found), d.p.topk_candidates));
   if (keys != sorted) {
     for (uint32_t i = threadIdx.x; i < found; i += kBoundThreads) sorted[i] = keys[i];
   }

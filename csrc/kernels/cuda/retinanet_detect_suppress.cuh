@@ -64,14 +64,14 @@ __device__ uint32_t label_of(const Detect& d, uint64_t key) {
 }
 
 __device__ void write(const Detect& d, int64_t image, int64_t i, const Box<float>& box, float score, int64_t label) {
-  const int64_t to = image * d.p.max_detections + i;
+  const int64_t to = image * d.p.detections_per_img + i;
   store_box(d.p.boxes + 4 * to, box);
   d.p.scores[to] = score;
   d.p.labels[to] = label;
 }
 
 __device__ void pad(const Detect& d, int64_t image, int64_t count) {
-  for (int64_t i = count + threadIdx.x; i < d.p.max_detections; i += blockDim.x) write(d, image, i, {}, 0.0f, -1);
+  for (int64_t i = count + threadIdx.x; i < d.p.detections_per_img; i += blockDim.x) write(d, image, i, {}, 0.0f, -1);
   if (threadIdx.x == 0) d.p.counts[image] = count;
 }
 
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, Io
   LabelledBox next{};
   if (slice == 0) next = load(lane);
   int64_t kept = 0;
-  for (int64_t first = 0; first < total && kept < d.p.max_detections; first += kGroup) {
+  for (int64_t first = 0; first < total && kept < d.p.detections_per_img; first += kGroup) {
     const int size = int(min2(int64_t(kGroup), total - first));
     if (slice == 0) {
       group[lane] = next;
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, Io
     const int64_t in_shared = min2(kept, kKeptInShared);
     for (int64_t j = slice; j < in_shared && !gone; j += kSlices) gone = kept_boxes[j].suppresses(threshold, mine);
     for (int64_t j = kKeptInShared + slice; j < kept && !gone; j += kSlices) {
-      const int64_t at = image * d.p.max_detections + j;
+      const int64_t at = image * d.p.detections_per_img + j;
       const Box<float> box = load_box(d.p.boxes + 4 * at);
       gone = LabelledBox{box, area(box), uint32_t(d.p.labels[at]), 0}.suppresses(threshold, mine);
     }
@@ -156,11 +156,11 @@ __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, Io
     __syncthreads();
     const MaskWord bits = resolve_by_votes(~removed, suppressors[lane % 32], suppressors[lane % 32 + 32]);
     const int64_t place = kept + bits_below(bits, lane);
-    if (slice == 0 && (bits >> lane & 1) && place < d.p.max_detections) {
+    if (slice == 0 && (bits >> lane & 1) && place < d.p.detections_per_img) {
       write(d, image, place, mine.box, candidate_score(mine.key), mine.label);
       if (place < kKeptInShared) kept_boxes[place] = mine;
     }
-    kept = min2(kept + __popcll(bits), d.p.max_detections);
+    kept = min2(kept + __popcll(bits), d.p.detections_per_img);
     __syncthreads();
   }
   pad(d, image, kept);
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kSoftThreads) soft_suppress_kernel(Detect d, f
   float* scores = d.space.scores + image * d.space.topk;
   for (int64_t i = threadIdx.x; i < total; i += blockDim.x) scores[i] = candidate_score(keys[i]);
   int64_t kept = 0;
-  for (; kept < d.p.max_detections; ++kept) {
+  for (; kept < d.p.detections_per_img; ++kept) {
     uint64_t best = kNoKey;  // score and rank; the bits of scores >= 0 are ordered like the scores
     for (int64_t i = threadIdx.x; i < total; i += blockDim.x) {
       if (scores[i] != kGone) best = min2(uint64_t(~bit_cast<uint32_t>(scores[i])) << 32 | uint64_t(i), best);

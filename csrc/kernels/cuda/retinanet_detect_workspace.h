@@ -36,7 +36,7 @@ struct DetectCudaWorkspace {
     int64_t largest = 0;
     for (int64_t level = 0; level < p.head.num_levels; ++level)
       largest = math::max2(largest, level_candidates(p, level));
-    most = math::min2(p.topk, largest);
+    most = math::min2(p.topk_candidates, largest);
     topk = image_topk(p);
     keys_per_row = 1;
     while (keys_per_row < most + kDetectSpareKeys) keys_per_row *= 2;
