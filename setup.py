@@ -15,9 +15,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-OLDEST_SETUPTOOLS = (
-    77  # older ones do not know the form of pyproject.toml's licence and fail with 60 lines of output
-)
+OLDEST_SETUPTOOLS = 77  # older ones refuse the form of pyproject.toml's licence, in 60 lines
 
 
 class CMakeBuild(build_ext):
