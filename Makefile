@@ -6,7 +6,7 @@ DATA ?=
 # A second environment with the newest torch and torchvision (their CUDA builds, about 5.5 GB).
 PEERS_VENV ?= .venv-torchvision
 
-# A process per core and a file of tests at a time, for its fixtures; threads that wait leave the core to the others.
+# One process per core, each with one file of tests at a time, for its fixtures; waiting threads leave the core free.
 SIDE_BY_SIDE := -n auto --dist loadfile -p no:benchmark
 test test-torchvision: export OMP_WAIT_POLICY := passive
 
@@ -25,7 +25,7 @@ build: install           ## build again what changed
 $(VENV)/.requirements: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python 3.10 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt  # what is imported is compiled then: 20 s less
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt  # 20 s less: Python compiles what it imports
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.requirements $(SOURCES)
@@ -49,7 +49,7 @@ $(PEERS_VENV)/.requirements: requirements.txt
 	$(PEERS_BIN)/python -m pip install --quiet --no-compile -r $(PEERS_VENV)/requirements.txt
 	@touch $@
 
-# `pytest`, not `python -m pytest`: the installed package is tested, not the folder with the other build's module.
+# `pytest`, not `python -m pytest`: tests the installed package, not this folder's, which has the other build's module.
 test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest torch, CUDA part linked, torchvision compared
 	PATH="$(abspath $(PEERS_BIN)):$$PATH" $(PEERS_BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 	cd / && $(abspath $(PEERS_BIN))/retinanet-fast info
@@ -61,7 +61,7 @@ bench: install  ## all benchmarks, a table and a chart
 kernel-report: $(VENV)/.requirements  ## registers, spills, access widths and predicted times of the CUDA kernels
 	$(BIN)/python -m benchmarks.kernel_report
 
-gpu-check:  ## on a GPU machine, with the Python that has its torch: build, test, sanitize, measure
+gpu-check:  ## on a GPU machine, with PYTHON the one that has torch: build, test, sanitize, measure
 	$(PYTHON) -m benchmarks.gpu_check
 
 lint: $(VENV)/.requirements  ## ruff, mypy, clang-format
@@ -70,7 +70,7 @@ lint: $(VENV)/.requirements  ## ruff, mypy, clang-format
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-format: $(VENV)/.requirements  ## the same tools, writing
+format: $(VENV)/.requirements  ## let the formatters change the files, and write _C.pyi
 	$(BIN)/python cmake/generate_bindings.py stub csrc/tensor/*.cpp > retinanet_fast/_C.pyi
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -15,11 +15,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-OLDEST_SETUPTOOLS = 77  # the first to read pyproject.toml's licence, and older ones say so in 60 lines
+OLDEST_SETUPTOOLS = 77  # older ones refuse the form of pyproject.toml's licence, in 60 lines
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds in build/<python>-torch<version>/, kept between builds so that a rebuild is short."""
+    """Configures and builds in build/<python>-torch<version>/, which is kept so that the next build is short."""
 
     def build_extension(self, ext: Extension) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Run one nvcc command, keep what ptxas said about registers and spills, and print it in a line.
+"""Run one nvcc command, keep what ptxas says about registers and spills, and print a summary in one line.
 
 usage: compile_cuda.py REPORT NVCC ARGUMENTS...
 """

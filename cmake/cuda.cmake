@@ -1,7 +1,7 @@
-# nvcc: where it is, what is built with it, and how. Decided on torch's CUDA version and nvcc's alone: a machine
+# nvcc: where it is, what is built with it, and how. Only the CUDA versions of torch and of nvcc decide, since a machine
 # that builds often has no GPU.
 
-# Finds nvcc and the toolkit that it belongs to: `nvcc` on PATH may be a wrapper outside of it, so nvcc is asked.
+# Finds nvcc and its toolkit. nvcc is asked where that is, since `nvcc` on PATH may be a wrapper outside of it.
 # Sets NVCC, NVCC_VERSION, CUDA_INCLUDE_DIR and CUDA_LIBRARY_DIRS in the caller; NVCC is empty where there is none.
 function(retinanet_fast_find_nvcc)
   set(hints $ENV{CUDACXX})
@@ -92,7 +92,7 @@ function(retinanet_fast_cuda_plan torch_cuda plan with_cuda compile_cuda)
   endif()
   if(compiled)
     retinanet_fast_architectures()
-    # The machine code of many architectures; the driver unpacks the one that it loads.
+    # Compresses the machine code, since it is that of many architectures; the driver unpacks the one that it loads.
     if(NVCC_VERSION VERSION_LESS 12.8)
       set(CUDA_COMPRESSION -Xfatbin -compress-all PARENT_SCOPE)
     else()
@@ -110,8 +110,8 @@ function(retinanet_fast_cuda_plan torch_cuda plan with_cuda compile_cuda)
   set(${compile_cuda} ${compiled} PARENT_SCOPE)
 endfunction()
 
-# TORCH_CUDA_ARCH_LIST ("8.0;9.0a;12.0+PTX"), else what nvcc knows of the default list, the newest of it with PTX too
-# for the GPUs to come, as nvcc's -gencode flags.
+# The architectures as nvcc's -gencode flags: those of TORCH_CUDA_ARCH_LIST ("8.0;9.0a;12.0+PTX"), else those of the
+# default list that nvcc knows, the newest also as PTX, for future GPUs.
 macro(retinanet_fast_architectures)
   set(wanted $ENV{TORCH_CUDA_ARCH_LIST})
   string(REPLACE " " ";" wanted "${wanted}")

@@ -1,17 +1,17 @@
-"""From the ops' schemas to typed functions of the module _C.
+"""Makes the typed functions of the module _C from the ops' schemas.
 
 usage: generate_bindings.py cpp|stub FILE...
 
-Reads each `// comment` and `define_op<...>(m, "schema")` in csrc/tensor/*.cpp. `cpp` prints the pybind11 definitions
-that bindings.cpp includes, `stub` prints retinanet_fast/_C.pyi (`make format` writes it, a test compares). Backward
-ops are the dispatcher's alone.
+Reads each `// comment` with the `define_op<...>(m, "schema")` below it in csrc/tensor/*.cpp. `cpp` prints the pybind11
+definitions that bindings.cpp includes; `stub` prints retinanet_fast/_C.pyi (`make format` writes it, a test compares).
+Backward ops have no comment and get no function: only the dispatcher calls them.
 """
 
 import re
 import sys
 from pathlib import Path
 
-# schema: C++ parameter of the dispatcher, C++ parameter of the Python function, how one becomes the other, Python
+# Type in a schema: the dispatcher's C++ type, that of the Python function, how it becomes the former, Python's type.
 TYPES = {
     "Tensor": ("const at::Tensor&", "const at::Tensor&", "{}", "Tensor"),
     "Tensor?": (
@@ -61,7 +61,7 @@ class Op:
         self.arguments = [self.argument(text) for text in arguments.split(", ")]
 
     def argument(self, text: str) -> tuple[str, str, str]:
-        """(type, name, default)"""
+        """Splits "type name=default" into (type, name, default), the default "" where there is none."""
         found = re.fullmatch(r"(\S+) (\w+)(?:=(.*))?", text)
         if not found or found[1] not in TYPES:
             sys.exit(

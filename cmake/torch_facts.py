@@ -1,4 +1,4 @@
-"""Print, as one JSON object for CMakeLists.txt, what the installed torch says about building against it."""
+"""Print what CMakeLists.txt must know of the installed torch to build against it, as one JSON object."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 
-# torch guesses a CUDA_HOME when cpp_extension is imported and logs about it; the build plan finds its own.
+# On import cpp_extension guesses a CUDA_HOME and logs about it; the build plan does not use that.
 with contextlib.redirect_stdout(sys.stderr):
     import torch
     from torch.utils.cpp_extension import include_paths, library_paths

@@ -1,5 +1,5 @@
-// The Python module `_C`: importing it registers the ops; its functions are typed, documented bindings of them through
-// the same dispatcher, made of their schemas by cmake/generate_bindings.py.
+// The Python module `_C`. Importing it registers the ops. Its functions are typed, documented bindings of the ops,
+// which cmake/generate_bindings.py makes from their schemas; they call the ops through the dispatcher.
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 

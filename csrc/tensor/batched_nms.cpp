@@ -19,7 +19,7 @@ at::Tensor batched_nms(const at::Tensor& boxes,   // [N, 4]
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
-  // As nms, among the boxes of each class in idxs alone.
+  // Like nms, but a box suppresses only boxes of its own class in idxs.
   define_op<batched_nms>(m, "batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
 }
 

@@ -1,4 +1,4 @@
-// What ops that encode and decode boxes share.
+// What the ops that encode and decode boxes share.
 #pragma once
 
 #include <cmath>
@@ -7,11 +7,11 @@
 
 namespace retinanet_fast {
 
-// torchvision's and detectron2's bound of dw and dh.
+// torchvision's and detectron2's upper bound of dw and dh.
 inline const double kMaxLogScale = std::log(1000.0 / 16.0);
 
-// `rows` (boxes or deltas) and `anchors` are both [N, 4] on one device. Returns the dtype of the result: the wider one
-// of the two.
+// Checks that `rows` (boxes or deltas) and `anchors` are both [N, 4] on one device, and returns the dtype of the
+// result: the wider of the two.
 inline at::ScalarType check_box_coding(const char* op, const char* argument, const at::Tensor& rows,
                                        const at::Tensor& anchors, at::ArrayRef<double> weights) {
   check_boxes(op, argument, rows);

@@ -1,4 +1,4 @@
-// Checks of arguments, once for both devices. Every error names the op and the argument, what was expected and what
+// Checks of arguments, the same for both devices. Every error names the op, the argument, what was expected and what
 // was found.
 #pragma once
 
@@ -9,13 +9,13 @@
 
 namespace retinanet_fast {
 
-// The dtype as kernels know it; a TypeError for any that is not floating point.
+// The tensor's dtype as kernels know it; a TypeError unless it is floating point.
 DType dtype_of(const char* op, const char* argument, const at::Tensor& tensor);
 
 // `boxes` is floating point and [N, 4].
 void check_boxes(const char* op, const char* argument, const at::Tensor& boxes);
 
-// `tensor` lies on the device of `like`, or has its dtype.
+// `tensor` lies on the device of `like`, or has the dtype of `like`.
 void check_same_device(const char* op, const char* argument, const at::Tensor& tensor, const at::Tensor& like);
 void check_same_dtype(const char* op, const char* argument, const at::Tensor& tensor, const at::Tensor& like);
 

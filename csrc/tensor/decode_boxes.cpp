@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kOp = "decode_boxes";
 
-// What forward and backward tell the kernels in the same way. `image_size` is (height, width), or empty.
+// Sets the parameters that the forward and backward kernels share. `image_size` is (height, width), or empty.
 template <class Params>
 void set_coding(Params& params, at::ArrayRef<double> weights, double max_log_scale, c10::SymIntArrayRef image_size) {
   std::copy_n(weights.begin(), 4, params.weights);

@@ -14,7 +14,7 @@
 namespace retinanet_fast {
 namespace {
 
-// The ops that look at labels or boxes where they lie, and what they expect of a label.
+// The ops whose kernels check labels or boxes on the GPU, and what they expect of a label.
 struct Op {
   std::string_view name;
   const char* expected;
@@ -35,7 +35,7 @@ class HostWords {
     return words;
   }
 
-  // Null where they would have to be allocated while a graph is captured, which CUDA does not allow.
+  // The words of a device. Null if they would have to be allocated while a graph is captured, which CUDA forbids.
   int64_t* of(const c10::Device& device) {
     const std::lock_guard<std::mutex> lock(mutex_);
     auto found = words_.find(device.str());
@@ -57,7 +57,7 @@ class HostWords {
   std::map<std::string, at::Tensor> words_;
 };
 
-// Takes the first code that lies in `words` and raises what it says.
+// Takes the first code out of `words`, if there is one, and raises the error that it stands for.
 void raise_any(int64_t* words, const std::string& when) {
   for (size_t i = 0; i < kOps.size(); ++i) {
     const int64_t code = __atomic_exchange_n(words + i, 0, __ATOMIC_RELAXED);

@@ -1,5 +1,5 @@
-// Errors in data that lies on a GPU, without waiting for it: a kernel writes what it found into host memory, and the
-// next call of such an op on that device, or synchronize_errors(), raises it.
+// Errors in data on a GPU, without waiting for the GPU: a kernel writes what it found to host memory, and the next call
+// of such an op on that device, or synchronize_errors(), raises it.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,14 +8,14 @@ namespace retinanet_fast {
 
 class DeferredError {
  public:
-  // For a call of `op` on `tensor`. Raises what earlier calls left on that device.
+  // For a call of `op` on `tensor`. Raises what earlier calls on that device left.
   DeferredError(const char* op, const at::Tensor& tensor);
 
-  // A word of host memory that the CUDA kernels of this call may write bad_box_code() or bad_label_code() to; null
-  // where CPU kernels run, which report at once, and where a graph is captured before any other call on the device.
+  // The word of host memory to which CUDA kernels of this call may write bad_box_code() or bad_label_code(). Null where
+  // CPU kernels run, which report at once, and where a graph is captured before any other call on the device.
   int64_t* word() const { return word_; }
 
-  // After a launch: raises what it left, where the device has run it to its end by now.
+  // After a launch: raises what it left if the device is sure to have finished it by now.
   void raise_if_known() const;
 
  private:
@@ -23,7 +23,7 @@ class DeferredError {
   int64_t* word_;
 };
 
-// Waits for every device that such an op ran on, and raises what they left.
+// Waits for every device on which such an op has run, and raises what they left.
 void synchronize_errors();
 
 }  // namespace retinanet_fast

@@ -14,7 +14,7 @@
 namespace retinanet_fast {
 namespace {
 
-// Threads take the next task when they are done with one, since tasks differ in length.
+// A thread that has finished a task takes the next one, since tasks differ in length.
 void run_on_torch_threads(int64_t tasks, void (*task)(void*, int64_t), void* context) {
   std::atomic<int64_t> next{0};
   at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1, [&](int64_t, int64_t) {

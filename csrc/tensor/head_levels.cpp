@@ -9,11 +9,11 @@
 namespace retinanet_fast {
 namespace {
 
-constexpr int64_t kMostPixels = int64_t{1} << 24;  // a coordinate beyond it is no exact float
+constexpr int64_t kMostPixels = int64_t{1} << 24;  // above it, not every integer is a float
 
 at::ScalarType kernel_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
-// Level `l` beside the first one, which says batch, channels, dtypes and device.
+// Checks level `l` against the first one, which sets batch size, channels, dtypes and device.
 void check_level(const char* op, int64_t l, at::TensorList cls_logits, at::TensorList bbox_regression) {
   const at::Tensor& logits = cls_logits[l];
   const at::Tensor& deltas = bbox_regression[l];
@@ -146,7 +146,7 @@ at::Tensor concatenate(at::TensorList tensors, at::ScalarType dtype) {
   const at::Tensor& first = tensors[0];
   if (tensors.size() == 1) return first.to(dtype).contiguous();
   if (first.is_cpu()) return at::cat(tensors).to(dtype);
-  // On CUDA at::cat keeps the host for 0.1 ms, longer than the kernels that wait for it.
+  // On CUDA at::cat takes the host 0.1 ms, longer than the kernels that wait for it.
   std::vector<int64_t> lengths, sizes = first.sizes().vec();
   sizes[0] = 0;
   for (const at::Tensor& tensor : tensors) {

@@ -1,4 +1,5 @@
-// A head's level outputs, anchors and ground truth from tensors, checked: what matching, loss and detection share.
+// Checks the tensors of a head's levels, anchors and ground truth and makes the kernels' structs of them, for matching,
+// loss and detection.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,21 +16,21 @@ LevelStrides strides_of(const at::Tensor& level);  // [B, channels, H, W]
 // `cls_logits` are [B, K * C, H, W] and `bbox_regression` [B, K * 4, H, W], one of each per level.
 HeadLevels head_levels_of(const char* op, at::TensorList cls_logits, at::TensorList bbox_regression);
 
-// Anchors as kernels take them, and the memory that they point at.
+// Anchors as kernels take them, and the tensor that holds their memory.
 struct AnchorsOf {
   Anchors anchors;
   at::Tensor memory;
 };
 
-// Either `anchors` is [A, 4] and the lists are empty, or it holds a grid's base anchors [L, K, 4], and the lists the
-// levels' (stride_y, stride_x) and (height, width), one pair after the other. They lie on the device of `like`.
+// `anchors` are [A, 4], and the lists are empty; or they are a grid's base anchors [L, K, 4], and the lists hold the
+// (stride_y, stride_x) and (height, width) of each level, one pair after the other. They lie on the device of `like`.
 AnchorsOf anchors_of(const char* op, const at::Tensor& anchors, at::IntArrayRef strides, at::IntArrayRef grid_sizes,
                      const at::Tensor& like);
 
 // Raises unless every anchor belongs to a cell of `head`.
 void check_anchors_of_head(const char* op, const Anchors& anchors, const HeadLevels& head);
 
-// The images' tensors one after the other, of `dtype`, contiguous; there is at least one.
+// The images' tensors, of which there is at least one, one after the other: contiguous, of `dtype`.
 at::Tensor concatenate(at::TensorList tensors, at::ScalarType dtype);
 
 // The boxes of a batch, one image's after the other's.
@@ -38,8 +39,8 @@ struct GroundTruth {
   std::vector<int64_t> offsets;  // [B + 1]
 };
 
-// `gt_boxes` are [G_i, 4] each, on the device of `anchors`, concatenated in the widest of their dtypes and of that of
-// `anchors`, which is float64 or float32.
+// `gt_boxes` are [G_i, 4] each, on the device of `anchors`. They are concatenated in the widest of their dtypes and
+// that of `anchors`, which is float64 or float32.
 GroundTruth ground_truth_of(const char* op, at::TensorList gt_boxes, const at::Tensor& anchors);
 
 }  // namespace retinanet_fast

@@ -46,8 +46,8 @@ at::Tensor match_anchors(const at::Tensor& anchors,       // [A, 4], or a grid's
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
-  // Per image and anchor its box, -1 for background, -2 for ignored: [A, 4] and a list of [G, 4] -> [B, A]. The lists
-  // are empty, or anchors are a grid's base anchors [L, K, 4] and they hold its levels' strides and sizes.
+  // The index of each anchor's box per image, -1 for background, -2 for ignored: anchors [A, 4] and B of [G, 4] ->
+  // [B, A]. Instead of [A, 4] anchors may be a grid's base anchors [L, K, 4], with the levels' strides and grid_sizes.
   define_op<match_anchors>(
       m,
       "match_anchors(Tensor anchors, SymInt[] strides, SymInt[] grid_sizes, Tensor[] gt_boxes, float high_threshold, "

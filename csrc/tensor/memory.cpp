@@ -25,7 +25,7 @@ namespace {
 
 constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kLarge = 4 * kHugePage;      // smaller blocks are recycled by malloc itself
-constexpr size_t kLargest = size_t(1) << 30;  // of the blocks that are kept
+constexpr size_t kLargest = size_t(1) << 30;  // larger blocks are not kept
 
 struct Block {
   void* memory = nullptr;
@@ -70,7 +70,7 @@ class RecyclingAllocator final : public c10::Allocator {
     c10::reportMemoryUsageToProfiler(block.memory, bytes, 0, 0, c10::Device(c10::kCPU));
   }
 
-  // A kept block of at least `bytes`, and not much larger; the one given up last if it fits.
+  // A kept block of at least `bytes` and not much more, the one released last if it fits.
   Block take(size_t bytes) {
     const std::lock_guard lock(mutex_);
     for (size_t i = 0; i < kept_.size(); ++i) {
@@ -80,7 +80,7 @@ class RecyclingAllocator final : public c10::Allocator {
     return {};
   }
 
-  // The block given up last is likely to be asked for next: only those before it are marked as free, which takes time.
+  // The block released last is likely to be asked for next, and marking takes time: only those before it are marked.
   static void release(void* context) {
     const std::unique_ptr<Block> block(static_cast<Block*>(context));
     report(*block, -int64_t(block->bytes));
@@ -104,7 +104,7 @@ class RecyclingAllocator final : public c10::Allocator {
   size_t last_ = 0;
 };
 
-// With the layout of a tensor that has no memory.
+// With the sizes, strides and dtype of `meta`, a tensor without memory.
 at::Tensor empty_large(const at::Tensor& meta) {
   return at::detail::empty_strided_generic(meta.sizes(), meta.strides(), &RecyclingAllocator::instance(),
                                            c10::DispatchKeySet(c10::DispatchKey::CPU), meta.scalar_type());

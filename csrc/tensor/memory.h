@@ -5,14 +5,14 @@
 
 namespace retinanet_fast {
 
-// An uninitialised tensor like `like`, which is dense. Large ones on the CPU lie in memory that is kept for the next
-// step.
+// An uninitialised dense tensor with the sizes, dtype and device of `like`, in its layout if that is dense. On the CPU
+// large ones lie in memory that is kept for the next step.
 at::Tensor empty_dense_like(const at::Tensor& like);
 
 // The same, contiguous, of other sizes.
 at::Tensor empty_dense_like(const at::Tensor& like, at::IntArrayRef sizes);
 
-// Gives what is kept back to the system.
+// Gives the kept memory back to the system.
 void release_kept_memory();
 
 }  // namespace retinanet_fast

@@ -62,7 +62,7 @@ at::Tensor suppress(const char* op, const at::Tensor& boxes, const at::Tensor& s
   launch(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA_LAUNCHER(nms_cuda));
   if (!boxes.is_cpu()) {
     const int64_t count = kept_and_count[n].item<int64_t>();  // the one synchronisation
-    // Copied where all n would be much memory to hold.
+    // Few boxes stay in the larger memory; many are copied, so that it can be freed.
     return n <= kNmsRound ? kept_and_count.resize_({count}) : kept_and_count.narrow(0, 0, count).clone();
   }
   const at::Tensor kept = at::empty({*params.count}, indices);

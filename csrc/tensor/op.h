@@ -1,4 +1,4 @@
-// From a schema to a kernel: how every op is registered, launched and differentiated.
+// How every op is registered, launched and differentiated.
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -25,8 +25,8 @@ namespace retinanet_fast {
 
 // ---- registration -------------------------------------------------------------------------------------------------
 
-// An op by its schema: `kernel` for tensors on the CPU and on CUDA, `autograd` where a gradient may be asked for;
-// without one the result has no gradient.
+// Registers an op: `kernel` for tensors on the CPU and on CUDA, `autograd` where a gradient may be asked for. Without
+// `autograd` the result has no gradient.
 template <auto* kernel, auto* autograd = static_cast<void (*)()>(nullptr)>
 void define_op(torch::Library& library, const std::string& schema) {
   const std::string name = schema.substr(0, schema.find('('));
@@ -40,8 +40,8 @@ void define_op(torch::Library& library, const std::string& schema) {
   }
 }
 
-// The dispatcher's handle of a registered op, whose kernel says its signature; kept by the caller:
-// static const auto op = dispatcher_handle<nms>("nms").
+// The dispatcher's handle of a registered op, with the signature of its kernel. The caller keeps it, since the look-up
+// takes time: static const auto op = dispatcher_handle<nms>("nms").
 template <auto* kernel>
 auto dispatcher_handle(const std::string& name) {
   using Signature = std::remove_pointer_t<decltype(kernel)>;
@@ -50,7 +50,7 @@ auto dispatcher_handle(const std::string& name) {
 
 // ---- launch -------------------------------------------------------------------------------------------------------
 
-// Throws what `status` says, naming `op`; nothing when it is ok.
+// Throws the error that `status` stands for, naming `op`, unless it is ok.
 void raise_unless_ok(const char* op, const Status& status);
 
 // Runs the launcher of the device that `tensor` lies on. The one place that guards a device.
@@ -73,20 +73,20 @@ bool needs_grad(const Tensors&... tensors) {
   return at::GradMode::is_enabled() && (... || (tensors.defined() && tensors.requires_grad()));
 }
 
-// What a backward pass returns. Where it is itself being recorded (create_graph=True), `gradients` become functions of
-// `inputs` that raise when somebody differentiates them once more.
+// What a backward pass returns: `gradients`. Where the pass itself is recorded (create_graph=True) they become
+// functions of `inputs` that raise an error when they are differentiated.
 torch::autograd::variable_list once_differentiable(const char* op, at::TensorList inputs,
                                                    torch::autograd::variable_list gradients);
 
-// Gradients of one dtype times a scale, written into the gradients, which nobody else may hold, and not touched if the
-// scale is 1; undefined ones are left out. Does not synchronise: on CUDA the device looks at the scale, in one launch.
+// Multiplies gradients of one dtype by a scale, in place: nobody else may hold them. With a scale of 1 they are not
+// touched; undefined ones are left out. Does not synchronise: on CUDA the kernel reads the scale, in one launch.
 struct GradientsToScale {
   at::TensorList gradients;
   const at::Tensor& scale;
 };
 void scale_gradients(std::initializer_list<GradientsToScale> groups);
 
-// The same for one gradient, which it returns.
+// The same for one gradient, which is returned.
 at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale);
 
 }  // namespace retinanet_fast

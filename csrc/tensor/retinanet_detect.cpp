@@ -22,7 +22,7 @@ SoftNms parse_soft_nms(c10::string_view name) {
   return SoftNms::kGaussian;
 }
 
-// As int64, on the host or on the device of `like`.
+// The image sizes as int64, on the host or on the device of `like`.
 at::Tensor image_sizes_of(const at::Tensor& image_sizes, int64_t batch_size, const at::Tensor& like) {
   TORCH_CHECK_VALUE(image_sizes.dim() == 2 && image_sizes.size(0) == batch_size && image_sizes.size(1) == 2, kOp,
                     ": expected image_sizes [", batch_size, ", 2], got ", image_sizes.sizes());
@@ -106,8 +106,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> retinanet_detect(
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
-  // Boxes, scores, labels and counts of each image's detections, from the head's level outputs; anchors as
-  // match_anchors takes them.
+  // The boxes, scores, labels and counts of each image's detections, from the outputs of the head's levels. anchors,
+  // strides and grid_sizes as in match_anchors.
   define_op<retinanet_detect>(
       m,
       "retinanet_detect(Tensor[] cls_logits, Tensor[] bbox_regression, Tensor anchors, SymInt[] strides, "

@@ -1,5 +1,5 @@
-// The op's arguments are listed as its schema, as the fields of LossArguments and as the types of `Functions`;
-// everything else takes them together.
+// The op's arguments are listed three times: in the schema, as the fields of LossArguments and as the types of
+// `Functions`. All other code takes them together.
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -65,7 +65,7 @@ void save(torch::autograd::AutogradContext* context, LossArguments in) {
   });
 }
 
-// What save() stored, as arguments again; raises if a tensor was changed in place.
+// Makes arguments of what save() stored; raises an error if a tensor was changed in place.
 class Saved {
  public:
   explicit Saved(torch::autograd::AutogradContext* context)
@@ -142,13 +142,13 @@ class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
     torch::autograd::variable_list result = std::move(grad_logits);
     result.insert(result.end(), grad_deltas.begin(), grad_deltas.end());
     result = once_differentiable(kOp, saved.head(), std::move(result));
-    result.emplace_back();  // of the arguments as a whole
+    result.emplace_back();  // for the arguments that are no tensors, passed as one
     return result;
   }
 
  private:
-  // The gradients that forward left, undefined ones if they are not wanted. They are given up with the last reference
-  // to them, so that scaling in place and accumulating by moving are safe; a second backward pass computes them anew.
+  // The gradients that forward left, undefined ones if they are not wanted. Nothing else refers to them afterwards, so
+  // they may be scaled in place and accumulated without a copy; a second backward pass computes them again.
   static std::vector<at::Tensor> take(SavedData& data, const std::string& name, bool wanted) {
     std::vector<at::Tensor> gradients = data[name].toTensorVector();
     data.erase(name);
@@ -187,7 +187,7 @@ using Op = Functions<at::TensorList, at::TensorList, const at::Tensor&, c10::Sym
                      at::TensorList, at::TensorList, double, double, c10::string_view, double, at::ArrayRef<double>,
                      double, double, bool, bool>;
 
-// f(first..., all of `in`)
+// Calls f with `first` and all arguments.
 template <class F, class... First>
 auto call_with(const F& f, const LossArguments& in, const First&... first) {
   return f.call(first..., in.cls_logits, in.bbox_regression, in.anchors, in.strides, in.grid_sizes, in.gt_boxes,
@@ -212,8 +212,8 @@ TensorLists call_backward(const at::Tensor& grad_classification, const at::Tenso
   "bool match_zero_iou"
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
-  // RetinaNet's classification and box loss from the head's levels [B, K * C, H, W] and [B, K * 4, H, W]; anchors as
-  // match_anchors takes them.
+  // RetinaNet's classification and box loss, from the outputs of the head's levels, [B, K * C, H, W] and [B, K * 4, H,
+  // W]. anchors, strides and grid_sizes as in match_anchors.
   define_op<&Op::forward, &Op::autograd>(m, "retinanet_loss(" RETINANET_LOSS_ARGUMENTS ") -> (Tensor, Tensor)");
   define_op<&Op::backward>(
       m, "retinanet_loss_backward(Tensor grad_classification, Tensor grad_box, " RETINANET_LOSS_ARGUMENTS

@@ -48,7 +48,7 @@ void check_targets(const LossArguments& in, int64_t batch_size) {
   }
 }
 
-// The images' labels one after the other, [G] int64. On CUDA the kernel looks at their values, so that nothing waits.
+// The images' labels one after the other, [G] int64. On CUDA the kernel checks their values: the host does not wait.
 at::Tensor labels_of(const LossArguments& in, int64_t num_classes) {
   if (in.gt_labels.empty()) return at::empty({0}, in.cls_logits[0].options().dtype(at::kLong));
   const at::Tensor all = concatenate(in.gt_labels, at::kLong);
@@ -100,7 +100,7 @@ LossGradients LossLaunch::add_gradients(const std::vector<bool>& of_logits, cons
       gradients.deltas_strides = strides_of(grad);
     }
   }
-  if (!zeros.empty()) at::_foreach_zero_(zeros);  // on CUDA one launch
+  if (!zeros.empty()) at::_foreach_zero_(zeros);  // one launch on CUDA
   return result;
 }
 

@@ -1,4 +1,4 @@
-// One call of retinanet_loss or its backward pass: its arguments, checked, and what the kernels get.
+// One call of retinanet_loss or of its backward op: its arguments, checked, and the kernels' parameters.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,7 +30,7 @@ struct LossArguments {
   bool allow_low_quality_matches;
   bool match_zero_iou;
 
-  // visit(name, argument) for all that are no tensors.
+  // Calls visit(name, argument) for every argument that is no tensor.
   template <class Visit>
   void for_each_option(const Visit& visit) {
     visit("strides", strides);
@@ -54,14 +54,15 @@ struct LossGradients {
   std::vector<at::Tensor> bbox_regression;
 };
 
-// Checks the arguments and matches the anchors; run() computes the losses, and the gradients that were added before.
+// Checks the arguments and matches the anchors. run() then computes the losses, and the gradients that were asked for
+// by add_gradients().
 class LossLaunch {
  public:
   explicit LossLaunch(const LossArguments& in);
 
   LossGradients add_gradients(const std::vector<bool>& of_logits, const std::vector<bool>& of_deltas);
 
-  // The gradients are multiplied by those that come in, if any.
+  // Gradients are multiplied by the incoming ones, if there are any.
   Losses run(const at::Tensor& grad_classification = {}, const at::Tensor& grad_box = {});
 
  private:
@@ -69,7 +70,7 @@ class LossLaunch {
 
   const LossArguments& in_;
   RetinanetLossParams params_{};
-  // What the params point at.
+  // The memory that params_ points at.
   AnchorsOf anchors_;
   GroundTruth truth_;
   at::Tensor labels_;          // [G]

@@ -15,7 +15,7 @@ void scale_gradients(std::initializer_list<GradientsToScale> groups) {
       TORCH_INTERNAL_ASSERT(params.num_gradients < kMaxScaledGradients);
       any = gradient;
       params.dtype = dtype_of(op, "gradient", gradient);
-      // As wide as it is computed: a loss in float32 may have gradients in bfloat16.
+      // In the computing type: a float32 loss may have bfloat16 gradients.
       at::Tensor& factor = factors[params.num_gradients];
       factor = group.scale.to(gradient.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
       params.gradients[params.num_gradients++] = {gradient.mutable_data_ptr(), factor.const_data_ptr(),

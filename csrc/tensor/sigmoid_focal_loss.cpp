@@ -43,8 +43,8 @@ at::Tensor with_layout_of(const at::Tensor& like, const at::Tensor& tensor) {
   return at::empty_strided(like.sizes(), like.strides(), tensor.options()).copy_(tensor);
 }
 
-// Inputs and targets as the kernel takes them. Labels belong to contiguous rows; soft targets go with any dense
-// layout, which results then share.
+// Inputs and targets as the kernel takes them. Labels need contiguous rows; with soft targets any dense layout will do,
+// which the results then have too.
 struct Prepared {
   at::Tensor inputs;
   at::Tensor targets;
@@ -84,7 +84,7 @@ struct Prepared {
 
 struct LossAndGradient {
   at::Tensor loss;
-  at::Tensor gradient;  // of the loss by the inputs, if asked for
+  at::Tensor gradient;  // with respect to the inputs, if asked for
 };
 
 LossAndGradient compute(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
@@ -144,7 +144,7 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor&
   at::Tensor grad_targets = targets_grad ? empty_dense_like(prepared.inputs) : at::empty({0}, inputs.options());
   if (inputs.numel() == 0) return {grad_inputs, grad_targets};
   SigmoidFocalLossParams params = prepared.params(alpha, gamma, reduction);
-  // The gradient of a sum that was taken outside is one element, expanded.
+  // A caller that sums the losses itself passes one element, expanded.
   params.grad_output_is_scalar = all_one_element(grad_output);
   const at::Tensor factors = params.grad_output_is_scalar ? grad_output : with_layout_of(prepared.inputs, grad_output);
   params.grad_output = factors.const_data_ptr();
@@ -154,11 +154,11 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor&
   return {grad_inputs, grad_targets};
 }
 
-// A reduced loss makes the gradient in the same pass, for a scale of 1, and the backward pass hands it out: the
-// logits are read once instead of twice. Not so where that is not exact or cannot be seen through:
+// A reduced loss makes the gradient in the same pass, for an incoming gradient of 1, and the backward pass hands it
+// out: the logits are read once instead of twice. Not for
 // - float16, whose small numbers a GradScaler must scale before they are rounded;
 // - soft targets that need a gradient too;
-// - tensors that are traced (torch.compile, export): their graph gets the plain backward op.
+// - traced tensors (torch.compile, export), whose graph gets the plain backward op.
 bool makes_gradient_in_forward(const at::Tensor& inputs, const at::Tensor& targets, Reduction reduction) {
   return reduction != Reduction::kNone && inputs.requires_grad() && !targets.requires_grad() &&
          inputs.scalar_type() != at::kHalf && !at::isTensorSubclassLike(inputs) && !at::isTensorSubclassLike(targets);
@@ -185,11 +185,11 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grads) {
     static const auto op = dispatcher_handle<sigmoid_focal_loss_backward>("sigmoid_focal_loss_backward");
-    const auto saved = context->get_saved_variables();  // raises if they were changed in place
+    const auto saved = context->get_saved_variables();  // raises an error if they were changed in place
     const auto gradient = context->saved_data.find("gradient");
     if (gradient != context->saved_data.end() && !at::GradMode::is_enabled()) {
-      // Given up with the last reference to it, so that scaling in place and accumulating by moving are safe. A
-      // second backward pass computes it anew.
+      // Nothing else refers to it afterwards, so it may be scaled in place and accumulated without a copy. A second
+      // backward pass computes it again.
       at::Tensor taken = std::move(gradient->second).toTensor();
       context->saved_data.erase(gradient);
       return {scale_gradient(std::move(taken), grads[0]), {}, {}, {}, {}};
@@ -207,7 +207,7 @@ at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tenso
                                        c10::string_view reduction) {
   static const auto op = dispatcher_handle<sigmoid_focal_loss>("sigmoid_focal_loss");
   if (targets.is_floating_point() && inputs.is_floating_point() && targets.scalar_type() != inputs.scalar_type()) {
-    // Soft targets are not rounded to the logits' dtype: the wider of the two is computed in.
+    // Soft targets are not rounded to the logits' dtype: the wider of the two is the one to compute in.
     const at::ScalarType wide = at::promote_types(inputs.scalar_type(), targets.scalar_type());
     return op.call(inputs.to(wide), targets.to(wide), alpha, gamma, reduction).to(inputs.scalar_type());
   }

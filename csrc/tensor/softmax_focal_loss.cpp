@@ -36,7 +36,7 @@ void check(const at::Tensor& inputs, const at::Tensor& targets, const Weights& c
   TORCH_CHECK_VALUE(!class_weights->requires_grad(), kOp, ": expected alpha to need no gradient; it has none here");
 }
 
-// What the kernel reads, held while it runs.
+// The tensors that the kernel reads, held while it runs.
 struct Prepared {
   at::Tensor inputs;
   at::Tensor targets;

@@ -1,5 +1,5 @@
-// In the place of csrc/tensor/device.cpp: ops on CPU tensors run the emulated CUDA kernels, one task or launch after
-// the other, unless a test asks for the CPU kernels.
+// Takes the place of csrc/tensor/device.cpp: ops on CPU tensors run the emulated CUDA kernels or, where a test asks for
+// them, the CPU kernels, one task after the other.
 #include "tensor/device.h"
 
 namespace {

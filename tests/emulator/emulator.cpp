@@ -29,7 +29,7 @@
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
-// Saves the callee-saved registers on this stack, its pointer in *from, and goes on where `to` was saved.
+// Saves the callee-saved registers on this stack and its pointer in *from, and continues where `to` was saved.
 extern "C" void emulator_switch(void** from, void* to);
 asm(R"(
 .text
@@ -80,7 +80,7 @@ struct Warp {
 
 std::mutex one_launch_at_a_time;
 std::vector<Thread> threads;  // of the running block
-std::vector<char*> stacks;    // a stack a thread, kept
+std::vector<char*> stacks;    // one per thread, kept for the next blocks
 std::vector<Warp> warps;
 void* scheduler;  // its stack pointer, saved
 Thread* current;
@@ -104,7 +104,7 @@ void* fake_stack;
 
 // ---- names ------------------------------------------------------------------------------------------------------
 
-// Kernels have internal linkage, so their names are only in the symbol table of the file, which nm reads.
+// Kernels have internal linkage: their names are in the file's symbol table alone, which nm reads.
 std::string name_of(const void* kernel) {
   Dl_info module{};
   dladdr(kernel, &module);
@@ -133,7 +133,7 @@ std::string position() {
   return "kernel " + name_of(launch_.kernel) + text;
 }
 
-// A sanitizer's report ends in abort(): say which thread that was.
+// A sanitizer's report ends in abort(): names the thread.
 sighandler_t handle_abort_before;
 void on_abort(int) {
   if (here.launch) fprintf(stderr, "emulator: in %s\n", position().c_str());
@@ -172,8 +172,8 @@ void prepare(Thread& thread) {
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(thread.stack, kStackBytes);
 #endif
-  // As emulator_switch leaves a stack: six registers, the address to go on at, and above it the return address that
-  // a function expects at its entry, 8 bytes off a multiple of 16.
+  // The stack as emulator_switch leaves one: six registers, the address at which to continue, and above it the return
+  // address that a function expects at its entry, 8 bytes off a multiple of 16.
   void** top = reinterpret_cast<void**>(thread.stack + kStackBytes) - 1;
   top[0] = nullptr;
   top[-1] = reinterpret_cast<void*>(&thread_main);
@@ -222,7 +222,7 @@ std::string describe(unsigned index) {
                                                      : " waits at " + std::string(threads[index].waits_for));
 }
 
-// The lanes that thread `first` waits for go on if they are all there.
+// Lets the lanes that thread `first` waits for continue, if all of them wait too.
 bool resolve_warp(unsigned first) {
   Thread& leader = threads[first];
   const unsigned base = first / 32 * 32;
@@ -386,7 +386,7 @@ extern "C" __attribute__((visibility("default"))) void emulator_seed(unsigned se
   emulator::random_order.seed(seed);
 }
 
-// Kernels launched so far, one a line with the number of launches and the size of the largest block.
+// The kernels launched so far, one per line with the number of launches and the size of the largest block.
 extern "C" __attribute__((visibility("default"))) const char* emulator_launched_kernels() {
   static std::string text;
   text.clear();

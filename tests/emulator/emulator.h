@@ -1,7 +1,8 @@
-// A CUDA execution environment on one host thread. A block's threads are fibers that run until they wait (a barrier,
-// a shuffle, a vote) or return; whenever none can run, what they wait for is resolved. The order of blocks and threads
-// is shuffled by a seed. Kernels are compiled with the host compiler's thread-sanitizer instrumentation, but linked
-// with our own hooks (memory.cpp), which check every access; or with the address and undefined-behaviour sanitizers.
+// A CUDA execution environment on one host thread. A block's threads are fibers that run until they wait (for a
+// barrier, a shuffle, a vote) or return; whenever none can run, what they wait for is resolved. The order of blocks and
+// threads is shuffled by a seed. Kernels are compiled with the host compiler's thread-sanitizer instrumentation, but
+// linked with our own hooks (memory.cpp), which check every access; or with two sanitizers, for addresses and undefined
+// behaviour.
 //
 // A fault ends the launch with a std::runtime_error that names kernel, block and thread.
 #pragma once
@@ -27,7 +28,7 @@ struct Launch {
 // Runs body(context) once for each thread of the grid.
 void run_grid(const Launch& launch, void (*body)(const void*), const void* context);
 
-// Ends the running launch. `what` continues "kernel K, block (x, y, z), thread (x, y, z): ".
+// Ends the running launch with the error "kernel K, block (x, y, z), thread (x, y, z): " + what.
 [[noreturn]] void fail(const std::string& what);
 
 // ---- what the threads of a block do together --------------------------------------------------------------------
@@ -35,7 +36,7 @@ void run_grid(const Launch& launch, void (*body)(const void*), const void* conte
 // Waits for every thread of the block; returns the sum of their values.
 int sync_threads(const char* name, int value);
 
-// What the lanes that took part in a warp-wide operation brought along.
+// The values of the lanes that took part in a warp-wide operation.
 struct Lanes {
   uint64_t value[32];
   unsigned present;
@@ -50,7 +51,7 @@ int lane();
 
 enum Access : uint8_t { kRead, kWrite, kAtomic };
 
-// Every access of a kernel comes by here.
+// Called for every access of a kernel.
 void access(const void* address, size_t bytes, Access kind);
 
 // Buffers that kernels may touch; they start filled with a pattern that no kernel should read.

@@ -1,7 +1,7 @@
 // The memory that kernels may touch, and the check of every access: inside a buffer, aligned, of something that was
 // written, and not racing with another thread.
 //
-// The sanitizer build (see CMakeLists.txt) leaves these checks to the address sanitizer and only needs the buffers.
+// The sanitized variant (CMakeLists.txt) leaves these checks to the address sanitizer and needs the buffers alone.
 #include <dlfcn.h>
 #include <link.h>
 
@@ -22,7 +22,7 @@
 namespace emulator {
 namespace {
 
-// Buffers and shared memory start filled with this byte. As a float it is -1.0e34, as an index far outside.
+// Buffers and shared memory start filled with this byte: as a float -1.0e34, as an index far outside.
 constexpr unsigned char kPoison = 0xf7;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kSanitized = true;  // it watches each access, and puts red zones around each allocation
@@ -31,14 +31,14 @@ constexpr bool kSanitized = false;
 #endif
 constexpr size_t kRedZone = kSanitized ? 0 : 256;
 constexpr size_t kAlignment = 256;  // as cudaMalloc and torch's allocator give
-constexpr size_t kNear = 1 << 20;   // how far from a buffer an access is still told apart as past or before it
+constexpr size_t kNear = 1 << 20;   // an access this far from a buffer is still reported as past or before it
 
 // ---- races ------------------------------------------------------------------------------------------------------
 
 constexpr uint32_t kSeveral = ~0u;  // more than one thread
 
-// One earlier access to some bytes of a word. Two accesses race when one of them writes, they are by different
-// threads, and no barrier stands between them.
+// An earlier access to some bytes of a word. Two accesses of different threads race if one of them writes and no
+// barrier orders them.
 struct Earlier {
   uint32_t launch, block, thread, barriers, warp_barriers;
   uint8_t bytes;
@@ -49,13 +49,14 @@ struct Word {
   Earlier write, read;
 };
 
-// Whether a __syncwarp of both threads stands between.
+// Whether a __syncwarp in which both threads took part orders the earlier access before this one.
 bool ordered_in_warp(const Earlier& earlier) {
   return earlier.thread != kSeveral && earlier.thread / 32 == here.thread / 32 &&
          earlier.warp_barriers < here.last_warp_sync && (here.last_warp_mask >> earlier.thread % 32 & 1);
 }
 
-// Shared memory is new in each block, though what is known of it may be of an earlier one.
+// Whether something orders the earlier access before this one. (Shared memory is new in each block, but its record may
+// still be that of an earlier block.)
 bool ordered(const Earlier& earlier, uint8_t bytes, Access kind, bool in_shared) {
   if (earlier.launch != here.launch || !(earlier.bytes & bytes)) return true;
   if (earlier.atomic && kind == kAtomic) return true;
@@ -78,12 +79,12 @@ void check_word(Word& word, uint8_t bytes, Access kind, bool in_shared) {
   Earlier& earlier = kind == kRead ? word.read : word.write;
   const bool shared_read = kind == kRead && earlier.launch == here.launch && earlier.block == here.block &&
                            earlier.barriers == here.barriers && earlier.thread != here.thread &&
-                           !ordered_in_warp(earlier);  // else who comes after this read comes after that one too
+                           !ordered_in_warp(earlier);  // else what is ordered after this read is so after that one too
   earlier = {here.launch, here.block,     shared_read ? kSeveral : here.thread, here.barriers, here.warp_barriers,
              bytes,       kind == kAtomic};
 }
 
-// `offset` bytes into the memory that `words` shadows.
+// `offset` counts bytes of the memory whose accesses `words` records.
 void check_race(std::vector<Word>& words, size_t offset, size_t bytes, Access kind, bool in_shared) {
   for (size_t at = offset; at < offset + bytes;) {
     const size_t end = std::min(offset + bytes, (at / 4 + 1) * 4);
@@ -117,7 +118,7 @@ std::string describe_access(size_t bytes, Access kind) {
   return (kind == kRead ? "reads " : kind == kWrite ? "writes " : "updates ") + std::to_string(bytes) + " bytes ";
 }
 
-// Red zones and alignment leave at most one buffer in 256 bytes, so a page of that size tells the buffer.
+// Red zones and alignment leave at most one buffer per 256 bytes, so a page of that size identifies the buffer.
 struct Page {
   uintptr_t number;
   const char* begin;
@@ -170,7 +171,7 @@ void check_buffer(const char* address, size_t bytes, Access kind) {
 // ---- shared memory ----------------------------------------------------------------------------------------------
 
 // Static shared variables are this module's thread-local ones: one block runs at a time, and its fibers are one thread
-// of the system. Dynamic shared memory is an array of ours.
+// for the operating system. Dynamic shared memory is an array of our own.
 struct SharedVariable {
   std::string name;
   size_t begin, end;
@@ -194,7 +195,7 @@ struct SharedMemory {
 
 SharedMemory static_shared, dynamic_shared;
 alignas(kAlignment) char dynamic_bytes[256 << 10];
-thread_local volatile char anchor;  // makes sure that this thread has the module's thread-local block
+thread_local volatile char anchor;  // accessed so that the module's thread-local block of this thread exists
 
 // Names, offsets and sizes of the thread-local variables, from the symbol table of this module's file.
 std::vector<SharedVariable> read_variables() {
@@ -212,7 +213,7 @@ std::vector<SharedVariable> read_variables() {
   return variables;
 }
 
-// Where this thread's block of the module's thread-local variables is.
+// The address of this thread's copy of the module's thread-local variables.
 int find_static_shared(dl_phdr_info* module, size_t, void*) {
   const auto begin = module->dlpi_addr;
   for (int i = 0; i < module->dlpi_phnum; ++i) {
@@ -245,7 +246,7 @@ void check_shared(SharedMemory& memory, size_t offset, size_t bytes, Access kind
   check_race(memory.words, offset, bytes, kind, true);
 }
 
-// The linker's names for the first and last byte of this module: constants, and threadIdx and its like.
+// The linker's names for the first and last byte of this module, which holds constants, threadIdx and the like.
 extern "C" __attribute__((visibility("hidden"))) char __ehdr_start, _end;
 
 }  // namespace
@@ -306,7 +307,7 @@ void release(void* buffer) {
 
 // ---- what the compiler calls ------------------------------------------------------------------------------------
 
-// assert() in a kernel. Hidden, so that the C library's stays that of everybody else.
+// assert() in a kernel. Hidden, so that all other code keeps the C library's.
 extern "C" [[noreturn]] __attribute__((visibility("hidden"))) void __assert_fail(const char* condition,
                                                                                  const char* file, unsigned line,
                                                                                  const char*) noexcept {
@@ -340,7 +341,7 @@ extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}
 extern "C" void __tsan_vptr_update(void**, void*) {}
 
-// What the compiler puts before each of these reports: where in the source.
+// The position in the source, which the compiler passes to each of the reports below.
 struct SourceLocation {
   const char* file;
   uint32_t line, column;
@@ -353,13 +354,13 @@ struct SourceLocation {
   abort();
 }
 
-// -fsanitize=alignment: the compiler may split a vector load into scalar ones, which the hooks would let pass.
+// -fsanitize=alignment: the compiler may split a misaligned vector load into scalar loads, which the hooks accept.
 extern "C" void __ubsan_handle_type_mismatch_v1_abort(const void* where, uintptr_t address) {
   fail_at(*static_cast<const SourceLocation*>(where),
           "misaligned access at an address that ends in " + std::to_string(address % 256));
 }
 
-// -fsanitize=bounds: shared arrays lie side by side.
+// -fsanitize=bounds: shared arrays lie side by side, so an access may leave one for the next.
 extern "C" void __ubsan_handle_out_of_bounds_abort(const void* where, uintptr_t index) {
   fail_at(*static_cast<const SourceLocation*>(where), "index " + std::to_string(intptr_t(index)) + " outside an array");
 }

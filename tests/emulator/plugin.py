@@ -1,6 +1,6 @@
 """A pytest plugin: `retinanet_fast._C` becomes the build whose ops run the CUDA kernels in the emulator.
 
-`python -m pytest -p tests.emulator.plugin`, with RETINANET_FAST_EMULATOR naming the variant's library; run.py does it.
+`python -m pytest -p tests.emulator.plugin`, with RETINANET_FAST_EMULATOR the path of a variant's library, as in run.py.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _kernels = Path(
 
 VARIANT = _kernels.parent.name
 
-# Loaded first, and therefore the one that `_C`, which needs a library of this name, gets.
+# `_C` needs a library of this name, and gets this one because it is loaded before.
 kernels = ctypes.CDLL(str(_kernels), mode=ctypes.RTLD_GLOBAL)
 kernels.emulator_launched_kernels.restype = ctypes.c_char_p
 
@@ -48,7 +48,7 @@ CPU_ONLY = {
     "test_memory_does_not_grow_with_the_number_of_boxes": "counts what torch's own allocator reports",
 }
 
-# Tests that take many seconds here, and where a kernel does no other than in shorter ones; `run.py --all` has them.
+# Tests that take many seconds here, and reach nothing in a kernel that shorter ones do not; `run.py --all` runs them.
 LONG = {
     "test_more_boxes_than_one_block_or_round": "test_every_kernel_has_run has the second round too",
     "test_many_boxes": "thousands of boxes",
@@ -86,7 +86,7 @@ def cpu_kernels() -> Iterator[None]:
 
 
 def seed(number: int) -> None:
-    """Shuffles the order of blocks and threads in another way from here on."""
+    """From here on shuffles the order of blocks and threads in another way."""
     kernels.emulator_seed(number)
 
 
@@ -96,7 +96,7 @@ class Launches(NamedTuple):
 
 
 def launched_kernels() -> dict[str, Launches]:
-    """By name, with template arguments: the kernels launched so far."""
+    """The kernels launched so far, by their name with template arguments."""
     lines = kernels.emulator_launched_kernels().decode().splitlines()
     columns = (line.split("\t") for line in lines)
     return {name: Launches(int(count), int(threads)) for name, count, threads in columns}

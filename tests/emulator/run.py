@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-# torch.compile, opcheck and threads see the same launchers, and take long here.
+# Tests of torch.compile, opcheck, export and threads run the same launchers, and take long here.
 LEFT_OUT = "not opcheck and not compile and not threads and not export"
 VARIANTS = ("checked", "sanitized")
 
@@ -42,8 +42,8 @@ def build() -> Path:
 
 
 def sanitizer_environment() -> dict[str, str]:
-    """The sanitizers' libraries must be the first that the process loads. Leaks are Python's own, and a fiber's stack
-    is not one that the check for use after return knows."""
+    """The sanitizers' libraries must be the first that the process loads. Leaks are not checked, since Python has its
+    own, nor uses after return, since the sanitizer does not know the fibers' stacks."""
     libraries = [
         subprocess.run(
             ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True

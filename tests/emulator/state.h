@@ -1,4 +1,4 @@
-// What the scheduler (emulator.cpp) and the memory checks (memory.cpp) know of each other.
+// What the scheduler (emulator.cpp) tells the memory checks (memory.cpp).
 #pragma once
 
 #include "emulator.h"
@@ -12,7 +12,7 @@ constexpr size_t kStackBytes = 256 << 10;
 constexpr size_t kStackBytes = 64 << 10;
 #endif
 
-// Where the running thread stands: enough to tell which accesses are ordered by barriers.
+// How far the running thread has come: enough to tell which accesses are ordered by barriers.
 struct Position {
   uint32_t launch;          // counts launches; 0 while no thread runs
   uint32_t block;           // linear
@@ -21,8 +21,8 @@ struct Position {
   uint32_t warp_barriers;   // __syncwarp passed by the warp
   uint32_t last_warp_sync;  // value of warp_barriers after the thread's last __syncwarp ...
   uint32_t last_warp_mask;  // ... and the lanes that took part in it
-  bool block_used_atomics;  // a block that did may have waited for others' results
-  const char* stack;        // the thread's own, kStackBytes
+  bool block_used_atomics;  // if so, they may order it after other blocks
+  const char* stack;        // the thread's own, of kStackBytes
 };
 extern Position here;
 

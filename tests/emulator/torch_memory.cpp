@@ -1,4 +1,4 @@
-// Every CPU tensor becomes a buffer of the emulator that kernels may touch, exactly as large as its storage.
+// Makes the storage of every CPU tensor a buffer of the emulator, to the byte what kernels may touch.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 

@@ -1,4 +1,4 @@
-// A planted fault: the kernel is right, unless FAULT is defined; run.py builds and runs both.
+// A planted fault: the kernel is correct unless FAULT is defined. tests/test_kernels.py builds and runs both.
 #pragma once
 
 #include <cstdio>
@@ -14,7 +14,7 @@ struct Buffer {
   T* data;
 };
 
-// Exit status 0 when `run` returns true; 1, with what it says, for a fault that the emulator reports; 2 for a result
+// Exit status: 0 if `run` returns true; 1, printing the report, for a fault that the emulator reports; 2 for a result
 // that is silently wrong.
 template <class Run>
 int report(const Run& run) {

@@ -1,6 +1,6 @@
 #include "fault.h"
 
-// Copies 16 bytes a thread.
+// Copies 16 bytes per thread.
 __global__ void copy_kernel(const float* from, float* to) {
   reinterpret_cast<float4*>(to)[threadIdx.x] = reinterpret_cast<const float4*>(from)[threadIdx.x];
 }

@@ -1,6 +1,6 @@
 #include "fault.h"
 
-// Each warp turns its own 32 numbers round, in two steps that a lane reads and writes different numbers in.
+// Each warp rotates its own 32 numbers, in two steps, in each of which a lane reads one number and writes another.
 __global__ void rotate_kernel(int* values) {
   int* mine = values + threadIdx.x / 32 * 32;
   const int lane = int(threadIdx.x % 32);

@@ -2,7 +2,7 @@
 
 // Passes until all are settled: a thread is kept once the thread before it, which hits it, is removed.
 __global__ void passes_kernel(int* is_kept) {
-  __shared__ int settled[2][64];  // 0 not yet, 1 kept, 2 removed; of this pass and the next
+  __shared__ int settled[2][64];  // 0 not yet, 1 kept, 2 removed; in this pass and in the next
   const int thread = threadIdx.x;
   settled[0][thread] = thread == 0;
   __syncthreads();

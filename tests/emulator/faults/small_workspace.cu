@@ -2,7 +2,7 @@
 
 constexpr int kThreads = 64;
 
-// What the launcher asks its caller for: one partial sum a block.
+// What the launcher asks its caller for: one partial sum per block.
 size_t workspace_bytes(int n) {
 #ifdef FAULT
   return n / kThreads * sizeof(int);  // forgets the block that is not full

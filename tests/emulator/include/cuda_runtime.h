@@ -1,5 +1,5 @@
-// Stands in for the toolkit's header where kernels are compiled by the host compiler: CUDA's names, as far as the
-// kernels of this project use them, on top of the execution environment in emulator.h.
+// Takes the place of the toolkit's header where the host compiler compiles kernels: those of CUDA's names that this
+// project's kernels use, on top of the execution environment in emulator.h.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +20,8 @@
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 #define __grid_constant__
-// Blocks run one after another, so that one copy is enough; memory.cpp finds it. Dynamic shared memory has no such
-// copy: kernels take it from dynamic_shared<T>().
+// Shared variables: blocks run one after another, so one copy is enough; memory.cpp finds it. Dynamic shared memory has
+// no such variable: kernels take it from dynamic_shared<T>().
 #define __shared__ thread_local
 
 // ---- vector types: the alignment is what makes a misaligned load visible ----------------------------------------
@@ -65,7 +65,7 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 inline const char* cudaGetErrorString(cudaError_t) { return "refused by the emulator"; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-// Few and odd, so that loops over a grid of limited size take several turns.
+// Few and odd, so that loops over a grid of limited size take several iterations.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 3, cudaSuccess; }
 template <class... Args>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Args...), cudaFuncAttribute, int bytes) {
