@@ -93,6 +93,8 @@ def test_the_extension_has_no_standard_library_of_its_own() -> None:
     """A static libstdc++, which g++ takes where there is no other, has locales of its own: an error message that holds
     a number would be a crash."""
     module = str(_ext._C.__file__)
-    symbols = subprocess.run(["nm", "-D", "--defined-only", module], capture_output=True, text=True, check=True)
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", module], capture_output=True, text=True, check=True
+    )
     assert "PyInit__C" in symbols.stdout
     assert "_ZNSt6locale7classicEv" not in symbols.stdout

@@ -17,8 +17,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         boxes2: ``[M, 4]``, of the same dtype and on the same device.
 
     Returns:
-        ``[N, M]`` in float32, or float64 for float64 boxes; ``nan`` for a pair of boxes without area (0 / 0) or with a NaN corner.
-        Differentiable by both. Where two corners coincide, the gradient is shared evenly, as in
+        ``[N, M]`` in float32, or float64 for float64 boxes; ``nan`` for a pair of boxes without area (0 / 0) or with
+        a NaN corner. Differentiable by both. Where two corners coincide, the gradient is shared evenly, as in
         ``torch.maximum``.
 
     Raises:
