@@ -171,7 +171,8 @@ __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, Io
 constexpr int kSoftThreads = 256;
 
 // Each detection lowers the scores of its class by overlap. The next is the best of those left, of equals the first.
-__global__ void __launch_bounds__(kSoftThreads) soft_suppress_kernel(Detect d, float threshold) {
+// One block per multiprocessor will do, there being one per image: without that ptxas spills for sm_120.
+__global__ void __launch_bounds__(kSoftThreads, 1) soft_suppress_kernel(Detect d, float threshold) {
   constexpr float kGone = -std::numeric_limits<float>::infinity();
   __shared__ uint64_t best_of[kSoftThreads];
   const int64_t image = blockIdx.x;

@@ -19,11 +19,11 @@ namespace {
 
 using namespace math;
 
-// Blocks per multiprocessor: as many as the registers that gamma's policy needs allow without spills.
+// Blocks per multiprocessor: as many as the registers that gamma's policy needs, in its type, allow without spills.
 template <class Gamma>
 constexpr int kFocalBlocks = 2;
 template <class T>
-constexpr int kFocalBlocks<GammaTwo<T>> = 3;
+constexpr int kFocalBlocks<GammaTwo<T>> = sizeof(T) == 8 ? 2 : 3;
 
 // The blocks of the levels, one level's after the other's.
 struct LossGrid {
