@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PEERS_BIN := $(PEERS_VENV)/bin
 SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: help install build demo test test-kernels test-torchvision bench kernel-report gpu-check lint format clean
+.PHONY: help install build demo test test-slow test-kernels test-torchvision bench kernel-report gpu-check lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 20
@@ -36,8 +36,11 @@ $(VENV)/.built: $(VENV)/.requirements $(SOURCES)
 demo: install  ## train on a rendered data set (or DATA=DIR), detect, and leave runs/demo/report.html
 	$(BIN)/retinanet-fast demo --out runs/demo $(if $(DATA),--data $(DATA))
 
-test: install  ## all tests of the default environment
+test: install  ## all tests of the default environment but the slow ones
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+test-slow: install  ## adds an op in a copy of the tree, as csrc/README.md says: compiles the extension once more
+	$(BIN)/python -m pytest -m slow
 
 test-kernels: install  ## the CUDA kernels, run on the CPU by an emulator that checks every access
 	$(BIN)/python tests/emulator/run.py
@@ -53,7 +56,7 @@ $(PEERS_VENV)/.requirements: requirements.txt
 test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest torch, CUDA part linked, torchvision compared
 	PATH="$(abspath $(PEERS_BIN)):$$PATH" $(PEERS_BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 	cd / && $(abspath $(PEERS_BIN))/retinanet-fast info
-	$(PEERS_BIN)/pytest $(SIDE_BY_SIDE) -m 'not default_environment'
+	$(PEERS_BIN)/pytest $(SIDE_BY_SIDE) -m 'not default_environment and not slow'
 
 bench: install  ## all benchmarks, a table and a chart
 	$(BIN)/retinanet-fast bench

@@ -1,6 +1,7 @@
 """A thin driver of CMake: `pip install --no-build-isolation .` builds retinanet_fast._C with CMakeLists.txt.
 
-Environment: RETINANET_FAST_CUDA=auto|on|off|compile, TORCH_CUDA_ARCH_LIST, CUDACXX, MAX_JOBS, CMAKE_ARGS.
+Environment: RETINANET_FAST_CUDA=auto|on|off|compile, RETINANET_FAST_CPU_LEVELS, TORCH_CUDA_ARCH_LIST, CUDACXX,
+MAX_JOBS, CMAKE_ARGS.
 """
 
 import os
@@ -39,6 +40,7 @@ class CMakeBuild(build_ext):
             f"-DRETINANET_FAST_VERSION={self.distribution.get_version()}",
             f"-DRETINANET_FAST_OUTPUT_DIR={output}",
             f"-DRETINANET_FAST_CUDA={os.environ.get('RETINANET_FAST_CUDA', 'auto')}",
+            f"-DRETINANET_FAST_CPU_LEVELS={os.environ.get('RETINANET_FAST_CPU_LEVELS', '')}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)

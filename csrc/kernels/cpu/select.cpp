@@ -8,14 +8,15 @@
 namespace retinanet_fast {
 
 #if defined(__x86_64__)
+// Weak: null where the build leaves a level out (RETINANET_FAST_CPU_LEVELS).
 namespace cpu_x86_64_v2 {
-extern const CpuKernels kernels;
+[[gnu::weak]] extern const CpuKernels kernels;
 }
 namespace cpu_x86_64_v3 {
-extern const CpuKernels kernels;
+[[gnu::weak]] extern const CpuKernels kernels;
 }
 namespace cpu_x86_64_v4 {
-extern const CpuKernels kernels;
+[[gnu::weak]] extern const CpuKernels kernels;
 }
 #else
 namespace cpu_generic {
@@ -46,6 +47,7 @@ const CpuKernels& choose() {
   const char* wanted = std::getenv("RETINANET_FAST_CPU_LEVEL");
   std::string known;
   for (const Level& level : levels) {
+    if (level.kernels == nullptr) continue;
     if (wanted == nullptr || *wanted == '\0') {
       if (level.supported) return *level.kernels;
     } else if (std::string(wanted) == level.kernels->level) {
@@ -55,8 +57,10 @@ const CpuKernels& choose() {
     }
     known += std::string(known.empty() ? "" : ", ") + level.kernels->level;
   }
-  throw std::runtime_error(std::string("RETINANET_FAST_CPU_LEVEL: expected one of ") + known + ", got " +
-                           (wanted ? wanted : ""));
+  if (wanted == nullptr || *wanted == '\0') {
+    throw std::runtime_error("retinanet_fast is built for " + known + " only, which this processor does not support");
+  }
+  throw std::runtime_error("RETINANET_FAST_CPU_LEVEL: expected one of " + known + ", got " + wanted);
 }
 
 }  // namespace
