@@ -49,15 +49,23 @@ def read(path: Path) -> dict[str, Any]:
 
 def verdict(result: dict[str, Any]) -> str:
     failed = [name for name, part in result["parts"].items() if part["ok"] is False]
-    left_out = [name for name, part in result["parts"].items() if part["ok"] is None]
     text = f"FAILED ({', '.join(failed)})" if failed else "pass"
-    return text + (f", left out: {', '.join(left_out)}" if left_out else "")
+    for word in ("incomplete", "left out"):
+        names = [name for name, part in result["parts"].items() if state(part) == word]
+        text += f", {word}: {', '.join(names)}" if names else ""
+    return text
+
+
+def state(part: dict[str, Any]) -> str:
+    if part["ok"] is None:
+        return "incomplete" if "passed" in part else "left out"
+    return "ok" if part["ok"] else "FAILED"
 
 
 def part_table(parts: dict[str, Any]) -> list[str]:
     lines = ["| part | | what | seconds |", "|---|---|---|---|"]
     for name, part in parts.items():
-        word = {True: "ok", False: "**FAILED**", None: "left out"}[part["ok"]]
+        word = state(part).replace("FAILED", "**FAILED**")
         lines.append(f"| {name} | {word} | {describe(part)} | {part.get('seconds', '')} |")
     return [*lines, ""]
 
