@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -33,6 +35,14 @@ def eager_twins() -> Iterator[None]:
         yield
     finally:
         ops = retinanet_fast.ops
+
+
+def kernels_in_sources() -> set[str]:
+    """The names of all CUDA kernels."""
+    folder = Path(__file__).resolve().parents[1] / "csrc" / "kernels" / "cuda"
+    text = "".join(path.read_text() for path in folder.iterdir())
+    bounds = r"__launch_bounds__\((?:[^()]|\([^()]*\))*\)"
+    return set(re.findall(r"__global__\s+void\s+(\w+)", re.sub(bounds, "", text)))
 
 
 # The tensors that an op returns, and its gradients.

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from cases import DEGENERATE_BOXES, DEVICES, generator, random_boxes
-from kernel_cases import CASES, DTYPES, assert_same, eager_twins, has_op
+from kernel_cases import CASES, DTYPES, assert_same, eager_twins, has_op, kernels_in_sources
 
 from retinanet_fast import ops
 
@@ -99,11 +99,6 @@ def test_a_label_outside_the_classes_is_reported_by_the_kernel(
         getattr(ops, op)(x, labels, reduction=reduction)
     labels[3] = 0
     getattr(ops, op)(x, labels, reduction=reduction).sum().backward()  # nothing is left of it
-
-
-def kernels_in_sources() -> set[str]:
-    text = "".join(path.read_text() for path in (ROOT / "csrc" / "kernels" / "cuda").iterdir())
-    return set(re.findall(r"__global__\s+void\s+(\w+)", re.sub(r"__launch_bounds__\([^)]*\)", "", text)))
 
 
 @emulated
