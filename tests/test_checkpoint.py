@@ -158,7 +158,7 @@ def test_a_killed_writer_leaves_the_previous_checkpoint(tmp_path: Path, moment: 
     path = tmp_path / checkpoints.LAST
     checkpoint(value=1.0).save(path)
     words = [sys.executable, "-c", _KILLED_WRITER, str(path), str(Path(__file__).parent), moment]
-    assert subprocess.run(words, timeout=120).returncode == -signal.SIGKILL
+    assert subprocess.run(words, cwd=tmp_path, timeout=120).returncode == -signal.SIGKILL
     assert checkpoints.load(path).model["weight"].unique().tolist() == [1.0]
     # The next one is written all the same.
     checkpoint(value=3.0).save(path)

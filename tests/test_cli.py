@@ -374,11 +374,11 @@ def test_info_tells_what_is_here(capsys: Any) -> None:
     assert "processor" in text
 
 
-def test_an_unknown_cpu_level_is_told_in_one_line() -> None:
+def test_an_unknown_cpu_level_is_told_in_one_line(tmp_path: Path) -> None:
     # In a process of its own: the level is chosen once, at the first op.
     words = [sys.executable, "-m", "retinanet_fast", "info"]
     environment = {**os.environ, "RETINANET_FAST_CPU_LEVEL": "486"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("retinanet-fast: RETINANET_FAST_CPU_LEVEL: expected one of ")

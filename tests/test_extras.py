@@ -15,11 +15,11 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def without(packages: list[str], code: str) -> subprocess.CompletedProcess[str]:
-    """Runs `code` in a fresh interpreter in which `packages` cannot be imported."""
+    """Runs `code` in a fresh interpreter in which `packages` cannot be imported; not in the source folder, which would
+    hide an installed package."""
     blocked = "".join(f"sys.modules[{package!r}] = None\n" for package in packages)
-    return subprocess.run(
-        [sys.executable, "-c", f"import sys\n{blocked}{code}"], capture_output=True, text=True, timeout=300
-    )
+    words = [sys.executable, "-c", f"import sys\n{blocked}{code}"]
+    return subprocess.run(words, cwd="/", capture_output=True, text=True, timeout=300)
 
 
 def test_ops_and_models_need_torch_and_numpy_alone() -> None:
