@@ -20,7 +20,8 @@ void check(const at::Tensor& boxes1, const at::Tensor& boxes2) {
 
 // Narrow boxes have IoUs in float32, as torchvision's: rounded to bfloat16 an IoU would be off by up to 0.002.
 at::Tensor widened(const at::Tensor& boxes) {
-  return boxes.to(boxes.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).contiguous();
+  const bool narrow = boxes.scalar_type() == at::kHalf || boxes.scalar_type() == at::kBFloat16;
+  return (narrow ? boxes.to(at::kFloat) : boxes).contiguous();
 }
 
 at::Tensor box_iou(const at::Tensor& boxes1,    // [N, 4]
