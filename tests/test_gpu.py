@@ -14,6 +14,7 @@ from cases import assert_close, needs_gpu, random_boxes
 from kernel_cases import CASES, GRID, assert_same, has_op
 from torch import Tensor
 
+import retinanet_fast
 from retinanet_fast import ops
 from retinanet_fast.structures import AnchorGrid
 
@@ -119,6 +120,15 @@ def test_bad_data_are_raised_by_the_next_call_and_by_no_other(name: str) -> None
     with pytest.raises(error, match=rf"^{name} \(an earlier call on cuda:0\): .*{text}"):
         good.loss()
     good.loss()
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_data_are_raised_by_synchronize_errors(name: str) -> None:
+    call, error, text = BAD_CALLS[name]
+    call()  # the last one: nothing follows it
+    with pytest.raises(error, match=rf"^{name} \(on cuda:0\): .*{text}"):
+        retinanet_fast.synchronize_errors()
+    retinanet_fast.synchronize_errors()
 
 
 @pytest.mark.parametrize(("op", "label"), [("sigmoid_focal_loss", 3), ("softmax_focal_loss", -1)])

@@ -98,3 +98,29 @@ def test_the_extension_has_no_standard_library_of_its_own() -> None:
     )
     assert "PyInit__C" in symbols.stdout
     assert "_ZNSt6locale7classicEv" not in symbols.stdout
+
+
+def test_there_are_no_late_errors_on_the_cpu() -> None:
+    with pytest.raises(IndexError, match="got 7 at row 0"):
+        retinanet_fast.ops.sigmoid_focal_loss(torch.zeros(1, 3), torch.tensor([7]))
+    retinanet_fast.synchronize_errors()
+
+
+def resident_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="no /proc, which says what memory is in use"
+)
+def test_kept_memory_is_released() -> None:
+    size = 64 << 20
+    logits = torch.zeros(size // 4 // 80, 80, requires_grad=True)
+    loss = retinanet_fast.ops.sigmoid_focal_loss(
+        logits, torch.zeros(len(logits), dtype=torch.int64), reduction="sum"
+    )
+    del loss  # and with it the gradient, as large as the logits
+    kept = resident_bytes()
+    retinanet_fast.release_kept_memory()
+    assert kept - resident_bytes() > size // 2
