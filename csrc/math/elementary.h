@@ -7,8 +7,8 @@
 #include "math/platform.h"
 #include "math/scalar.h"
 
-// CUDA's own formulas are compiled for a GPU, and for the emulator, which stands in for one.
-#if defined(__CUDA_ARCH__) || defined(RETINANET_FAST_EMULATOR)
+// CUDA has formulas of its own; a host compiler takes them where it is told to.
+#if defined(__CUDA_ARCH__) && !defined(RETINANET_FAST_CUDA_FORMULAS)
 #define RETINANET_FAST_CUDA_FORMULAS 1
 #endif
 
