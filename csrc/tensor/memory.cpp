@@ -6,7 +6,6 @@
 #include <c10/core/Allocator.h>
 
 #include <array>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -32,6 +31,22 @@ struct Block {
   size_t bytes = 0;
 };
 
+// From the system itself, at a huge page's boundary: what malloc gave might go back to its heap alone. `bytes` are
+// whole huge pages; null where there is no memory.
+void* map_pages(size_t bytes) {
+  void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  char* start = static_cast<char*>(mapped);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(start) % kHugePage) % kHugePage;
+  if (before > 0) munmap(start, before);
+  munmap(start + before + bytes, kHugePage - before);
+  return start + before;
+}
+
+void unmap(const Block& block) {
+  if (block.memory != nullptr) munmap(block.memory, block.bytes);
+}
+
 // malloc gives blocks of tens of megabytes back to the system at once, and touching them anew, page fault by page
 // fault, takes longer than computing a focal loss. So a few freed blocks are kept for the next step, in huge pages, and
 // all but one marked as free to the system, which takes them when it is short of memory.
@@ -41,7 +56,7 @@ class RecyclingAllocator final : public c10::Allocator {
     Block block = take(bytes);
     if (block.memory == nullptr) {
       block.bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-      block.memory = std::aligned_alloc(kHugePage, block.bytes);
+      block.memory = map_pages(block.bytes);
       TORCH_CHECK_WITH(OutOfMemoryError, block.memory != nullptr, "retinanet_fast: cannot allocate ", bytes, " bytes");
       madvise(block.memory, block.bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
     }
@@ -54,7 +69,7 @@ class RecyclingAllocator final : public c10::Allocator {
   // Gives the kept blocks back to the system.
   void release_all() {
     const std::lock_guard lock(mutex_);
-    for (Block& kept : kept_) std::free(std::exchange(kept, {}).memory);
+    for (Block& kept : kept_) unmap(std::exchange(kept, {}));
   }
 
   // Never destroyed: tensors may outlive every other static object.
@@ -84,9 +99,9 @@ class RecyclingAllocator final : public c10::Allocator {
   static void release(void* context) {
     const std::unique_ptr<Block> block(static_cast<Block*>(context));
     report(*block, -int64_t(block->bytes));
-    if (block->bytes > kLargest) return std::free(block->memory);
+    if (block->bytes > kLargest) return unmap(*block);
     RecyclingAllocator& self = instance();
-    void* oldest = nullptr;
+    Block oldest;
     {
       const std::lock_guard lock(self.mutex_);
       const Block& before = self.kept_[self.last_];
@@ -94,9 +109,9 @@ class RecyclingAllocator final : public c10::Allocator {
         madvise(before.memory, before.bytes, MADV_FREE);
         self.last_ = (self.last_ + 1) % self.kept_.size();
       }
-      oldest = std::exchange(self.kept_[self.last_], *block).memory;
+      oldest = std::exchange(self.kept_[self.last_], *block);
     }
-    std::free(oldest);
+    unmap(oldest);
   }
 
   std::mutex mutex_;
