@@ -11,7 +11,8 @@
 //   pull_kernel     one warp per rank (but not in the first round): does a kept box of an earlier round hit it? Those
 //                   lie in the cells near it.
 //   mask_kernel     one thread per rank, one block per 256 ranks and 64 earlier ones; one bit per hit. Most pairs are
-//                   ruled out in some 16 instructions, without a branch.
+//                   ruled out in some 16 instructions, without a branch; of many classes, only the pairs of one class
+//                   are looked at.
 //   resolve_kernel  one block, four ranks per thread, in passes until all are settled: a rank is removed once a kept
 //                   one hits it, and kept once all that hit it are removed. Few passes are enough, except for a chain
 //                   in which each rank is hit by the one before it alone: that takes one pass per rank.
@@ -174,6 +175,7 @@ __global__ void mask_kernel(Nms<C> nms) {
   __shared__ Box<C> boxes[kGroup];  // of the ranks that are not removed
   __shared__ C areas[kGroup];
   __shared__ int64_t classes[kGroup];
+  __shared__ SharedBits of_class[kGroup];  // the places of the boxes, by their class modulo kGroup
   __shared__ int8_t bits[kGroup];
   __shared__ unsigned alive[kGroup / 32];
   const int thread = threadIdx.x;
@@ -186,6 +188,7 @@ __global__ void mask_kernel(Nms<C> nms) {
   const bool is_row = thread < kGroup && row < nms.round_size && !nms.is_removed(row);
   const unsigned rows_in_warp = __ballot_sync(kAllLanes, is_row);
   if (thread < kGroup && thread % 32 == 0) alive[thread / 32] = rows_in_warp;
+  if (thread < kGroup) of_class[thread].set(0);
   __syncthreads();
   const MaskWord rows = alive[0] | MaskWord(alive[1]) << 32;
   if (thread < kGroup && thread >= __popcll(rows)) {  // whole batches are read
@@ -197,8 +200,11 @@ __global__ void mask_kernel(Nms<C> nms) {
     const Box<C> box = nms.space.boxes[nms.round_begin + row];
     boxes[place] = box;
     areas[place] = area(box);
-    classes[place] = with_classes ? nms.space.classes[nms.round_begin + row] : 0;
     bits[place] = int8_t(thread);
+    if (with_classes) {
+      classes[place] = nms.space.classes[nms.round_begin + row];
+      of_class[uint64_t(classes[place]) % kGroup].add(MaskWord(1) << place);
+    }
   }
   __syncthreads();
   if (column <= first_row || column >= nms.round_size || nms.is_removed(column)) return;
@@ -207,18 +213,28 @@ __global__ void mask_kernel(Nms<C> nms) {
   const C box_area = area(box);
   const int64_t box_class = with_classes ? nms.space.classes[rank] : 0;
   const int earlier = column - first_row < kGroup ? bits_below(rows, column - first_row) : __popcll(rows);
+  const auto same_class = [&](int i) { return !with_classes || classes[i] == box_class; };
+  MaskWord may_be_same = earlier == kGroup ? ~MaskWord(0) : (MaskWord(1) << earlier) - 1;
+  if (with_classes) may_be_same &= of_class[uint64_t(box_class) % kGroup].get();
   MaskWord word = 0;
-  for (int first = 0; first < earlier; first += kBatch) {
-    unsigned candidates = 0;  // the few pairs that need the division
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      candidates |= unsigned(may_overlap(nms.threshold, boxes[first + i], areas[first + i], box, box_area)) << i;
+  if (2 * __popcll(may_be_same) < earlier) {
+    for (; may_be_same != 0; may_be_same &= may_be_same - 1) {
+      const int i = __ffsll(static_cast<long long>(may_be_same)) - 1;
+      if (same_class(i) && overlaps(nms.threshold, boxes[i], areas[i], box, box_area)) word |= MaskWord(1) << bits[i];
     }
-    if (!nms.threshold.screened) candidates = ~0u >> (32 - kBatch);
-    for (; candidates != 0; candidates &= candidates - 1) {
-      const int i = first + __ffs(int(candidates)) - 1;
-      if (i >= earlier || classes[i] != box_class) continue;
-      if (nms.threshold.exceeded_by(boxes[i], areas[i], box, box_area)) word |= MaskWord(1) << bits[i];
+  } else {
+    for (int first = 0; first < earlier; first += kBatch) {
+      unsigned candidates = 0;  // the few pairs that need the division
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        candidates |= unsigned(may_overlap(nms.threshold, boxes[first + i], areas[first + i], box, box_area)) << i;
+      }
+      if (!nms.threshold.screened) candidates = ~0u >> (32 - kBatch);
+      for (; candidates != 0; candidates &= candidates - 1) {
+        const int i = first + __ffs(int(candidates)) - 1;
+        if (i >= earlier || !same_class(i)) continue;
+        if (nms.threshold.exceeded_by(boxes[i], areas[i], box, box_area)) word |= MaskWord(1) << bits[i];
+      }
     }
   }
   if (word == 0) return;

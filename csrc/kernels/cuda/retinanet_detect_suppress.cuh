@@ -115,8 +115,8 @@ __device__ inline MaskWord resolve_by_votes(MaskWord candidates, MaskWord first,
 // ones.
 __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, IouThreshold<float> threshold) {
   __shared__ LabelledBox group[kGroup];
-  __shared__ MaskWord suppressors[kGroup];  // of each candidate, among the earlier ones of the group
-  __shared__ MaskWord removed;
+  __shared__ SharedBits suppressors[kGroup];  // of each candidate, among the earlier ones of the group
+  __shared__ SharedBits removed;
   LabelledBox* kept_boxes = dynamic_shared<LabelledBox>();
   const int64_t image = blockIdx.x;
   const int64_t total = d.space.totals[image];
@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, Io
     const int size = int(min2(int64_t(kGroup), total - first));
     if (slice == 0) {
       group[lane] = next;
-      suppressors[lane] = 0;
-      if (lane == 0) removed = size == kGroup ? 0 : ~MaskWord(0) << size;
+      suppressors[lane].set(0);
+      if (lane == 0) removed.set(size == kGroup ? 0 : ~MaskWord(0) << size);
       next = load(first + kGroup + lane);
     }
     __syncthreads();
@@ -149,12 +149,13 @@ __global__ void __launch_bounds__(kSuppressThreads) suppress_kernel(Detect d, Io
       gone = LabelledBox{box, area(box), uint32_t(d.p.labels[at]), 0}.suppresses(threshold, mine);
     }
     const MaskWord votes = __ballot_sync(0xffffffffu, gone);
-    if (votes != 0 && lane % 32 == 0) atomicOr(&removed, votes << lane);
+    if (lane % 32 == 0) removed.add(votes << lane);
     MaskWord mask = 0;
     for (int j = slice; j < lane; j += kSlices) mask |= MaskWord(group[j].suppresses(threshold, mine)) << j;
-    if (mask != 0) atomicOr(&suppressors[lane], mask);
+    suppressors[lane].add(mask);
     __syncthreads();
-    const MaskWord bits = resolve_by_votes(~removed, suppressors[lane % 32], suppressors[lane % 32 + 32]);
+    const MaskWord bits =
+        resolve_by_votes(~removed.get(), suppressors[lane % 32].get(), suppressors[lane % 32 + 32].get());
     const int64_t place = kept + bits_below(bits, lane);
     if (slice == 0 && (bits >> lane & 1) && place < d.p.detections_per_img) {
       write(d, image, place, mine.box, candidate_score(mine.key), mine.label);

@@ -26,6 +26,21 @@ __device__ __forceinline__ bool overlaps(const math::IouThreshold<C>& threshold,
   return threshold.exceeded_by(a, area_a, b, area_b);
 }
 
+// Bits that threads set together in shared memory, which has atomics of 32 bits; those of 64 are loops.
+struct SharedBits {
+  uint32_t halves[2];
+
+  __device__ void add(MaskWord bits) {
+    if (uint32_t(bits) != 0) atomicOr(&halves[0], uint32_t(bits));
+    if (bits >> 32 != 0) atomicOr(&halves[1], uint32_t(bits >> 32));
+  }
+  __device__ void set(MaskWord bits) {
+    halves[0] = uint32_t(bits);
+    halves[1] = uint32_t(bits >> 32);
+  }
+  __device__ MaskWord get() const { return MaskWord(halves[1]) << 32 | halves[0]; }
+};
+
 // The number of bits of `mask` below `bit`.
 __device__ __forceinline__ int bits_below(MaskWord mask, int bit) {
   return __popcll(mask & ((MaskWord(1) << bit) - 1));
