@@ -43,23 +43,26 @@ at::Tensor suppress(const char* op, const at::Tensor& boxes, const at::Tensor& s
   const bool kernel_sorts = on_cpu || n <= kNmsCounted;
   const at::Tensor order =
       kernel_sorts ? at::Tensor() : std::get<1>(at::sort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true));
-  const size_t bytes = on_cpu ? nms_cpu_workspace_bytes(n, classes.defined(), dtype)
-                              : nms_cuda_workspace_bytes(n, classes.defined(), dtype);
-  const at::Tensor workspace = at::empty({int64_t(bytes)}, boxes.options().dtype(at::kByte));
   at::Tensor kept_and_count = at::empty({n + 1}, indices);
-  const NmsParams params{
+  size_t bytes = 0;
+  NmsParams params{
       .boxes = corners.const_data_ptr(),
       .scores = values.const_data_ptr(),
       .classes = classes.defined() ? classes.const_data_ptr<int64_t>() : nullptr,
       .order = order.defined() ? order.const_data_ptr<int64_t>() : nullptr,
-      .workspace = workspace.mutable_data_ptr(),
+      .workspace = nullptr,
+      .workspace_bytes = &bytes,
       .kept = kept_and_count.mutable_data_ptr<int64_t>(),
       .count = kept_and_count.mutable_data_ptr<int64_t>() + n,
       .n = n,
       .iou_threshold = iou_threshold,
       .dtype = dtype,
   };
-  launch(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA_LAUNCHER(nms_cuda));
+  const auto run = [&] { launch(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA_LAUNCHER(nms_cuda)); };
+  run();  // without a workspace: says how large it must be
+  const at::Tensor workspace = at::empty({int64_t(bytes)}, boxes.options().dtype(at::kByte));
+  params.workspace = workspace.mutable_data_ptr();
+  run();
   if (!boxes.is_cpu()) {
     const int64_t count = kept_and_count[n].item<int64_t>();  // the one synchronisation
     // Few boxes stay in the larger memory; many are copied, so that it can be freed.

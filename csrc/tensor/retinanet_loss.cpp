@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/scale_gradient.h"
 #include "tensor/op.h"
 #include "tensor/retinanet_loss_launch.h"
 
@@ -133,6 +134,7 @@ class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
     if (context->saved_data.count("grad_logits") != 0 && !at::GradMode::is_enabled()) {
       grad_logits = take(context->saved_data, "grad_logits", grads[0].defined());
       grad_deltas = take(context->saved_data, "grad_deltas", grads[1].defined());
+      static_assert(2 * kMaxLevels <= kMaxScaledGradients);
       scale_gradients({{grad_logits, grads[0]}, {grad_deltas, grads[1]}});
     } else if (grads[0].defined() || grads[1].defined()) {
       const at::Tensor& given = grads[0].defined() ? grads[0] : grads[1];

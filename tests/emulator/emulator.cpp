@@ -113,7 +113,6 @@ const void* context_;
 std::string fault;
 std::minstd_rand random_order;
 cudaError_t last_error = cudaSuccess;
-std::map<const void*, size_t> dynamic_shared_limits;
 struct Launches {
   uint64_t count, threads;
 };
@@ -351,17 +350,14 @@ int sync_threads(const char* name, int value) {
   return current->sum;
 }
 
-void allow_dynamic_shared(const void* kernel, size_t bytes) { dynamic_shared_limits[kernel] = bytes; }
-
 void run_grid(const Launch& launch, void (*body)(const void*), const void* context) {
   const std::lock_guard lock(one_launch_at_a_time);
   static uint32_t count = 0;
   launch_ = launch, body_ = body, context_ = context;
-  const auto limit = dynamic_shared_limits.find(launch.kernel);
-  const size_t shared_limit = limit == dynamic_shared_limits.end() ? 48 << 10 : limit->second;
+  constexpr size_t kSharedLimit = 48 << 10;
   if (launch.grid.count() == 0 || launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 || launch.grid.z > 65535 ||
       launch.block.count() == 0 || launch.block.count() > kMaxThreads || launch.block.z > 64 ||
-      launch.shared_bytes > shared_limit) {
+      launch.shared_bytes > kSharedLimit) {
     last_error = cudaErrorInvalidConfiguration;  // as CUDA refuses it
     return;
   }

@@ -59,6 +59,5 @@ void* allocate(size_t bytes);
 void release(void* buffer);
 
 void* dynamic_shared_bytes();
-void allow_dynamic_shared(const void* kernel, size_t bytes);
 
 }  // namespace emulator

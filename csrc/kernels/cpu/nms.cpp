@@ -5,6 +5,7 @@
 #include "kernels/cpu/first_kept.h"
 #include "kernels/cpu/kept_grid.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/nms_workspace.h"
 #include "kernels/cpu/sort.h"
 
 namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
@@ -111,6 +112,10 @@ Status nms(const NmsParams& p, const Executor& executor) {
   return dispatch_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     const NmsCpuWorkspace<ComputeType<T>> space(p.workspace, p.n, p.classes != nullptr);
+    if (p.workspace == nullptr) {
+      *p.workspace_bytes = space.bytes;
+      return Status{};
+    }
     const auto* by_score = sort_by_score<T>(p, space);
     if (p.classes != nullptr) {
       suppress_by_class<T>(p, space, by_score, executor);

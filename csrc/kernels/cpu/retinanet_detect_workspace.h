@@ -1,7 +1,7 @@
 // How the CPU scans a level, and the workspace of detection.
 #pragma once
 
-#include "kernels/nms.h"
+#include "kernels/cpu/nms_workspace.h"
 #include "kernels/retinanet_detect.h"
 
 namespace retinanet_fast {

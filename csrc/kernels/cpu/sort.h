@@ -2,7 +2,7 @@
 // Included by CPU kernels only: everything lives in the namespace of their x86-64 level.
 #pragma once
 
-#include "kernels/nms.h"
+#include "kernels/cpu/nms_workspace.h"
 
 namespace retinanet_fast::RETINANET_FAST_CPU_NAMESPACE {
 

@@ -5,7 +5,7 @@
 
 #include <cuda_runtime.h>
 
-#include "kernels/nms.h"
+#include "kernels/cuda/nms_workspace.h"
 #include "math/iou_threshold.h"
 
 namespace retinanet_fast {

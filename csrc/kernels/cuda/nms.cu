@@ -348,15 +348,13 @@ __global__ void __launch_bounds__(kWideThreads) resolve_kernel(Nms<C> nms) {
 template <class T>
 Status run_nms(const NmsParams& p, CudaStream stream) {
   using C = ComputeType<T>;
+  const NmsCudaWorkspace<C> space(p.workspace, p.n, p.classes != nullptr);
+  if (p.workspace == nullptr) {
+    *p.workspace_bytes = space.bytes;
+    return {};
+  }
   const IouThreshold<C> threshold(p.iou_threshold);
-  Nms<C> nms{p,
-             NmsCudaWorkspace<C>(p.workspace, p.n, p.classes != nullptr),
-             threshold,
-             centre_reach(threshold),
-             nms_grid_side(p.n),
-             int32_t(min2(p.n, kNmsRound)),
-             0,
-             0};
+  Nms<C> nms{p, space, threshold, centre_reach(threshold), nms_grid_side(p.n), int32_t(min2(p.n, kNmsRound)), 0, 0};
   const dim3 all(unsigned(ceil_div(p.n, kThreads)));
   Status status;
   if (p.order == nullptr) {

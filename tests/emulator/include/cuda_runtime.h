@@ -57,21 +57,10 @@ constexpr int warpSize = 32;
 // ---- the host's side --------------------------------------------------------------------------------------------
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 using cudaStream_t = void*;
 
 cudaError_t cudaGetLastError();
-cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 inline const char* cudaGetErrorString(cudaError_t) { return "refused by the emulator"; }
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-// Few and odd, so that loops over a grid of limited size take several iterations.
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 3, cudaSuccess; }
-template <class... Args>
-cudaError_t cudaFuncSetAttribute(void (*kernel)(Args...), cudaFuncAttribute, int bytes) {
-  emulator::allow_dynamic_shared(reinterpret_cast<const void*>(kernel), bytes);
-  return cudaSuccess;
-}
 
 namespace emulator {
 
