@@ -54,9 +54,7 @@ __device__ Box<C> anchor_of(const Anchors& anchors, uint32_t index) {
   const uint32_t cell = within / uint32_t(anchors.anchors_per_cell);
   const uint32_t k = within - cell * uint32_t(anchors.anchors_per_cell);
   const uint32_t y = cell / uint32_t(level.width);
-  const Box<float> box = grid_anchor(anchors.base_anchors + 4 * (l * anchors.anchors_per_cell + int64_t(k)), level, y,
-                                     cell - y * uint32_t(level.width));
-  return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
+  return anchor_at<C>(anchors, index, l, y, cell - y * uint32_t(level.width), k);
 }
 
 // An IoU I / U, as rounded, that is at least `bound` has an I of at least lowered(bound) * U, as rounded: the factor is
