@@ -321,9 +321,8 @@ CASES: dict[str, Case] = {
         for classes, sliced in ((90, False), (91, False), (5, True))
         for last in (False, True)
     },
-    "retinanet_loss-large": loss(
-        "l1", 2, True, (5, 40), grid=LARGE_GRID
-    ),  # several blocks of box losses per image
+    # Several blocks of box losses per image.
+    "retinanet_loss-large": loss("l1", 2, True, (5, 40), grid=LARGE_GRID),
     **{
         f"retinanet_detect-{classes}-{'nhwc' if last else 'nchw'}-{topk}": detect(
             classes, last, topk, threshold
