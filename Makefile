@@ -61,7 +61,7 @@ test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest t
 bench: install  ## all benchmarks, a table and a chart
 	$(BIN)/retinanet-fast bench
 
-kernel-report: $(VENV)/.requirements  ## registers, spills, access widths and predicted times of the CUDA kernels
+kernel-report: install  ## the CUDA kernels' machine code, what whole calls do, and predicted times
 	$(BIN)/python -m benchmarks.kernel_report
 
 gpu-check:  ## on a GPU machine, with PYTHON the one that has torch: build, test, sanitize, measure

@@ -19,9 +19,13 @@ class Setting:
 
     device: torch.device
     quick: bool = False  # small inputs and few repeats: shows that everything runs; no bar is judged
+    most_images: int | None = None  # of a batch, where the rest of it would be the same again (kernel_report)
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full
+
+    def images(self, count: int) -> int:
+        return count if self.most_images is None else min(count, self.most_images)
 
     def generator(self, seed: int = 0) -> torch.Generator:
         """Inputs are drawn on the CPU, so that every device times the same numbers."""

@@ -21,7 +21,8 @@ import torch
 from benchmarks import cli
 from benchmarks.bars import BARS
 from benchmarks.gpu_check import __main__ as program
-from benchmarks.gpu_check import kernel_times, machine, parts, process, smoke
+from benchmarks.gpu_check import kernel_times, machine, page, parts, process, smoke
+from benchmarks.kernel_report.page import time_of
 from benchmarks.workload import REGISTRY
 
 HERE = Path(__file__).resolve().parent
@@ -360,6 +361,26 @@ def test_the_smoke_calls_agree_on_one_device(capsys: pytest.CaptureFixture[str])
 def test_smoke_differences(got: torch.Tensor, verdict: str) -> None:
     assert re.match(verdict, smoke.difference([got], [torch.ones(3)]))
     assert "1 of 3 indices" in smoke.difference([torch.tensor([1, 2, 3])], [torch.tensor([1, 2, 4])])
+
+
+def test_predictions_are_shown_beside_what_was_measured() -> None:
+    report = json.loads((page.RESULTS / "kernel_report.json").read_text())
+    names = ("retinanet_loss/16x800/bf16/channels_last", "nms/uniform/1000")
+    calls = [call for call in report["calls"] if call["workload"] in names]
+    measured = {}
+    for call in calls:
+        parts = [(part["kernel"], 2 * time_of(part)) for part in call["parts"]["H100"]]
+        torchs = [("at::native::fill", 1000.0)]  # not ours: not in the prediction
+        measured[call["workload"]] = {"kernels": [{"kernel": name, "us": us} for name, us in parts + torchs]}
+    text = "\n".join(page.prediction_table("NVIDIA H100 80GB HBM3", measured))
+    rows = re.findall(r"^\| (\S+/\S+) \| (\d+) \| (\d+) \| ([\d.]+)x \|", text, re.M)
+    assert [row[0] for row in rows] == [call["workload"] for call in calls]
+    assert {row[3] for row in rows} == {"2.00"}
+    assert text.count("focal_kernel") == 1
+    # Kernels that have changed since the prediction, and GPUs that are not predicted, are left out.
+    measured["nms/uniform/1000"]["kernels"].pop(0)
+    assert "nms/" not in "\n".join(page.prediction_table("NVIDIA H100 80GB HBM3", measured))
+    assert page.prediction_table("Tesla T4", measured) == []
 
 
 def test_kernel_times_know_the_workloads_and_go_on_after_a_failure(tmp_path: Path) -> None:

@@ -155,10 +155,11 @@ def fault(
         f"-I{ROOT / 'csrc'}",
     ]
     checks = ["-fsanitize=thread,alignment,bounds", "-fno-sanitize-recover=all"]
-    for source in ("emulator", "memory"):
+    sources = ("emulator", "memory", "places")
+    for source in sources:
         command = [*compiler, "-c", str(EMULATOR / f"{source}.cpp"), "-o", str(folder / f"{source}.o")]
         subprocess.run(command, check=True)
-    runtime = [str(folder / "emulator.o"), str(folder / "memory.o")]
+    runtime = [str(folder / f"{source}.o") for source in sources]
 
     def build_and_run(name: str, planted: bool) -> subprocess.CompletedProcess[str]:
         built = folder / f"{name}-{planted}"

@@ -14,6 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import suites  # noqa: F401  registers the workloads
+from benchmarks.kernel_report.calls import WORKLOADS as PREDICTED
 from benchmarks.kernel_report.compiled import short_name
 from benchmarks.providers import PROVIDERS, one_line
 from benchmarks.report import write_whole
@@ -87,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse.parse_args(arguments)
     device = torch.device("cuda")
     measured: dict[str, Any] = {}
-    for name in options.workloads or [name for name in WORKLOADS if name in REGISTRY]:
+    chosen = dict.fromkeys(name for name in (*WORKLOADS, *PREDICTED) if name in REGISTRY)
+    for name in options.workloads or chosen:
         try:
             call = PROVIDERS["ours"].bind(REGISTRY[name].make(Setting(device)))
             measured[name] = measure(call, device)

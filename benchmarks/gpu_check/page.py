@@ -6,18 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kernel_report import page as report_page
 from benchmarks.report import seconds_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 KERNELS_PER_WORKLOAD = 5
-
-# The workloads whose sizes are those of the kernel report's examples.
-PREDICTED = {
-    "focal/int/fp32/sum/16-images",
-    "focal/int/bf16/sum/16-images",
-    "decode_boxes/16-images",
-    "encode_boxes/16-images",
-}
 
 
 def summary(out: Path, result: dict[str, Any]) -> str:
@@ -34,7 +27,7 @@ def summary(out: Path, result: dict[str, Any]) -> str:
         *part_table(result["parts"]),
         *failures(result["parts"]),
         *timing_table(bench.get("rows", []), kernels, bars),
-        *prediction_table(bench.get("rows", []), kernels),
+        *prediction_table(result["gpu"]["name"], kernels),
         *kernel_lists(kernels),
     ]
     return "\n".join(parts).rstrip() + "\n"
@@ -161,35 +154,44 @@ def timing_table(
     return [*lines, ""]
 
 
-def prediction_table(rows: list[dict[str, Any]], kernels: dict[str, Any]) -> list[str]:
-    """The kernel report's prediction, its memory floor at the copy bandwidth measured here."""
+def prediction_table(gpu: str, kernels: dict[str, Any]) -> list[str]:
+    """The kernel report's prediction of whole calls beside what was measured: of our kernels, without torch's."""
     report = read(RESULTS / "kernel_report.json")
-    copies = [row for row in rows if row.get("copy_seconds")]
-    if not report or not copies:
+    names = [one["name"] for one in report.get("gpus", [])]
+    name = next((one for one in names if one in gpu), None)
+    if name is None:
         return []
-    largest = max(copies, key=lambda row: row["bytes_moved"])
-    bandwidth = largest["bytes_moved"] / largest["copy_seconds"]
-    slower = report["gpu"]["copy_bytes_per_second"] / bandwidth
-    predicted = {
-        row["kernel"]: max(row["memory_us"] * slower, row["issue_us"], row["special_us"])
-        for row in report["rows"]
-        if row["memory_us"] is not None
-    }
     lines = [
-        f"## Predicted by the kernel report (for an {report['gpu']['name']}), at {bandwidth / 1e12:.2f} TB/s of a copy",
+        f"## Predicted by the kernel report for an {name}",
         "",
-        "| workload | kernel | measured, us | predicted, us | |",
-        "|---|---|---|---|---|",
+        "Our kernels' times, added up. By kernel: measured / predicted, us, where that is a tenth of the call or more.",
+        "",
+        *report_page.table("call", "measured, us", "predicted, us", "", "by kernel"),
     ]
-    for workload, found in kernels.items():
-        for kernel in found.get("kernels", []) if workload in PREDICTED else []:
-            floor = predicted.get(kernel["kernel"])
-            if floor:
-                ratio = kernel["us"] / floor
-                lines.append(
-                    f"| {workload} | `{kernel['kernel']}` | {kernel['us']} | {floor:.1f} | {ratio:.2f}x |"
-                )
-    return [*lines, ""] if len(lines) > 4 else []
+    before = len(lines)
+    for call in report["calls"]:
+        measured = {one["kernel"]: one["us"] for one in kernels.get(call["workload"], {}).get("kernels", [])}
+        parts = {part["kernel"]: part for part in call["parts"][name] if part["kernel"] in measured}
+        if len(parts) < len(call["parts"][name]):
+            continue  # not measured, or the kernels have changed
+        found = sum(measured[kernel] for kernel in parts)
+        expected = sum(report_page.time_of(part) for part in parts.values())
+        each = [
+            f"`{kernel.split('<')[0]}` {measured[kernel]:.0f} / {report_page.time_of(part):.0f} "
+            + report_page.bound(part)
+            for kernel, part in parts.items()
+            if measured[kernel] >= found / 10
+        ]
+        lines.append(
+            report_page.row(
+                call["workload"],
+                f"{found:.0f}",
+                f"{expected:.0f}",
+                f"{found / expected:.2f}x",
+                ", ".join(each),
+            )
+        )
+    return [*lines, ""] if len(lines) > before else []
 
 
 def kernel_lists(kernels: dict[str, Any]) -> list[str]:

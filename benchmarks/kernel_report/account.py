@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.kernel_report.compiled import CompiledKernels, demangle
+from benchmarks.kernel_report.gpu import H200, ISSUE_LANES, SPECIAL_LANES, Gpu, occupancy
 from benchmarks.kernel_report.sass import Instruction, main_loops, main_path
 
 # ---- what the disassembly cannot know ---------------------------------------------------------------------------
@@ -63,40 +65,6 @@ STREAMING = {
 BYTES = {"double": 8, "float": 4, "Half": 2, "BFloat16": 2}
 
 
-@dataclass(frozen=True)
-class Gpu:
-    name: str
-    architecture: str
-    sms: int
-    hertz: float
-    copy_bytes_per_second: float
-
-    def seconds(self, lanes_per_clock: int, thread_instructions: float) -> float:
-        return thread_instructions / (self.sms * lanes_per_clock * self.hertz)
-
-
-# 1.98 GHz is its highest clock; 4.3 TB/s what a device copy was measured to move, reads and writes together.
-H200 = Gpu("H200", "90", sms=132, hertz=1.98e9, copy_bytes_per_second=4.3e12)
-ISSUE_LANES, SPECIAL_LANES = 128, 16  # thread instructions a clock and SM: all, special functions
-
-# Registers, warps, blocks and shared memory of an SM.
-SM_LIMITS = {
-    "80": (65536, 64, 32, 164 << 10),
-    "90": (65536, 64, 32, 228 << 10),
-    "100": (65536, 64, 32, 228 << 10),
-}
-
-
-def occupancy(architecture: str, registers: int, shared: int, threads: int) -> float:
-    """Share of an SM's warps that can be resident, as CUDA's occupancy calculator has it."""
-    all_registers, max_warps, max_blocks, all_shared = SM_LIMITS[architecture]
-    warps = -(-threads // 32)
-    per_warp = -(-registers * 32 // 256) * 256  # registers are given out 256 at a time, a warp at least
-    by_registers = all_registers // per_warp // 4 * 4 // warps  # warps in fours, one for each scheduler
-    by_shared = all_shared // (-(-(shared + 1024) // 128) * 128)  # 1 KiB of a block's is the system's
-    return min(by_registers, by_shared, max_warps // warps, max_blocks) * warps / max_warps
-
-
 # ---- one kernel on one architecture -----------------------------------------------------------------------------
 
 
@@ -130,6 +98,18 @@ class Row:
         if found:
             kind += " soft" * (found[1] == "true") + " each" * (found[2] == "true")
         return STREAMING.get(kind)
+
+    @property
+    def bytes_per_element(self) -> int:
+        """That a streaming kernel reads and writes."""
+        stream = self.stream
+        return element_bytes(self.kernel) * (stream.loads + stream.stores) if stream else 0
+
+    @property
+    def is_shown(self) -> bool:
+        """Of the streaming kernels, the usual types and gamma."""
+        usual = re.match(r"\w+<(float|BFloat16)\b", self.kernel) and "AnyGamma" not in self.kernel
+        return bool(usual) and self.architecture == H200.architecture and self.memory_us is not None
 
     @property
     def binds(self) -> str:
@@ -206,3 +186,40 @@ def account(compiled: CompiledKernels, architectures: Sequence[str]) -> list[Row
             add_stream(row, instructions, row.stream, H200)
         rows.append(row)
     return sorted(rows, key=lambda row: (row.kernel, int(row.architecture)))
+
+
+@dataclass(frozen=True)
+class Resources:
+    """A kernel's over all its types and architectures: the least and the most."""
+
+    source: str
+    name: str
+    variants: int
+    registers: tuple[int, int]
+    occupancy: tuple[float, float]
+    instructions: tuple[int, int]
+    shared_bytes: int
+    spill_bytes: int
+
+
+def resources(rows: Sequence[Row]) -> list[Resources]:
+    by_name: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_name.setdefault((row.source, row.name), []).append(row)
+
+    def span(values: list[Any]) -> tuple[Any, Any]:
+        return min(values), max(values)
+
+    return [
+        Resources(
+            source,
+            name,
+            len({row.kernel for row in found}),
+            span([row.registers for row in found]),
+            span([row.occupancy for row in found]),
+            span([row.instructions for row in found]),
+            max(row.shared_bytes for row in found),
+            max(row.spill_bytes for row in found),
+        )
+        for (source, name), found in by_name.items()
+    ]

@@ -1,77 +1,238 @@
-"""The account as a page for people."""
+"""The account as one page for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
-from benchmarks.kernel_report.account import H200, ISSUE_LANES, SPECIAL_LANES, Row
+from benchmarks.kernel_report.gpu import CYCLES, ISSUE_LANES, LAUNCH_US, SPECIAL_LANES
+
+Table = list[str]
 
 
-def text_of(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} x {bits}" for bits, count in counts.items()) or "-"
+def table(*columns: str) -> Table:
+    return [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
 
 
-def resource_table(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| kernel | sm | registers | spilled bytes | shared bytes | occupancy | instructions | loads, bits | stores |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
+def row(*cells: Any) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def short(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if number >= size:
+            return f"{number / (1e3 if unit == 'k' else size):.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def megabytes(number: float) -> str:
+    return f"{number / 1e6:.3g}" if number >= 1e4 else "0"
+
+
+# ---- whole calls ------------------------------------------------------------------------------------------------
+
+
+def time_of(part: Mapping[str, Any]) -> float:
+    return float(part["launch"] + max(part["memory"], part["issue"], part["chain"]))
+
+
+def bound(part: Mapping[str, Any]) -> str:
+    return max(("memory", "issue", "chain"), key=lambda name: part[name])
+
+
+def split(parts: list[Mapping[str, Any]]) -> dict[str, float]:
+    """A call's time by what binds each of its kernels."""
+    times = {"launch": sum(part["launch"] for part in parts), "memory": 0.0, "issue": 0.0, "chain": 0.0}
+    for part in parts:
+        times[bound(part)] += part[bound(part)]
+    return times
+
+
+def chain_text(chain: Mapping[str, Any]) -> str:
+    loads = chain["l1"] + chain["l2"] + chain["dram"]
+    steps = {
+        "instructions": chain["instructions"],
+        "loads": loads,
+        "shared": chain["shared"] + chain["atomic"],
+    }
+    steps |= {"warp-wide": chain["warp_wide"], "barriers": chain["barriers"]}
+    said = ", ".join(f"{short(count)} {name}" for name, count in steps.items() if count >= 1)
+    return f"`{chain['kernel'].split('<')[0]}` {short(chain['cycles'])}: {said}"
+
+
+def call_table(calls: list[Mapping[str, Any]], gpus: list[str]) -> Table:
+    first, *others = gpus
+    lines = table(
+        "call",
+        "launches",
+        "blocks, idle",
+        "must move, MB",
+        "touched",
+        "narrow",
+        "bank conflicts",
+        "atomics, queue",
+        "64-bit divisions",
+        f"{first}, us",
+        "launch",
+        "memory",
+        "issue",
+        "chain",
+        *(f"{gpu}, us" for gpu in others),
+    )
+    for call in calls:
+        times = split(call["parts"][first])
         lines.append(
-            f"| `{row.kernel}` | {row.architecture} | {row.registers} | {row.spill_bytes} | {row.shared_bytes} | "
-            f"{row.occupancy:.0%} | {row.instructions} | {text_of(row.loads)} | {text_of(row.stores)} |"
+            row(
+                call["workload"].replace("/channels_last", "/cl"),
+                f"{call['launches']} + {call['torchs']}",
+                f"{short(call['blocks'])}, {short(call['idle_blocks'])}",
+                megabytes(call["must_move"]),
+                megabytes(call["touched"]),
+                f"{call['narrow']:.1%}",
+                f"{call['bank_conflicts']:.2f}",
+                f"{short(call['atomics'])}, {short(call['longest_queue'])}",
+                short(call["divisions64"]),
+                f"**{sum(times.values()):.0f}**",
+                *(f"{value:.0f}" for value in times.values()),
+                *(f"{sum(time_of(part) for part in call['parts'][gpu]):.0f}" for gpu in others),
+            )
         )
     return lines
 
 
-def prediction_table(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| kernel | example | instructions an element | special functions an element | memory floor, us | issue, us | "
-        "special functions, us | predicted, us | binds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if row.stream is None or row.memory_us is None or row.issue_us is None or row.special_us is None:
-            continue
-        predicted = max(row.memory_us, row.issue_us, row.special_us)
+def chain_list(calls: list[Mapping[str, Any]]) -> Table:
+    """One line for each kernel that is some call's longest chain, at its longest."""
+    longest: dict[str, Mapping[str, Any]] = {}
+    for call in calls:
+        name = call["chain"]["kernel"].split("<")[0]
+        if name not in longest or call["chain"]["cycles"] > longest[name]["chain"]["cycles"]:
+            longest[name] = call
+    return [f"- {call['workload']}: {chain_text(call['chain'])}" for call in longest.values()]
+
+
+# ---- compiled kernels ---------------------------------------------------------------------------------------------
+
+
+def stream_table(rows: list[Mapping[str, Any]]) -> Table:
+    lines = table(
+        "kernel",
+        "instructions an element",
+        "special functions",
+        "memory floor, us",
+        "issue, us",
+        "special functions, us",
+        "binds",
+    )
+    for one in rows:
+        times = {
+            "memory": one["memory_us"],
+            "issue": one["issue_us"],
+            "special functions": one["special_us"],
+        }
         lines.append(
-            f"| `{row.kernel}` | {row.stream.example} | {row.instructions_per_element} | "
-            f"{row.special_per_element} | {row.memory_us} | {row.issue_us} | {row.special_us} | "
-            f"{predicted} | {row.binds} |"
+            row(
+                f"`{one['kernel']}`",
+                one["instructions_per_element"],
+                one["special_per_element"],
+                *times.values(),
+                max(times, key=lambda name: times[name]),
+            )
         )
     return lines
 
 
-METHOD = """\
-Written by `make kernel-report`; no GPU took part, and no time here was measured.
+def span(values: list[Any], form: str = "{}") -> str:
+    low, high = (form.format(value) for value in values)
+    return low if low == high else f"{low} - {high}"
 
-- Registers, spills and static shared memory: `ptxas -v`. Occupancy: the share of an SM's 64 warps that these and the
-  block size allow.
-- Global loads and stores: the `LDG` and `STG` instructions of the whole kernel by width; narrow ones beside wide ones
-  are the path for tails and unaligned arrays.
-- Instructions an element: those on the main path, divided by the elements that a thread handles on it. The main path
-  of a streaming kernel goes through an innermost loop with wide loads and stores (through the whole kernel, where there
-  is no such loop; through the loop of most instructions an element, where there are several), and every array of the
-  example is accessed 16 bytes at a time on it. Of such paths it is the one with the most special functions, plain
-  reciprocals aside, so that no element's work is jumped over, and then the fewest instructions. Code outside that loop
-  and slow paths beside it (unaligned arrays, tails, rows with a label) are not in it.
-- `sigmoid_focal_loss_kernel<type, exponent, soft, each>`: with soft targets or labels; with or without losses, factors
-  and gradients of targets for each element.
-- Predicted time: the largest of the memory floor (bytes moved at {bandwidth:.1f} TB/s, what a copy was measured to
-  move), instructions issued at {issue} a clock and SM, and special functions (`MUFU`) at {special} a clock and SM, on
-  an {name} ({sms} SMs, {ghz:.2f} GHz). It leaves out latency and the cost of a launch, so it is a floor as well.
+
+def resource_table(rows: list[Mapping[str, Any]]) -> Table:
+    lines = table(
+        "kernel", "variants", "registers", "occupancy", "instructions", "shared bytes", "spilled bytes"
+    )
+    for one in rows:
+        lines.append(
+            row(
+                f"`{one['name']}`",
+                one["variants"],
+                span(one["registers"]),
+                span(one["occupancy"], "{:.0%}"),
+                span(one["instructions"]),
+                one["shared_bytes"],
+                one["spill_bytes"],
+            )
+        )
+    return lines
+
+
+# ---- the page -----------------------------------------------------------------------------------------------------
+
+CALLS = """\
+Each call is run by the emulator (tests/emulator), which sees every access, warp-wide operation, barrier and basic block
+of every thread. Sizes are those of the benchmarks; of a batch of 16 images, one is counted (four of the loss, whose
+matching takes four images a block), and blocks, bytes, instructions and atomics grow with the images, chains do not.
+
+- Launches: ours + torch's own (fills, copies, sorts, whose time is not in the prediction). Idle blocks write nothing
+  and load once at most.
+- Must move: what any implementation reads and writes. Touched: 32-byte sectors of each access of a warp, so more than
+  that where lanes do not lie side by side or data is read again. Narrow: of the bytes of arrays of two megabytes or
+  more, those that go less than 16 at a time. Bank conflicts: passes beyond one, for an access of shared memory.
+- The longest queue: atomics on one address in one launch. 64-bit divisions: by threads.
+- Predicted: every launch takes {launch} us, and then the longest of three, added up here by what binds each kernel.
+  Memory: sectors touched for the first time, at the copy's {bandwidth}, or at the L2 cache's
+  {l2:.1f} TB/s where the call fits into it. Issue: instructions, four a clock and SM. Chain: blocks one after another,
+  in order, each on the first SM with room; in a block, between two barriers, the slowest warp.
+- A step of a chain, in cycles: {cycles}.
+- Constants: benchmarks/kernel_report/gpu.py, with their sources. Instructions are the host's, weighted by what nvcc
+  makes of each; those of streaming kernels are scaled to the machine code's main path.
+- It leaves out: instruction caches, and what the compiler overlaps or unrolls. results/h100/prediction.md has
+  predictions beside what was measured, and what explains the differences.
+"""
+
+STREAMS = """\
+By the machine code of the main path alone: through an innermost loop with 16-byte loads and stores (of several, the one
+of most instructions), the path with the most special functions. Memory: bytes moved at {bandwidth:.1f} TB/s; issue:
+{issue} a clock and SM; special functions (`MUFU`): {special}. 16 x 120,087 x 80 logits, 16 x 120,087 boxes; gamma is 2.
+`sigmoid_focal_loss_kernel<type, exponent, soft, each>`: soft targets or labels; with or without each element's loss.
+"""
+
+RESOURCES = """\
+`ptxas -v` and the machine code, over all types and architectures ({architectures}). Occupancy: the share of an SM's 64
+warps that registers, shared memory and block size allow.
 """
 
 
-def markdown(rows: Sequence[Row], compiler: str) -> str:
-    method = METHOD.format(
-        bandwidth=H200.copy_bytes_per_second / 1e12,
-        issue=ISSUE_LANES,
-        special=SPECIAL_LANES,
-        name=H200.name,
-        sms=H200.sms,
-        ghz=H200.hertz / 1e9,
+def markdown(document: Mapping[str, Any], architectures: list[str]) -> str:
+    gpus = document["gpus"]
+    calls = CALLS.format(
+        launch=LAUNCH_US,
+        bandwidth=" and ".join(
+            f"{gpu['copy_bytes_per_second'] / 1e12:.2f} TB/s ({gpu['name']})" for gpu in gpus
+        ),
+        l2=gpus[0]["l2_bytes_per_second"] / 1e12,
+        cycles=", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in CYCLES.items()),
     )
-    parts = [f"# CUDA kernels as compiled by {compiler}", "", method]
-    parts += [f"## Predicted on an {H200.name}", "", *prediction_table(rows), "", "## Resources", ""]
-    return "\n".join([*parts, *resource_table(rows)]) + "\n"
+    streams = STREAMS.format(
+        bandwidth=gpus[0]["copy_bytes_per_second"] / 1e12, issue=ISSUE_LANES, special=SPECIAL_LANES
+    )
+    parts = [f"# The CUDA kernels, as compiled by {document['compiler']}", ""]
+    parts += ["Written by `make kernel-report`; no GPU took part, and no time here was measured.", ""]
+    if document["calls"]:
+        parts += [
+            "## Whole calls",
+            "",
+            calls,
+            *call_table(document["calls"], [gpu["name"] for gpu in gpus]),
+            "",
+        ]
+        parts += ["The longest chains:", "", *chain_list(document["calls"]), ""]
+    parts += [
+        f"## Streaming kernels, on an {gpus[0]['name']}",
+        "",
+        streams,
+        *stream_table(document["streams"]),
+        "",
+    ]
+    resources = RESOURCES.format(architectures=", ".join(f"sm_{name}" for name in architectures))
+    parts += ["## Resources", "", resources, *resource_table(document["resources"])]
+    return "\n".join(parts) + "\n"

@@ -33,7 +33,7 @@ def retinanet_detect(
 ) -> Case:
     """Logits as the `scores` say; "half-trained" is N(-4, 1.5), of which one in 23 is above the score threshold."""
     size, generator = setting.size(image_size, 128), setting.generator()
-    classes = setting.size(classes, 10)
+    images, classes = setting.images(images), setting.size(classes, 10)
     anchors = anchor_grid(size, setting.device)
     shapes = anchors.base_anchors.shape[1]
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -73,14 +73,18 @@ for scores in ("none", "untrained", "equal", "rising"):
         classes=91,
         scores=scores,
     )
-register(
-    "retinanet_detect/16x800/bf16/channels_last",
-    retinanet_detect,
-    providers=NOT_COMPILED,
-    devices=("cuda",),
-    images=16,
-    image_size=800,
-    classes=80,
-    dtype=torch.bfloat16,
-    channels_last=True,
-)
+for images in (1, 16):
+    for scores in ("half-trained", "untrained", "equal"):
+        register(
+            f"retinanet_detect/{images}x800/bf16/channels_last"
+            + ("" if scores == "half-trained" else f"/{scores}"),
+            retinanet_detect,
+            providers=NOT_COMPILED if images == 16 and scores == "half-trained" else ("ours",),
+            devices=("cuda",),
+            images=images,
+            image_size=800,
+            classes=80,
+            dtype=torch.bfloat16,
+            channels_last=True,
+            scores=scores,
+        )

@@ -19,7 +19,7 @@ def sigmoid_focal(
     setting: Setting, *, images: int, dtype: torch.dtype, reduction: str, float_targets: bool
 ) -> Case:
     """One image at 800 px has 120,087 anchors; about one in 200 is foreground."""
-    rows, classes = images * setting.size(120_087, 1_201), 80
+    rows, classes = setting.images(images) * setting.size(120_087, 1_201), 80
     generator = setting.generator()
     logits = (torch.randn(rows, classes, generator=generator) - 4).to(setting.device, dtype)
     logits.requires_grad_()

@@ -50,6 +50,8 @@ for boxes in (5_000, 20_000):
     register(f"nms/clustered/{boxes}", nms, providers=NOT_COMPILED, boxes=boxes, objects=50)
 # The twin visits every kept box in Python, and torchvision compares every pair: so many boxes take them minutes.
 register("nms/uniform/200000", nms, providers=("ours",), boxes=200_000, checked=False)
+register("nms/clustered/1000", nms, providers=("ours",), boxes=1_000, objects=50)
+register("nms/clustered/200000", nms, providers=("ours",), boxes=200_000, objects=50, checked=False)
 for boxes in (5_000, 20_000):
     register(f"batched_nms/80/{boxes}", batched_nms, providers=NOT_COMPILED, boxes=boxes, classes=80)
 register("batched_nms/1203/20000", batched_nms, providers=NOT_COMPILED, boxes=20_000, classes=1_203)

@@ -31,6 +31,7 @@ def retinanet_loss(
     classes: int = 91,
 ) -> Case:
     size, generator = setting.size(image_size, 128), setting.generator()
+    images = setting.images(images)
     anchors = anchor_grid(size, setting.device)
     shapes = anchors.base_anchors.shape[1]
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -58,12 +59,19 @@ def retinanet_loss(
 for boxes in (20, 100, 1_000):
     register(f"match_anchors/{boxes}", match_anchors, providers=NOT_COMPILED, boxes=boxes)
 register("retinanet_loss/2x512", retinanet_loss, providers=EVERYONE, images=2, image_size=512)
-register(
-    "retinanet_loss/16x800/bf16/channels_last",
-    retinanet_loss,
-    devices=("cuda",),
-    images=16,
-    image_size=800,
-    dtype=torch.bfloat16,
-    channels_last=True,
-)
+# Several class counts and layouts: a row of classes, or an image's plane, may begin at any element of a 16-byte vector.
+for channels_last in (True, False):
+    for classes in (80, 90, 91):
+        usual = channels_last and classes == 91
+        register(
+            f"retinanet_loss/16x800/bf16/{'channels_last' if channels_last else 'nchw'}"
+            + ("" if usual else f"/{classes}"),
+            retinanet_loss,
+            providers=EVERYONE if usual else ("ours",),
+            devices=("cuda",),
+            images=16,
+            image_size=800,
+            classes=classes,
+            dtype=torch.bfloat16,
+            channels_last=channels_last,
+        )

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "counts.h"
 #include "cuda_runtime.h"
 #include "state.h"
 #if defined(__SANITIZE_ADDRESS__)
@@ -57,6 +58,28 @@ emulator_switch:
 namespace emulator {
 
 Position here;
+
+// Kernels have internal linkage: their names are in the file's symbol table alone, which nm reads.
+std::string name_of(const void* kernel) {
+  Dl_info module{};
+  dladdr(kernel, &module);
+  const uint64_t offset = static_cast<const char*>(kernel) - static_cast<const char*>(module.dli_fbase);
+  const std::string command = "env -u LD_PRELOAD nm -C --defined-only '" + std::string(module.dli_fname) + "'";
+  std::string name = "?";
+  FILE* symbols = popen(command.c_str(), "r");
+  char line[4096];
+  while (symbols && fgets(line, sizeof line, symbols)) {
+    char* text;
+    const uint64_t value = strtoull(line, &text, 16);
+    if ((value == offset || value == reinterpret_cast<uint64_t>(kernel)) && (text[1] | 32) == 't') name = text + 3;
+    if ((value == offset || value == reinterpret_cast<uint64_t>(kernel)) && (text[1] | 32) == 'w') name = text + 3;
+  }
+  if (symbols) pclose(symbols);
+  for (const char* noise : {"void ", "retinanet_fast::", "(anonymous namespace)::", "math::", "\n"}) {
+    for (size_t at; (at = name.find(noise)) != std::string::npos;) name.erase(at, std::string(noise).size());
+  }
+  return name.substr(0, name.find('('));
+}
 
 namespace {
 
@@ -103,28 +126,6 @@ void* fake_stack;
 #endif
 
 // ---- names ------------------------------------------------------------------------------------------------------
-
-// Kernels have internal linkage: their names are in the file's symbol table alone, which nm reads.
-std::string name_of(const void* kernel) {
-  Dl_info module{};
-  dladdr(kernel, &module);
-  const uint64_t offset = static_cast<const char*>(kernel) - static_cast<const char*>(module.dli_fbase);
-  const std::string command = "env -u LD_PRELOAD nm -C --defined-only '" + std::string(module.dli_fname) + "'";
-  std::string name = "?";
-  FILE* symbols = popen(command.c_str(), "r");
-  char line[4096];
-  while (symbols && fgets(line, sizeof line, symbols)) {
-    char* text;
-    const uint64_t value = strtoull(line, &text, 16);
-    if ((value == offset || value == reinterpret_cast<uint64_t>(kernel)) && (text[1] | 32) == 't') name = text + 3;
-    if ((value == offset || value == reinterpret_cast<uint64_t>(kernel)) && (text[1] | 32) == 'w') name = text + 3;
-  }
-  if (symbols) pclose(symbols);
-  for (const char* noise : {"void ", "retinanet_fast::", "(anonymous namespace)::", "math::", "\n"}) {
-    for (size_t at; (at = name.find(noise)) != std::string::npos;) name.erase(at, std::string(noise).size());
-  }
-  return name.substr(0, name.find('('));
-}
 
 std::string position() {
   char text[160];
@@ -243,6 +244,7 @@ bool resolve_warp(unsigned first) {
     Thread& thread = threads[base + lane];
     thread.lanes = lanes;
     thread.state = State::kRunnable;
+    count_warp_wide(base + lane);
     if (barrier) thread.last_warp_sync = warp.barriers, thread.last_warp_mask = lanes.present;
   }
   return true;
@@ -255,6 +257,7 @@ bool resolve_barrier() {
     sum += int(thread.value);
   }
   for (Thread& thread : threads) thread.state = State::kRunnable, thread.sum = sum;
+  count_barrier();
   ++here.barriers;
   return true;
 }
@@ -308,6 +311,7 @@ void run_block(unsigned block, std::vector<unsigned>& order) {
     }
     if (!progress && !resolve_barrier()) fail_stuck();
   }
+  count_block_end(block);
 }
 
 }  // namespace
@@ -372,9 +376,11 @@ void run_grid(const Launch& launch, void (*body)(const void*), const void* conte
   std::iota(blocks.begin(), blocks.end(), 0u);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(blocks.begin(), blocks.end(), random_order);
+  count_launch(launch);
   here.launch = count;
   for (unsigned block : blocks) run_block(block, order);
   here.launch = 0;
+  count_launch_end();
 }
 
 }  // namespace emulator

@@ -3,7 +3,6 @@
 //
 // The sanitized variant (CMakeLists.txt) leaves these checks to the address sanitizer and needs the buffers alone.
 #include <dlfcn.h>
-#include <link.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -17,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "places.h"
 #include "state.h"
 
 namespace emulator {
@@ -202,8 +202,6 @@ struct SharedMemory {
 };
 
 SharedMemory static_shared, dynamic_shared;
-alignas(kAlignment) char dynamic_bytes[256 << 10];
-thread_local volatile char anchor;  // accessed so that the module's thread-local block of this thread exists
 
 // Names, offsets and sizes of the thread-local variables, from the symbol table of this module's file.
 std::vector<SharedVariable> read_variables() {
@@ -219,23 +217,6 @@ std::vector<SharedVariable> read_variables() {
   }
   if (symbols) pclose(symbols);
   return variables;
-}
-
-// The address of this thread's copy of the module's thread-local variables.
-int find_static_shared(dl_phdr_info* module, size_t, void*) {
-  const auto begin = module->dlpi_addr;
-  for (int i = 0; i < module->dlpi_phnum; ++i) {
-    const auto& segment = module->dlpi_phdr[i];
-    const auto own = reinterpret_cast<uintptr_t>(&kPoison) - begin - segment.p_vaddr;
-    if (segment.p_type == PT_LOAD && own < segment.p_memsz) break;
-    if (i + 1 == module->dlpi_phnum) return 0;
-  }
-  for (int i = 0; i < module->dlpi_phnum; ++i) {
-    if (module->dlpi_phdr[i].p_type != PT_TLS) continue;
-    static_shared.data = static_cast<char*>(module->dlpi_tls_data);
-    static_shared.bytes = module->dlpi_phdr[i].p_memsz;
-  }
-  return 1;
 }
 
 void check_shared(SharedMemory& memory, size_t offset, size_t bytes, Access kind) {
@@ -254,18 +235,16 @@ void check_shared(SharedMemory& memory, size_t offset, size_t bytes, Access kind
   check_race(memory.words, offset, bytes, kind, true);
 }
 
-// The linker's names for the first and last byte of this module, which holds constants, threadIdx and the like.
-extern "C" __attribute__((visibility("hidden"))) char __ehdr_start, _end;
-
 }  // namespace
 
 void begin_block_memory(size_t dynamic_size) {
   static const std::vector<SharedVariable> variables = read_variables();
   static_shared.variables = variables;
-  anchor = 0;
-  dl_iterate_phdr(find_static_shared, nullptr);
+  const Span place = static_shared_span();
+  static_shared.data = place.begin;
+  static_shared.bytes = place.bytes;
   static_shared.poison();
-  dynamic_shared = {dynamic_bytes,
+  dynamic_shared = {dynamic_shared_space,
                     dynamic_size,
                     {{"dynamic shared memory", 0, dynamic_size}},
                     std::move(dynamic_shared.words),
@@ -286,7 +265,7 @@ void access(const void* address, size_t bytes, Access kind) {
   for (SharedMemory* memory : {&static_shared, &dynamic_shared}) {
     if (memory->contains(at)) return check_shared(*memory, size_t(at - memory->data), bytes, kind);
   }
-  if (at >= &__ehdr_start && at < &_end) return;
+  if (in_module(at)) return;
   check_buffer(at, bytes, kind);
 }
 

@@ -4,9 +4,7 @@
 """
 
 import ctypes
-import importlib.util
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,30 +13,16 @@ from typing import NamedTuple
 import pytest
 import torch
 
-_kernels = Path(
-    os.environ["RETINANET_FAST_EMULATOR"]
-)  # build/.../emulator/{checked,sanitized}/libemulated_kernels.so
+from tests.emulator.library import load
 
-VARIANT = _kernels.parent.name
+_path = Path(os.environ["RETINANET_FAST_EMULATOR"])
 
-# `_C` needs a library of this name, and gets this one because it is loaded before.
-kernels = ctypes.CDLL(str(_kernels), mode=ctypes.RTLD_GLOBAL)
+VARIANT = _path.parent.name
+
+kernels, _extension = load(_path)
 kernels.emulator_launched_kernels.restype = ctypes.c_char_p
-
-
-def _load_extension() -> ctypes.CDLL:
-    path = _kernels.parent.parent / "_C.so"
-    spec = importlib.util.spec_from_file_location("retinanet_fast._C", path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["retinanet_fast._C"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return ctypes.CDLL(str(path))
-
-
 kernels.emulator_seed(int(os.environ.get("RETINANET_FAST_EMULATOR_SEED", "1")))
 torch.set_num_threads(1)
-_extension = _load_extension()
 
 
 # Tests of what only the CPU kernels do.

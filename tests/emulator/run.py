@@ -13,32 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.emulator.library import build  # noqa: E402
+
 # Tests of torch.compile, opcheck, export and threads run the same launchers, and take long here.
 LEFT_OUT = "not opcheck and not compile and not threads and not export"
 VARIANTS = ("checked", "sanitized")
-
-
-def build() -> Path:
-    """Builds beside the extension (setup.py), whose object files it shares; returns the folder of the libraries."""
-    folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    options = (
-        []
-        if (folder / "CMakeCache.txt").exists()
-        else ["-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
-    )
-    commands = [
-        ["cmake", "-S", str(ROOT), "-B", str(folder), *options],
-        ["cmake", "--build", str(folder), "--target", "emulator", "--parallel", str(os.cpu_count() or 1)],
-    ]
-    for command in commands:
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if result.returncode != 0:
-            sys.exit(result.stdout + result.stderr)
-    return folder / "emulator"
 
 
 def sanitizer_environment() -> dict[str, str]:
@@ -89,7 +71,10 @@ def main() -> int:
     os.environ["RETINANET_FAST_EMULATOR_SEED"] = options.seed
     os.environ["RETINANET_FAST_EMULATOR_ALL"] = str(int(options.all))
     begin = time.monotonic()
-    folder = build()
+    try:
+        folder = build("emulator")
+    except RuntimeError as error:
+        sys.exit(str(error))
     print(f"kernels: built in {time.monotonic() - begin:.0f} s", flush=True)
 
     begin = time.monotonic()

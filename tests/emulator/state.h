@@ -26,6 +26,9 @@ struct Position {
 };
 extern Position here;
 
+// A kernel's name with its template arguments.
+std::string name_of(const void* kernel);
+
 // A new block: its shared memory is poisoned and has no variables yet.
 void begin_block_memory(size_t dynamic_bytes);
 

@@ -95,13 +95,16 @@ T* dynamic_shared() {
 
 // ---- threads of a block and of a warp ---------------------------------------------------------------------------
 
-inline void __syncthreads() { emulator::sync_threads("__syncthreads", 0); }
-inline int __syncthreads_count(int predicate) { return emulator::sync_threads("__syncthreads_count", predicate != 0); }
-inline int __syncthreads_or(int predicate) { return __syncthreads_count(predicate) > 0; }
-inline int __syncthreads_and(int predicate) {
+// What is one instruction on a GPU, and a function here: not a part of the kernel's code that counts.cpp counts.
+#define EMULATOR_INSTRUCTION __attribute__((noinline, no_sanitize("thread"), no_sanitize_coverage))
+
+EMULATOR_INSTRUCTION inline void __syncthreads() { emulator::sync_threads("__syncthreads", 0); }
+EMULATOR_INSTRUCTION inline int __syncthreads_count(int predicate) { return emulator::sync_threads("__syncthreads_count", predicate != 0); }
+EMULATOR_INSTRUCTION inline int __syncthreads_or(int predicate) { return __syncthreads_count(predicate) > 0; }
+EMULATOR_INSTRUCTION inline int __syncthreads_and(int predicate) {
   return __syncthreads_count(predicate) == int(blockDim.x * blockDim.y * blockDim.z);
 }
-inline void __syncwarp(unsigned mask = 0xffffffffu) { emulator::gather("__syncwarp", mask, 0); }
+EMULATOR_INSTRUCTION inline void __syncwarp(unsigned mask = 0xffffffffu) { emulator::gather("__syncwarp", mask, 0); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 [[noreturn]] inline void __trap() { emulator::fail("__trap()"); }
@@ -124,7 +127,7 @@ T from_bits(uint64_t bits) {
 }
 
 template <class T>
-T shuffle(const char* name, unsigned mask, T value, int source, bool inside) {
+EMULATOR_INSTRUCTION T shuffle(const char* name, unsigned mask, T value, int source, bool inside) {
   const Lanes lanes = gather(name, mask, to_bits(value));
   return inside ? from_bits<T>(lanes.read(name, source)) : value;
 }
@@ -132,36 +135,36 @@ T shuffle(const char* name, unsigned mask, T value, int source, bool inside) {
 }  // namespace emulator
 
 template <class T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+EMULATOR_INSTRUCTION T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
   const int lane = emulator::lane();
   return emulator::shuffle("__shfl_sync", mask, value, (lane & ~(width - 1)) + (source & (width - 1)), true);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+EMULATOR_INSTRUCTION T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
   const int source = emulator::lane() - int(delta);
   return emulator::shuffle("__shfl_up_sync", mask, value, source, source >= (emulator::lane() & ~(width - 1)));
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+EMULATOR_INSTRUCTION T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
   const int source = emulator::lane() + int(delta);
   return emulator::shuffle("__shfl_down_sync", mask, value, source, source <= (emulator::lane() | (width - 1)));
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
+EMULATOR_INSTRUCTION T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
   const int source = emulator::lane() ^ lanes;
   return emulator::shuffle("__shfl_xor_sync", mask, value, source, source <= (emulator::lane() | (width - 1)));
 }
 
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
+EMULATOR_INSTRUCTION inline unsigned __ballot_sync(unsigned mask, int predicate) {
   const emulator::Lanes lanes = emulator::gather("__ballot_sync", mask, predicate != 0);
   unsigned votes = 0;
   for (int lane = 0; lane < 32; ++lane) votes |= unsigned(lanes.value[lane]) << lane;
   return votes;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
+EMULATOR_INSTRUCTION inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+EMULATOR_INSTRUCTION inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
 template <class T>
-unsigned __match_any_sync(unsigned mask, T value) {
+EMULATOR_INSTRUCTION unsigned __match_any_sync(unsigned mask, T value) {
   const emulator::Lanes lanes = emulator::gather("__match_any_sync", mask, emulator::to_bits(value));
   unsigned equal = 0;
   for (int lane = 0; lane < 32; ++lane) {
@@ -172,7 +175,7 @@ unsigned __match_any_sync(unsigned mask, T value) {
 
 namespace emulator {
 template <class T, class Op>
-T reduce(const char* name, unsigned mask, T value, Op op) {
+EMULATOR_INSTRUCTION T reduce(const char* name, unsigned mask, T value, Op op) {
   const Lanes lanes = gather(name, mask, to_bits(value));
   T result = value;
   for (int l = 0; l < 32; ++l) {
@@ -183,7 +186,7 @@ T reduce(const char* name, unsigned mask, T value, Op op) {
 }  // namespace emulator
 #define EMULATOR_REDUCE(name, expression)                                             \
   template <class T>                                                                  \
-  T name(unsigned mask, T value) {                                                    \
+  EMULATOR_INSTRUCTION T name(unsigned mask, T value) {                               \
     return emulator::reduce(#name, mask, value, [](T a, T b) { return expression; }); \
   }
 EMULATOR_REDUCE(__reduce_add_sync, a + b)
@@ -197,13 +200,13 @@ EMULATOR_REDUCE(__reduce_and_sync, a& b)
 
 #define EMULATOR_ATOMIC(name, expression)                                      \
   template <class T>                                                           \
-  T name(T* address, std::type_identity_t<T> value) {                          \
+  EMULATOR_INSTRUCTION T name(T* address, std::type_identity_t<T> value) {                          \
     emulator::access(address, sizeof(T), emulator::kAtomic);                   \
     return emulator::replace(address, [&](T old) -> T { return expression; }); \
   }
 namespace emulator {
 template <class T, class Op>
-__attribute__((no_sanitize("thread"))) T replace(T* address, const Op& op) {
+EMULATOR_INSTRUCTION T replace(T* address, const Op& op) {
   const T old = *address;
   *address = op(old);
   return old;
@@ -220,7 +223,7 @@ EMULATOR_ATOMIC(atomicExch, (void(old), value))
 EMULATOR_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
 #undef EMULATOR_ATOMIC
 template <class T>
-T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
+EMULATOR_INSTRUCTION T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
   emulator::access(address, sizeof(T), emulator::kAtomic);
   return emulator::replace(address, [&](T old) { return old == expected ? value : old; });
 }
