@@ -127,7 +127,8 @@ struct WarpAnchors {
 
   // Collects in `list` each lane's box, first those with a bit in `near`, in their order. Bit i of the result says that
   // list[i] and the lane's anchor may have an IoU that reaches list[i].best or the bound that was lowered to `low`. (It
-  // may also be set for the next few boxes after those that are near.)
+  // may also be set for the next few boxes after those that are near: their exact IoU then says that they do not
+  // matter.)
   __device__ unsigned reached(NearBox<C>* list, const NearBox<C>& mine, unsigned near, C low) const {
     const int lane = threadIdx.x % 32;
     const unsigned before = (1u << lane) - 1;
