@@ -218,13 +218,18 @@ def head(
 
 
 def loss(
-    box_loss: str, classes: int, channels_last: bool, counts: tuple[int, int] = (3, 0), sliced: bool = False
+    box_loss: str,
+    classes: int,
+    channels_last: bool,
+    counts: tuple[int, int] = (3, 0),
+    sliced: bool = False,
+    grid: AnchorGrid = GRID,
 ) -> Case:
     def case(device: str, dtype: torch.dtype) -> list[Tensor]:
-        logits, deltas = head(classes, device, dtype, channels_last, sliced=sliced)
+        logits, deltas = head(classes, device, dtype, channels_last, grid, sliced=sliced)
         gt_boxes = [random_boxes(n, seed=n + 1, device=device) for n in counts]
         gt_labels = [torch.arange(n, device=device) % classes for n in counts]
-        losses = ops.retinanet_loss(logits, deltas, GRID.to(device), gt_boxes, gt_labels, box_loss=box_loss)
+        losses = ops.retinanet_loss(logits, deltas, grid.to(device), gt_boxes, gt_labels, box_loss=box_loss)
         total = -2 * losses["classification"] + 3 * losses["bbox_regression"]
         return [*losses.values(), *torch.autograd.grad(total, [*logits, *deltas])]
 
@@ -316,6 +321,8 @@ CASES: dict[str, Case] = {
         for classes, sliced in ((90, False), (91, False), (5, True))
         for last in (False, True)
     },
+    # Several blocks of box losses per image.
+    "retinanet_loss-large": loss("l1", 2, True, (5, 40), grid=LARGE_GRID),
     **{
         f"retinanet_detect-{classes}-{'nhwc' if last else 'nchw'}-{topk}": detect(
             classes, last, topk, threshold

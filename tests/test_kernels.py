@@ -203,11 +203,15 @@ def fault(
         ),
         (
             "barrier_not_reached",
-            r"kernel early_return_kernel, .* waits at __syncthreads, which not all .* returned",
+            r"kernel early_return_kernel, .* waits at .*_count, which not all .* returned",
         ),
         (
             "missing_warp_barrier",
             r"kernel rotate_kernel, block \(0, 0, 0\), thread .* with no barrier between",
+        ),
+        (
+            "missing_warp_barrier_of_readers",
+            r"kernel take_turns_kernel, .* thread .*: writes what .* read with no barrier between",
         ),
         ("misaligned_load", r"kernel copy_kernel, block \(0, 0, 0\), thread .*: misaligned access"),
         ("single_buffer", r"kernel passes_kernel, .* thread .* with no barrier between"),

@@ -164,6 +164,66 @@ def test_anchors_without_a_finite_area_overlap_nothing() -> None:
         assert actual[:, ~is_anchor].tolist() == [[-1] * 14, [0 if match_zero_iou else -1] * 14]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("as_grid", [True, False])
+def test_thresholds_to_the_bit(as_grid: bool, device: str) -> None:
+    grid = make_grid(device=device)
+    anchors = grid if as_grid else grid.boxes()
+    boxes = random_boxes(40, seed=3, device=device)
+    best = reference.box_iou(boxes, grid.boxes()).amax(dim=0)
+    for threshold in best[best > 0].quantile(
+        torch.tensor([0.1, 0.5, 0.9, 1.0], device=device), interpolation="nearest"
+    ):
+        for bound in (threshold, threshold.nextafter(torch.ones_like(threshold))):
+            options = {"low_threshold": bound.item(), "high_threshold": bound.item()}
+            actual = ops.match_anchors(anchors, [boxes], allow_low_quality_matches=False, **options)
+            assert torch.equal(actual[0] >= 0, best >= bound)
+            assert torch.equal(
+                ops.match_anchors(anchors, [boxes], **options),
+                reference.match_anchors(anchors, [boxes], **options),
+            )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scale", [1e-18, 1e-20, 3e-22, 1e-23, 1e15, 1e17])
+def test_areas_that_underflow_or_overflow(scale: float, device: str) -> None:
+    anchors = make_grid(device=device).boxes()
+    boxes = random_boxes(70, seed=9, device=device)
+    for scaled_anchors, scaled_boxes in ((anchors * scale, boxes * scale), (anchors, boxes * scale)):
+        for low in (
+            0.0,
+            1e-42,
+            0.4,
+        ):  # 1e-42: below the normal numbers, as an IoU with a box far larger may be
+            assert torch.equal(
+                ops.match_anchors(scaled_anchors, [scaled_boxes], low_threshold=low),
+                reference.match_anchors(scaled_anchors, [scaled_boxes], low_threshold=low),
+            )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_best_iou_that_is_rounded_up_to_the_smallest_number(device: str) -> None:
+    anchors = torch.tensor([[0, 0, 2**-12, 2**-12], [-2, -2, -1, -1]], device=device)
+    box = torch.tensor([[0, 0, 1.25 * 2.0**62, 2.0**63]], device=device)
+    assert reference.box_iou(anchors, box).tolist() == [[2**-149], [0.0]]  # of 0.8 * 2**-149
+    assert ops.match_anchors(anchors, [box]).tolist() == [[0, -1]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_boxes_over_every_anchor(device: str) -> None:
+    """Every box may be the best of every anchor; a third of them equal the box before."""
+    corners = torch.randint(0, 4, (700, 4), generator=generator(1)) + torch.tensor([0, 0, 36, 36])
+    boxes = corners.float().repeat_interleave(torch.arange(700) % 3 + 1, dim=0)[:1000].to(device)
+    anchors = random_boxes(100, seed=5, size=1.0, device=device) + torch.tensor(
+        [1.0, 1, 37, 37], device=device
+    )
+    for options in ({}, {"low_threshold": 0.9, "high_threshold": 0.95}):
+        assert torch.equal(
+            ops.match_anchors(anchors, [boxes, boxes.flip(0)], **options),
+            reference.match_anchors(anchors, [boxes, boxes.flip(0)], **options),
+        )
+
+
 def test_no_images_and_no_anchors() -> None:
     assert ops.match_anchors(random_boxes(3), []).shape == (0, 3)
     assert ops.match_anchors(torch.zeros(0, 4), [random_boxes(2)]).shape == (1, 0)

@@ -16,6 +16,9 @@ from benchmarks.kernel_report.sass import Instruction, main_loops, main_path
 DEFAULT_THREADS = 256
 # A block's, where not the default; tests/test_kernels.py compares.
 THREADS: dict[str, int] = {
+    "prepare_kernel": 128,
+    "best_iou_kernel": 128,
+    "match_kernel": 128,
     "resolve_kernel": 1024,
     "scan_kernel": 1024,
     "guess_kernel": 1024,

@@ -39,9 +39,10 @@ RETINANET_FAST_INLINE int anchor_level(const Anchors& anchors, int64_t index) {
   return level;
 }
 
-// Anchor `index` over all levels, as a box of C.
+// Anchor `index` over all levels, on a grid anchor k of cell (y, x) of level l, as a box of C.
 template <class C>
-RETINANET_FAST_INLINE math::Box<C> anchor_at(const Anchors& anchors, int64_t index) {
+RETINANET_FAST_INLINE math::Box<C> anchor_at(const Anchors& anchors, int64_t index, int64_t l, int64_t y, int64_t x,
+                                             int64_t k) {
   if (anchors.boxes) {
     if (anchors.boxes_dtype == DType::kFloat64) {
       const auto box = math::load_box(static_cast<const double*>(anchors.boxes) + 4 * index);
@@ -50,15 +51,19 @@ RETINANET_FAST_INLINE math::Box<C> anchor_at(const Anchors& anchors, int64_t ind
     const auto box = math::load_box(static_cast<const float*>(anchors.boxes) + 4 * index);
     return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
   }
+  const auto box = grid_anchor(anchors.base_anchors + 4 * (l * anchors.anchors_per_cell + k), anchors.levels[l], y, x);
+  return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
+}
+
+template <class C>
+RETINANET_FAST_INLINE math::Box<C> anchor_at(const Anchors& anchors, int64_t index) {
+  if (anchors.boxes) return anchor_at<C>(anchors, index, 0, 0, 0, 0);
   const int l = anchor_level(anchors, index);
   const AnchorLevel& level = anchors.levels[l];
   const int64_t within = index - level.first_anchor;
   const int64_t cell = within / anchors.anchors_per_cell;
-  const int64_t k = within - cell * anchors.anchors_per_cell;
   const int64_t y = cell / level.width;
-  const auto box =
-      grid_anchor(anchors.base_anchors + 4 * (l * anchors.anchors_per_cell + k), level, y, cell - y * level.width);
-  return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
+  return anchor_at<C>(anchors, index, l, y, cell - y * level.width, within - cell * anchors.anchors_per_cell);
 }
 
 }  // namespace retinanet_fast

@@ -96,7 +96,7 @@ RETINANET_FAST_INLINE int64_t retinanet_loss_tasks(const RetinanetLossParams& p)
 // at or before its first element, which is why `vector - 1` is added.
 constexpr int kLossThreads = 256;
 constexpr int kLossRowVectors = 8;  // 16-byte vectors per thread, of a channels-last level
-constexpr int kBoxAnchors = 4;      // anchors per thread
+constexpr int kBoxAnchors = 8;      // anchors per thread
 
 RETINANET_FAST_INLINE int64_t loss_blocks_per_image(const RetinanetLossParams& p, int64_t level) {
   const int64_t vector = int64_t(16 / size_of(p.head.logits_dtype));
@@ -106,12 +106,12 @@ RETINANET_FAST_INLINE int64_t loss_blocks_per_image(const RetinanetLossParams& p
              : p.head.anchors_per_cell * ceil_div(cells + vector - 1, 32 * vector);
 }
 
-RETINANET_FAST_INLINE int64_t box_loss_blocks(const RetinanetLossParams& p) {
-  return ceil_div(p.head.batch_size * p.anchors.num_anchors, kLossThreads * kBoxAnchors);
+RETINANET_FAST_INLINE int64_t box_loss_blocks_per_image(const RetinanetLossParams& p) {
+  return ceil_div(p.anchors.num_anchors, kLossThreads * kBoxAnchors);
 }
 
 RETINANET_FAST_INLINE int64_t retinanet_loss_blocks(const RetinanetLossParams& p) {
-  int64_t blocks = box_loss_blocks(p);
+  int64_t blocks = p.head.batch_size * box_loss_blocks_per_image(p);
   for (int64_t l = 0; l < p.head.num_levels; ++l) blocks += p.head.batch_size * loss_blocks_per_image(p, l);
   return blocks;
 }

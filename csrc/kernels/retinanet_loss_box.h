@@ -16,21 +16,21 @@ RETINANET_FAST_INLINE math::Box<C> gt_box(const RetinanetLossParams& p, int64_t 
   return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
 }
 
-// The loss of anchor k of `cell` with the box in row `match` as its target; writes its gradient times `grad_scale`.
+// The loss of anchor k of cell (y, x) with the box in row `match` as its target; writes its gradient times
+// `grad_scale`.
 template <class T>
 RETINANET_FAST_INLINE math::ComputeType<T> foreground_box_loss(const RetinanetLossParams& p, int64_t l, int64_t image,
-                                                               int64_t cell, int64_t k, int32_t match,
+                                                               int64_t y, int64_t x, int64_t k, int32_t match,
                                                                double grad_scale) {
   using C = math::ComputeType<T>;
   const HeadLevel& level = p.head.levels[l];
   const HeadGradients& gradients = p.gradients[l];
-  const int64_t y = cell / level.width;
-  const int64_t x = cell - y * level.width;
   const LevelStrides& at = level.deltas_strides;
   const T* from = static_cast<const T*>(level.deltas) + image * at.image + 4 * k * at.channel + y * at.y + x * at.x;
   const math::Deltas<C> deltas = {math::load(from[0]), math::load(from[at.channel]), math::load(from[2 * at.channel]),
                                   math::load(from[3 * at.channel])};
-  const math::Box<C> anchor = anchor_at<C>(p.anchors, level.first_anchor + cell * p.head.anchors_per_cell + k);
+  const int64_t index = level.first_anchor + (y * level.width + x) * p.head.anchors_per_cell + k;
+  const math::Box<C> anchor = anchor_at<C>(p.anchors, index, l, y, x, k);
   const math::Box<C> target = gt_box<C>(p, match);
   const math::BoxWeights<C> weights(p.box_weights);
   const math::BoxLossTerm<C> term = p.box_loss == BoxLoss::kGiou

@@ -35,12 +35,13 @@ constexpr size_t kNear = 1 << 20;   // an access this far from a buffer is still
 
 // ---- races ------------------------------------------------------------------------------------------------------
 
-constexpr uint32_t kSeveral = ~0u;  // more than one thread
+constexpr uint32_t kSeveral = ~0u;  // threads of more than one warp
 
-// An earlier access to some bytes of a word. Two accesses of different threads race if one of them writes and no
-// barrier orders them.
+// An earlier access to some bytes of a word, or the reads of several lanes that nothing orders. Two accesses of
+// different threads race if one of them writes and no barrier orders them.
 struct Earlier {
   uint32_t launch, block, thread, barriers, warp_barriers;
+  uint32_t lanes;  // of the thread's warp
   uint8_t bytes;
   bool atomic;
 };
@@ -49,10 +50,14 @@ struct Word {
   Earlier write, read;
 };
 
-// Whether a __syncwarp in which both threads took part orders the earlier access before this one.
+bool by_this_warp(const Earlier& earlier) {
+  return earlier.thread != kSeveral && earlier.thread / 32 == here.thread / 32;
+}
+
+// Whether a __syncwarp in which all these threads took part orders the earlier access before this one.
 bool ordered_in_warp(const Earlier& earlier) {
-  return earlier.thread != kSeveral && earlier.thread / 32 == here.thread / 32 &&
-         earlier.warp_barriers < here.last_warp_sync && (here.last_warp_mask >> earlier.thread % 32 & 1);
+  return by_this_warp(earlier) && earlier.warp_barriers < here.last_warp_sync &&
+         (earlier.lanes & ~here.last_warp_mask) == 0;
 }
 
 // Whether something orders the earlier access before this one. (Shared memory is new in each block, but its record may
@@ -62,12 +67,14 @@ bool ordered(const Earlier& earlier, uint8_t bytes, Access kind, bool in_shared)
   if (earlier.atomic && kind == kAtomic) return true;
   // Blocks are ordered by nothing but atomics, such as the counter that tells a block that it is the last one.
   if (earlier.block != here.block) return here.block_used_atomics || in_shared;
-  if (earlier.thread == here.thread || earlier.barriers != here.barriers) return true;
-  return ordered_in_warp(earlier);
+  if (earlier.barriers != here.barriers) return true;
+  const bool by_this_thread = by_this_warp(earlier) && earlier.lanes == 1u << here.thread % 32;
+  return by_this_thread || ordered_in_warp(earlier);
 }
 
 void fail_race(const char* verb, const char* earlier_verb, const Earlier& earlier) {
-  const std::string who = earlier.thread == kSeveral ? "several threads" : "thread " + std::to_string(earlier.thread);
+  const bool several = earlier.thread == kSeveral || (earlier.lanes & (earlier.lanes - 1)) != 0;
+  const std::string who = several ? "several threads" : "thread " + std::to_string(earlier.thread);
   fail(std::string(verb) + " what " + who + " of block " + std::to_string(earlier.block) + " " + earlier_verb +
        " with no barrier between");
 }
@@ -78,10 +85,11 @@ void check_word(Word& word, uint8_t bytes, Access kind, bool in_shared) {
   if (kind != kRead && !ordered(word.read, bytes, kind, in_shared)) fail_race(verb, "read", word.read);
   Earlier& earlier = kind == kRead ? word.read : word.write;
   const bool shared_read = kind == kRead && earlier.launch == here.launch && earlier.block == here.block &&
-                           earlier.barriers == here.barriers && earlier.thread != here.thread &&
+                           earlier.barriers == here.barriers &&
                            !ordered_in_warp(earlier);  // else what is ordered after this read is so after that one too
-  earlier = {here.launch, here.block,     shared_read ? kSeveral : here.thread, here.barriers, here.warp_barriers,
-             bytes,       kind == kAtomic};
+  const uint32_t thread = shared_read && !by_this_warp(earlier) ? kSeveral : here.thread;
+  const uint32_t lanes = 1u << here.thread % 32 | (shared_read ? earlier.lanes : 0);
+  earlier = {here.launch, here.block, thread, here.barriers, here.warp_barriers, lanes, bytes, kind == kAtomic};
 }
 
 // `offset` counts bytes of the memory whose accesses `words` records.

@@ -326,8 +326,10 @@ class LossPass {
 
   // The normalised box loss of anchor k of a cell; writes its gradient.
   double box_loss(const LevelOfImage& image_level, int64_t cell, int64_t k, int32_t match) const {
+    const int64_t y = cell / image_level.level.width;
     const double loss =
-        foreground_box_loss<T>(p_, image_level.l, image_level.image, cell, k, match, image_level.box_scale * grad_box_);
+        foreground_box_loss<T>(p_, image_level.l, image_level.image, y, cell - y * image_level.level.width, k, match,
+                               image_level.box_scale * grad_box_);
     return loss * image_level.box_scale;
   }
 

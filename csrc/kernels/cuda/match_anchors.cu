@@ -1,8 +1,11 @@
 // Each anchor's box by the rule of kernels/match_anchors.h, from the IoU of math/box.h.
 //
 // One thread per anchor, which it keeps in registers. A warp's 32 anchors are neighbours of similar size, so only few
-// boxes can reach with any of them an IoU that matters: each lane compares one box with the hull of all 32 anchors, and
-// the few boxes that remain are passed round by shuffles. What is skipped changes no result; each kernel says why.
+// boxes can reach with any of them an IoU that matters: each lane compares one box with the hull of all 32 anchors. The
+// boxes that remain lie in shared memory, and each lane compares them with its anchor, kBoxesOfStep at a time and
+// without a division, which only the IoUs that may matter get. What is skipped changes no result; each kernel says why.
+// A warp of large anchors may have to take all boxes, so the blocks of the last anchors, the largest of a grid, start
+// first.
 //   prepare_kernel   one warp per box: on a grid, its best IoU with the anchors nearest to its centre, one per shape.
 //   best_iou_kernel  each box's best IoU, in one pass for the boxes of all images, since these share the anchors.
 //   match_kernel     each anchor's best box, the first on ties, for kImagesOfBlock images per block. The IoUs are
@@ -20,8 +23,10 @@ namespace {
 
 using namespace math;
 
-constexpr int kThreads = 256;
-constexpr int kBoxesOfBlock = 128;     // of best_iou_kernel
+constexpr int kThreads = 128;
+constexpr int kBlocks = 8;             // per multiprocessor: so few leave registers for all boxes of a step
+constexpr int kBoxesOfStep = 4;        // whose latencies overlap
+constexpr int kBoxesOfBlock = 256;     // of best_iou_kernel
 constexpr int kImagesOfBlock = 4;      // of match_kernel
 constexpr int kImagesPerLaunch = 256;  // whose offsets are kernel arguments
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -49,25 +54,40 @@ __device__ Box<C> anchor_of(const Anchors& anchors, uint32_t index) {
   const uint32_t cell = within / uint32_t(anchors.anchors_per_cell);
   const uint32_t k = within - cell * uint32_t(anchors.anchors_per_cell);
   const uint32_t y = cell / uint32_t(level.width);
-  const Box<float> box = grid_anchor(anchors.base_anchors + 4 * (l * anchors.anchors_per_cell + int64_t(k)), level, y,
-                                     cell - y * uint32_t(level.width));
-  return {C(box.x1), C(box.y1), C(box.x2), C(box.y2)};
+  return anchor_at<C>(anchors, index, l, y, cell - y * uint32_t(level.width), k);
 }
 
+// An IoU I / U, as rounded, that is at least `bound` has an I of at least lowered(bound) * U, as rounded: the factor is
+// lower by more than the roundings, and that of a product cannot pass the number I. A quotient below the normal numbers
+// may be rounded by more, so such a bound rules nothing out.
 template <class C>
-__device__ Box<C> shuffle(const Box<C>& box, int lane) {
-  return {__shfl_sync(kAllLanes, box.x1, lane), __shfl_sync(kAllLanes, box.y1, lane),
-          __shfl_sync(kAllLanes, box.x2, lane), __shfl_sync(kAllLanes, box.y2, lane)};
+__device__ C lowered(C bound) {
+  return bound >= std::numeric_limits<C>::min() ? bound * C(1 - 1e-5) : C(0);
 }
 
-// The value of iou() where no corner is a NaN: CUDA's minimum and maximum are one instruction each, but drop a NaN.
+// A box as a warp keeps it for its lanes.
 template <class C>
-__device__ C iou_of_numbers(const Box<C>& a, C area_a, const Box<C>& b, C area_b) {
-  const C width = fmax(C(0), fmin(a.x2, b.x2) - fmax(a.x1, b.x1));
-  const C height = fmax(C(0), fmin(a.y2, b.y2) - fmax(a.y1, b.y1));
-  const C inter = mul_exact(width, height);
-  return inter / (area_a + area_b - inter);
-}
+struct NearBox {
+  Box<C> box;
+  C area;
+  C low;   // lowered(best)
+  C best;  // an IoU: a lane looks at those that reach it
+  int32_t row;
+};
+
+// Intersection and union, with the bits that math/box.h gives them where the boxes overlap; else the intersection is no
+// number above 0. CUDA's minimum and maximum are one instruction each, but drop a NaN: no corner may be one.
+template <class C>
+struct Overlap {
+  C inter, union_;
+
+  __device__ Overlap(const Box<C>& a, C area_a, const Box<C>& b, C area_b) {
+    const C width = fmax(C(0), fmin(a.x2, b.x2) - fmax(a.x1, b.x1));
+    const C height = fmin(a.y2, b.y2) - fmax(a.y1, b.y1);
+    inter = mul_exact(width, height);
+    union_ = area_a + area_b - inter;
+  }
+};
 
 // A thread's anchor, and the hull and sizes of the anchors of its warp.
 template <class C>
@@ -94,26 +114,66 @@ struct WarpAnchors {
     largest = warp_max(overlaps ? area : C(0));
   }
 
-  // False only where the IoU of `gt` with every anchor of the warp is 0 or less than `bound`. An IoU I / U is at most
-  // I / G and I / A, the areas of `gt` and the anchor, and I at most G, A and the intersection of `gt` with the hull.
-  __device__ bool may_reach(const Box<C>& gt, C bound) const {
-    const C width = fmin(gt.x2, hull.x2) - fmax(gt.x1, hull.x1);
-    const C height = fmin(gt.y2, hull.y2) - fmax(gt.y1, hull.y1);
+  // False only where the IoU of `gt` with every anchor of the warp is 0 or less than the bound that was lowered to
+  // `low`. An IoU I / U is at most I / G and I / A, the areas of `gt` and the anchor, and I at most G, A and the
+  // intersection of `gt` with the hull.
+  __device__ bool may_reach(const NearBox<C>& gt, C low) const {
+    const C width = fmin(gt.box.x2, hull.x2) - fmax(gt.box.x1, hull.x1);
+    const C height = fmin(gt.box.y2, hull.y2) - fmax(gt.box.y1, hull.y1);
     const C inter = width * height;
-    const C gt_area = math::area(gt);
-    const C low = bound * C(1 - 1e-5);  // lower than the bound by more than the roundings of both sides
-    return width > C(0) && height > C(0) && fmin(inter, largest) >= low * gt_area &&
-           fmin(inter, gt_area) >= low * smallest;
+    return width > C(0) && height > C(0) && fmin(inter, largest) >= low * gt.area &&
+           fmin(inter, gt.area) >= low * smallest;
   }
 
-  __device__ C iou_with(const Box<C>& gt) const { return iou_of_numbers(gt, math::area(gt), box, area); }
+  // Collects in `list` each lane's box, first those with a bit in `near`, in their order. Bit i of the result says that
+  // list[i] and the lane's anchor may have an IoU that reaches list[i].best or the bound that was lowered to `low`. (It
+  // may also be set for the next few boxes after those that are near: their exact IoU then says that they do not
+  // matter.)
+  __device__ unsigned reached(NearBox<C>* list, const NearBox<C>& mine, unsigned near, C low) const {
+    const int lane = threadIdx.x % 32;
+    const unsigned before = (1u << lane) - 1;
+    const int count = __popc(near);
+    __syncwarp();
+    list[near >> lane & 1 ? __popc(near & before) : count + __popc(~near & before)] = mine;
+    __syncwarp();
+    unsigned result = 0;
+#pragma unroll 1
+    for (int first = 0; first < count; first += kBoxesOfStep) {
+      unsigned bits = 0;
+#pragma unroll
+      for (int i = 0; i < kBoxesOfStep; ++i) {
+        const NearBox<C>& gt = list[first + i];
+        const Overlap<C> overlap(gt.box, gt.area, box, area);
+        bits |= overlap.inter >= fmin(low, gt.low) * overlap.union_ ? 1u << i : 0u;
+      }
+      result |= bits << first;
+    }
+    return result;
+  }
+
+  // The exact IoU if it is above 0.
+  __device__ C iou_with(const NearBox<C>& gt) const {
+    const Overlap<C> overlap(gt.box, gt.area, box, area);
+    return overlap.inter / overlap.union_;
+  }
 };
 
-// Box g if g < end, else one without area.
+// Box g with its number in `bests`, if g < end, else one that is near to nothing.
 template <class C>
-__device__ Box<C> box_at(const MatchAnchorsParams& p, int32_t g, int32_t end) {
-  return g < end ? load_box(static_cast<const C*>(p.gt_boxes) + 4 * int64_t(g)) : Box<C>{};
+__device__ NearBox<C> box_at(const MatchAnchorsParams& p, const C* bests, int32_t g, int32_t end) {
+  NearBox<C> result{};
+  if (g < end) {
+    result.box = load_box(static_cast<const C*>(p.gt_boxes) + 4 * int64_t(g));
+    result.best = bests[g];
+  }
+  result.area = area(result.box);
+  result.low = lowered(result.best);
+  result.row = g;
+  return result;
 }
+
+// The anchors' blocks, in the order of their start.
+__device__ int64_t anchor_of_thread() { return int64_t(gridDim.x - 1 - blockIdx.x) * kThreads + threadIdx.x; }
 
 // A lower bound of each box's best IoU, known before best_iou_kernel: the second half of the workspace.
 template <class C>
@@ -155,99 +215,102 @@ __global__ void __launch_bounds__(kThreads)
 
 // Skips the boxes whose IoU with a warp's anchors is below their known IoU with some anchor: it is not their best.
 template <class C>
-__global__ void __launch_bounds__(kThreads) best_iou_kernel(MatchAnchorsParams p, int32_t first_box, int32_t end_box) {
-  __shared__ C known[kBoxesOfBlock];
-  __shared__ C best[kBoxesOfBlock];
-  const WarpAnchors<C> anchors(p.anchors, int64_t(blockIdx.x) * kThreads + threadIdx.x);
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    best_iou_kernel(MatchAnchorsParams p, int32_t first_box, int32_t end_box) {
+  __shared__ NearBox<C> lists[kThreads / 32][32];
+  NearBox<C>* list = lists[threadIdx.x / 32];
+  const WarpAnchors<C> anchors(p.anchors, anchor_of_thread());
   const int32_t first = first_box + int32_t(blockIdx.y) * kBoxesOfBlock;
   const int32_t end = min2(first + kBoxesOfBlock, end_box);
-  C* best_iou = static_cast<C*>(p.best_iou);
-  for (int i = threadIdx.x; i < end - first; i += kThreads) known[i] = best[i] = known_iou<C>(p)[first + i];
-  __syncthreads();
   for (int32_t begin = first; begin < end; begin += 32) {
-    const int32_t g = begin + int32_t(threadIdx.x) % 32;
-    const Box<C> mine = box_at<C>(p, g, end);
-    unsigned near = __ballot_sync(kAllLanes, has_area(mine) && anchors.may_reach(mine, known[g - first]));
-    for (; near != 0; near &= near - 1) {
-      const int lane = __ffs(int(near)) - 1;
-      const C value = anchors.iou_with(shuffle(mine, lane));
-      const C warps_best = warp_max_of_bits(value > C(0) ? value : C(0));
-      if (threadIdx.x % 32 == 0) atomic_max(&best[begin - first + lane], warps_best);
+    const NearBox<C> mine = box_at(p, known_iou<C>(p), begin + int32_t(threadIdx.x % 32), end);
+    const unsigned near = __ballot_sync(kAllLanes, anchors.may_reach(mine, mine.low));
+    if (near == 0) continue;
+    const unsigned reached = anchors.reached(list, mine, near, std::numeric_limits<C>::infinity());
+    for (unsigned rest = warp_or(reached); rest != 0; rest &= rest - 1) {
+      const NearBox<C>& gt = list[__ffs(int(rest)) - 1];
+      const C value = anchors.iou_with(gt);
+      const C warps_best = warp_max(value > C(0) ? value : C(0));
+      if (threadIdx.x % 32 == 0 && warps_best > gt.best) atomic_max(static_cast<C*>(p.best_iou) + gt.row, warps_best);
     }
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < end - first; i += kThreads) {
-    if (best[i] > known[i]) atomic_max(best_iou + first + i, best[i]);
   }
 }
 
-// An image's boxes [first, end), and what holds for all anchors.
+// What holds for all anchors of an image.
 template <class C>
-struct ImageBoxes {
-  int32_t first, end;
-  bool any = false;      // there is a box with area
-  bool nowhere = false;  // some box's best IoU is 0, so that every anchor has it
-  C bound;               // an anchor that reaches this IoU with no box is background, unless `nowhere`
-
-  __device__ ImageBoxes(const MatchAnchorsParams& p, int32_t first_box, int32_t end_box)
-      : first(first_box), end(end_box), bound(C(p.rule.low_threshold)) {
-    C least = std::numeric_limits<C>::infinity();
-    for (int32_t g = first + int32_t(threadIdx.x) % 32; g < end; g += 32) {
-      least = min2(static_cast<const C*>(p.best_iou)[g], least);
-    }
-    least = warp_min(least);
-    any = least < std::numeric_limits<C>::infinity();
-    if (!p.rule.allow_low_quality_matches) return;
-    nowhere = p.rule.match_zero_iou && least == C(0);
-    bound = nowhere ? C(0) : min2(bound, least);
-  }
+struct ImageRule {
+  C low;         // of an IoU with some box that an anchor reaches which is not background, unless `nowhere`
+  bool any;      // there is a box with area
+  bool nowhere;  // some box's best IoU is 0, so that every anchor has it
 };
 
+// The rule of the image that has boxes [first, end), found by a warp. The first block reports a box without area.
 template <class C>
-__global__ void __launch_bounds__(kThreads) match_kernel(MatchAnchorsParams p, ImageBatch batch) {
-  const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+__device__ ImageRule<C> image_rule(const MatchAnchorsParams& p, int64_t image, int32_t first, int32_t end) {
+  constexpr C infinity = std::numeric_limits<C>::infinity();
+  C least = infinity;
+  for (int32_t g = first + int32_t(threadIdx.x % 32); g < end; g += 32) {
+    const C best = static_cast<const C*>(p.best_iou)[g];
+    if (best == infinity && blockIdx.x == 0 && p.bad_box) *p.bad_box = bad_box_code(image, g - first);
+    least = fmin(least, best);
+  }
+  least = warp_min(least);
+  const bool nowhere = p.rule.allow_low_quality_matches && p.rule.match_zero_iou && least == C(0);
+  const C bound = p.rule.allow_low_quality_matches ? min2(least, C(p.rule.low_threshold)) : C(p.rule.low_threshold);
+  return {lowered(bound), least < infinity, nowhere};
+}
+
+template <class C>
+__global__ void __launch_bounds__(kThreads, kBlocks) match_kernel(MatchAnchorsParams p, ImageBatch batch) {
+  __shared__ ImageRule<C> rules[kImagesOfBlock];
+  __shared__ NearBox<C> lists[kThreads / 32][32];
+  NearBox<C>* list = lists[threadIdx.x / 32];
+  const int lane = threadIdx.x % 32;
+  const int first_image = blockIdx.y * kImagesOfBlock;
+  const int images = min2(kImagesOfBlock, int(batch.count) - first_image);
+  for (int i = threadIdx.x / 32; i < images; i += kThreads / 32) {
+    const int at = first_image + i;
+    const ImageRule<C> rule = image_rule<C>(p, batch.first + at, batch.offsets[at], batch.offsets[at + 1]);
+    if (lane == 0) rules[i] = rule;
+  }
+  const int64_t index = anchor_of_thread();
   const bool inside = index < p.anchors.num_anchors;
   const WarpAnchors<C> anchors(p.anchors, index);
-  const int end_image = min2(int(blockIdx.y + 1) * kImagesOfBlock, int(batch.count));
-  for (int i = blockIdx.y * kImagesOfBlock; i < end_image; ++i) {
-    const int64_t image = batch.first + i;
-    const ImageBoxes<C> boxes(p, batch.offsets[i], batch.offsets[i + 1]);
+  const C high(p.rule.high_threshold), low(p.rule.low_threshold);
+  __syncthreads();
+  for (int i = 0; i < images; ++i) {
+    const int64_t image = batch.first + first_image + i;
+    const int32_t first = batch.offsets[first_image + i];
+    const int32_t end = batch.offsets[first_image + i + 1];
+    const ImageRule<C> rule = rules[i];
     C best = 0;
-    int32_t row = 0;
-    bool restored = boxes.nowhere;
-    for (int32_t begin = boxes.first; begin < boxes.end; begin += 32) {
-      const int32_t g = begin + int32_t(threadIdx.x) % 32;
-      const Box<C> mine = box_at<C>(p, g, boxes.end);
-      if (blockIdx.x == 0 && threadIdx.x < 32 && g < boxes.end && !has_area(mine) && p.bad_box) {
-        *p.bad_box = bad_box_code(image, g - boxes.first);
-      }
-      unsigned near = __ballot_sync(kAllLanes, has_area(mine) && anchors.may_reach(mine, boxes.bound));
+    int32_t row = first;
+    bool restored = rule.nowhere;
+    for (int32_t begin = first; begin < end; begin += 32) {
+      const NearBox<C> mine = box_at(p, static_cast<const C*>(p.best_iou), begin + lane, end);
+      const unsigned near = __ballot_sync(kAllLanes, anchors.may_reach(mine, rule.low));
       if (near == 0) continue;
-      const C mine_best =
-          p.rule.allow_low_quality_matches && g < boxes.end ? static_cast<const C*>(p.best_iou)[g] : C(0);
-      for (; near != 0; near &= near - 1) {
-        const int lane = __ffs(int(near)) - 1;
-        const C value = anchors.iou_with(shuffle(mine, lane));
-        const C best_of_box = __shfl_sync(kAllLanes, mine_best, lane);
+      unsigned reached = anchors.reached(list, mine, near, max2(lowered(best), rule.low));
+      for (; reached != 0; reached &= reached - 1) {
+        const NearBox<C>& gt = list[__ffs(int(reached)) - 1];
+        const C value = anchors.iou_with(gt);
         if (value > best) {
           best = value;
-          row = begin - boxes.first + lane;
+          row = gt.row;
         }
-        restored |= value == best_of_box && value > C(0);
+        restored |= value == gt.best && value > C(0) && p.rule.allow_low_quality_matches;
       }
     }
     int32_t match = kMatchBackground;
-    if (boxes.any) match = match_of(best, row, restored, C(p.rule.high_threshold), C(p.rule.low_threshold));
+    if (rule.any) match = match_of(best, row, restored, high, low);
     const unsigned foreground = __ballot_sync(kAllLanes, inside && match >= 0);
-    if (threadIdx.x % 32 == 0 && foreground && p.num_foreground) {
-      atomicAdd(p.num_foreground + image, __popc(foreground));
-    }
+    if (lane == 0 && foreground && p.num_foreground) atomicAdd(p.num_foreground + image, __popc(foreground));
     if (!inside) continue;
     const int64_t to = image * p.anchors.num_anchors + index;
     if (p.wide_matches) {
-      static_cast<int64_t*>(p.matches)[to] = match;
+      static_cast<int64_t*>(p.matches)[to] = match >= 0 ? match - first : match;
     } else {
-      static_cast<int32_t*>(p.matches)[to] = match >= 0 ? boxes.first + match : match;
+      static_cast<int32_t*>(p.matches)[to] = match;
     }
   }
 }

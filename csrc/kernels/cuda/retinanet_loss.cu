@@ -3,7 +3,8 @@
 // focal_kernel (retinanet_loss_focal.cuh): a block lies in one level of one image.
 //   channels last: a tile along rows of classes, of kLossRowVectors 16-byte vectors per thread;
 //   NCHW: 32 vectors of positions in all planes of one anchor shape, whose labels are read once.
-// box_loss_kernel: kBoxAnchors anchors per thread; only the few foreground ones have work.
+// box_loss_kernel: kBoxAnchors anchors of one image per thread; a warp's few foreground ones are collected, so that its
+// lanes take one each, side by side.
 // sum_kernel: one block per loss adds up the sums of that loss's blocks.
 // Moves the logits in and their gradient out once, the matches twice, and the deltas of foreground anchors with their
 // gradient. Deterministic: sums are added per thread, in a fixed tree per block, and over blocks in a fixed order.
@@ -19,11 +20,13 @@ namespace {
 
 using namespace math;
 
-// Blocks per multiprocessor: as many as the registers that gamma's policy needs, in its type, allow without spills.
+// Blocks per multiprocessor: as many as the registers that a kernel, and gamma's policy, need allow without spills.
 template <class Gamma>
 constexpr int kFocalBlocks = 2;
 template <class T>
 constexpr int kFocalBlocks<GammaTwo<T>> = sizeof(T) == 8 ? 2 : 3;
+template <class T>
+constexpr int kBoxBlocks = sizeof(T) == 8 ? 2 : 4;
 
 // The blocks of the levels, one level's after the other's.
 struct LossGrid {
@@ -58,31 +61,58 @@ __global__ void __launch_bounds__(kLossThreads, kFocalBlocks<Gamma>)
   if (threadIdx.x == 0) p.partial_sums[blockIdx.x] = total;
 }
 
+// The level of an image's anchor.
+__device__ int level_of(const RetinanetLossParams& p, uint32_t anchor) {
+  int level = 0;
+#pragma unroll
+  for (int l = 1; l < kMaxLevels; ++l) {  // constant indices: no access waits for another
+    if (l < p.head.num_levels && anchor >= uint32_t(p.head.levels[l].first_anchor)) level = l;
+  }
+  return level;
+}
+
+struct Foreground {
+  uint32_t anchor;  // in its image, which has less than 2^32: match_anchors refuses more
+  int32_t match;
+};
+
 template <class T>
-__global__ void __launch_bounds__(kLossThreads) box_loss_kernel(RetinanetLossParams p, double* partial_sums) {
-  const int64_t first = (int64_t(blockIdx.x) * kBoxAnchors) * kLossThreads + threadIdx.x;
+__global__ void __launch_bounds__(kLossThreads, kBoxBlocks<T>)
+    box_loss_kernel(RetinanetLossParams p, uint32_t blocks_per_image, double* partial_sums) {
+  __shared__ Foreground lists[kLossThreads / 32][kBoxAnchors * 32];
+  Foreground* list = lists[threadIdx.x / 32];
+  const unsigned lane = threadIdx.x % 32;
+  const uint32_t image = blockIdx.x / blocks_per_image;
+  const int64_t first = (blockIdx.x - image * blocks_per_image) * int64_t(kLossThreads * kBoxAnchors) +
+                        (threadIdx.x - lane) * kBoxAnchors + lane;
   int32_t match[kBoxAnchors];
 #pragma unroll
   for (int j = 0; j < kBoxAnchors; ++j) {
-    const int64_t i = first + j * kLossThreads;
-    match[j] = i < p.head.batch_size * p.anchors.num_anchors ? p.matches[i] : kMatchBackground;
+    const int64_t anchor = first + j * 32;
+    match[j] = anchor < p.anchors.num_anchors ? p.matches[image * p.anchors.num_anchors + anchor] : kMatchBackground;
   }
-  double loss = 0;
-#pragma unroll 1
+  const double scale = image_scale(p, image);
+  const double factor = scale * upstream<ComputeType<T>>(p.grad_box);
+  unsigned count = 0;
+#pragma unroll
   for (int j = 0; j < kBoxAnchors; ++j) {
-    if (match[j] < 0) continue;
-    const int64_t image = (first + j * kLossThreads) / p.anchors.num_anchors;
-    const int64_t anchor = first + j * kLossThreads - image * p.anchors.num_anchors;
-    int l = 0;
-    while (l + 1 < p.head.num_levels && anchor >= p.head.levels[l + 1].first_anchor) ++l;
-    const HeadLevel& level = p.head.levels[l];
-    const int64_t cell = (anchor - level.first_anchor) / p.head.anchors_per_cell;
-    const int64_t k = anchor - level.first_anchor - cell * p.head.anchors_per_cell;
-    const double scale = image_scale(p, image);
-    const double factor = scale * upstream<ComputeType<T>>(p.grad_box);
-    loss += foreground_box_loss<T>(p, l, image, cell, k, match[j], factor) * scale;
-    const int64_t label = p.gt_labels[match[j]];
-    if ((label < 0 || label >= p.head.num_classes) && p.bad_label) *p.bad_label = bad_label_code(match[j], label);
+    const unsigned votes = __ballot_sync(0xffffffffu, match[j] >= 0);
+    if (match[j] >= 0) list[count + __popc(votes & ((1u << lane) - 1))] = {uint32_t(first) + j * 32, match[j]};
+    count += __popc(votes);
+  }
+  __syncwarp();
+  double loss = 0;
+  for (unsigned i = lane; i < count; i += 32) {
+    const Foreground at = list[i];
+    const int64_t label = p.gt_labels[at.match];
+    const int l = level_of(p, at.anchor);
+    const uint32_t within = at.anchor - uint32_t(p.head.levels[l].first_anchor);
+    const uint32_t cell = within / uint32_t(p.head.anchors_per_cell);
+    const uint32_t k = within - cell * uint32_t(p.head.anchors_per_cell);
+    const uint32_t y = cell / uint32_t(p.head.levels[l].width);
+    const uint32_t x = cell - y * uint32_t(p.head.levels[l].width);
+    loss += foreground_box_loss<T>(p, l, image, y, x, k, at.match, factor) * scale;
+    if ((label < 0 || label >= p.head.num_classes) && p.bad_label) *p.bad_label = bad_label_code(at.match, label);
   }
   const double sum = block_sum<kLossThreads>(loss);
   if (threadIdx.x == 0) partial_sums[blockIdx.x] = sum;
@@ -129,12 +159,14 @@ Status run(const RetinanetLossParams& p, const Gamma& gamma, CudaStream stream) 
     grid.levels[l] = {focal_blocks, per_image, goes_in_vectors(p, l)};
     focal_blocks += p.head.batch_size * per_image;
   }
-  const int64_t box_blocks = box_loss_blocks(p);
+  const int64_t box_blocks_per_image = box_loss_blocks_per_image(p);
+  const int64_t box_blocks = p.head.batch_size * box_blocks_per_image;
   double* box_sums = p.partial_sums + focal_blocks;
   Status status =
       launch(focal_kernel<T, Gamma>, blocks_of(focal_blocks), dim3(kLossThreads), 0, stream, p, grid, gamma);
   if (status.ok()) {
-    status = launch(box_loss_kernel<T>, blocks_of(box_blocks), dim3(kLossThreads), 0, stream, p, box_sums);
+    status = launch(box_loss_kernel<T>, blocks_of(box_blocks), dim3(kLossThreads), 0, stream, p,
+                    uint32_t(box_blocks_per_image), box_sums);
   }
   if (status.ok()) {
     status = launch(sum_kernel<ComputeType<T>>, dim3(2), dim3(kSumThreads), 0, stream,

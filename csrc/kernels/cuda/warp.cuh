@@ -17,23 +17,34 @@ __device__ __forceinline__ C warp_sum(C x) {
 // Every lane gets the largest (smallest) of all lanes' values; a NaN may get lost.
 template <class C>
 __device__ __forceinline__ C warp_max(C x) {
-  for (int offset = 16; offset > 0; offset /= 2) x = math::max2(__shfl_xor_sync(0xffffffffu, x, offset), x);
+  for (int offset = 16; offset > 0; offset /= 2) x = fmax(__shfl_xor_sync(0xffffffffu, x, offset), x);
   return x;
-}
-// The same for numbers >= 0, whose bits are ordered like the numbers: one instruction from sm_80 on.
-__device__ __forceinline__ double warp_max_of_bits(double x) { return warp_max(x); }
-__device__ __forceinline__ float warp_max_of_bits(float x) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(x)));
-#else
-  return warp_max(x);
-#endif
 }
 
 template <class C>
 __device__ __forceinline__ C warp_min(C x) {
-  for (int offset = 16; offset > 0; offset /= 2) x = math::min2(__shfl_xor_sync(0xffffffffu, x, offset), x);
+  for (int offset = 16; offset > 0; offset /= 2) x = fmin(__shfl_xor_sync(0xffffffffu, x, offset), x);
   return x;
 }
+
+// From sm_80 on one instruction reduces integers: here the bits, or, of a float, an integer that is ordered like it.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+__device__ __forceinline__ int exchange_order(int bits) { return bits ^ (bits >> 31 & 0x7fffffff); }  // its own inverse
+
+__device__ __forceinline__ float warp_max(float x) {
+  return __int_as_float(exchange_order(__reduce_max_sync(0xffffffffu, exchange_order(__float_as_int(x)))));
+}
+
+__device__ __forceinline__ float warp_min(float x) {
+  return __int_as_float(exchange_order(__reduce_min_sync(0xffffffffu, exchange_order(__float_as_int(x)))));
+}
+
+__device__ __forceinline__ unsigned warp_or(unsigned x) { return __reduce_or_sync(0xffffffffu, x); }
+#else
+__device__ __forceinline__ unsigned warp_or(unsigned x) {
+  for (int offset = 16; offset > 0; offset /= 2) x |= __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+#endif
 
 }  // namespace retinanet_fast
