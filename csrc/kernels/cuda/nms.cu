@@ -23,6 +23,7 @@
 #include "kernels/cuda/box_grid.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/suppress.cuh"
+#include "math/ordering.h"
 
 namespace retinanet_fast {
 namespace {
