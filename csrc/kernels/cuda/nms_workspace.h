@@ -7,8 +7,8 @@
 
 namespace retinanet_fast {
 
-// A rank is compared with the kept boxes of earlier rounds, which lie in a grid, and with the ranks before it in its own
-// round; those hits go into a bit mask of one round, so that memory grows linearly with N.
+// A rank is compared with the kept boxes of earlier rounds, which lie in a grid, and with the ranks before it in its
+// own round; those hits go into a bit mask of one round, so that memory grows linearly with N.
 constexpr int64_t kMaskBits = 64;
 static_assert(kNmsRound == kMaskBits * kMaskBits);  // a word has one bit per group of 64 ranks
 using MaskWord = unsigned long long;                // the type that CUDA's atomics take
