@@ -41,56 +41,36 @@ uint32_t basic_block_at(const void* pc) {
   return slot.basic_block;
 }
 
-void record(const void* pc, const void* address, size_t bytes, Access kind) {
+// Whether an access begins where the last one ends, in the same 16 aligned bytes: the compiler may split one of these.
+bool goes_on(const Event& last, const Event& next) {
+  return last.times == next.times && last.basic_block == next.basic_block && last.kind == next.kind &&
+         next.kind != kAtomic && next.address == last.address + last.bytes &&
+         reinterpret_cast<uintptr_t>(last.address) % 16 == 0 && last.bytes + next.bytes <= 16;
+}
+
+void hooked(const void* pc, const void* address, size_t bytes, Access kind, bool) {
   if (!counting) return;
   const char* at = static_cast<const char*>(address);
   if (!here.launch || (at >= here.stack && at < here.stack + kStackBytes)) return;
   if (!in_shared(at) && in_module(at)) return;
   ThreadLog& log = logs[here.thread];
   const uint32_t times = log.basic_block < log.times.size() ? log.times[log.basic_block] : 0;
-  // The compiler may split an access of 16 aligned bytes into its parts.
-  if (!log.events.empty() && bytes < 16 && !in_shared(at)) {
-    Event& last = log.events.back();
-    if (last.times == times && last.basic_block == log.basic_block && last.kind == kind && kind != kAtomic &&
-        at == last.address + last.bytes && reinterpret_cast<uintptr_t>(last.address) % 16 + last.bytes + bytes <= 16 &&
-        reinterpret_cast<uintptr_t>(last.address) % 16 == 0) {
-      last.bytes = uint8_t(last.bytes + bytes);
-      return;
-    }
+  const Event event{log.basic_block, times, pc, at, uint8_t(bytes), kind};
+  if (!log.events.empty() && !in_shared(at) && goes_on(log.events.back(), event)) {
+    log.events.back().bytes += event.bytes;
+  } else {
+    log.events.push_back(event);
   }
-  log.events.push_back({log.basic_block, times, pc, at, uint8_t(bytes), kind});
 }
 }  // namespace
 
 void access(const void* address, size_t bytes, Access kind) {
-  record(__builtin_return_address(0), address, bytes, kind);
+  hooked(__builtin_return_address(0), address, bytes, kind, false);
 }
 
 }  // namespace emulator
 
-#define EMULATOR_HOOK(name, bytes, kind)                                           \
-  extern "C" void __tsan_##name##bytes(void* address) {                            \
-    emulator::record(__builtin_return_address(0), address, bytes, emulator::kind); \
-  }                                                                                \
-  extern "C" void __tsan_unaligned_##name##bytes(void* address) {                  \
-    emulator::record(__builtin_return_address(0), address, bytes, emulator::kind); \
-  }
-#define EMULATOR_HOOKS(bytes) EMULATOR_HOOK(read, bytes, kRead) EMULATOR_HOOK(write, bytes, kWrite)
-EMULATOR_HOOKS(1)
-EMULATOR_HOOKS(2)
-EMULATOR_HOOKS(4)
-EMULATOR_HOOKS(8)
-EMULATOR_HOOKS(16)
-extern "C" void __tsan_read_range(void* address, size_t bytes) {
-  emulator::record(__builtin_return_address(0), address, bytes, emulator::kRead);
-}
-extern "C" void __tsan_write_range(void* address, size_t bytes) {
-  emulator::record(__builtin_return_address(0), address, bytes, emulator::kWrite);
-}
-extern "C" void __tsan_init() {}
-extern "C" void __tsan_func_entry(void*) {}
-extern "C" void __tsan_func_exit() {}
-extern "C" void __tsan_vptr_update(void**, void*) {}
+#include "access_hooks.h"
 
 extern "C" void __sanitizer_cov_trace_pc() {
   if (!emulator::counting || !emulator::here.launch) return;

@@ -306,27 +306,18 @@ extern "C" [[noreturn]] __attribute__((visibility("hidden"))) void __assert_fail
 
 #if !defined(__SANITIZE_ADDRESS__)
 
-// -fsanitize=thread calls one of these before each access.
-#define EMULATOR_HOOK(name, bytes, kind)                                              \
-  extern "C" void __tsan_##name##bytes(void* address) {                               \
-    if (emulator::here.launch && reinterpret_cast<uintptr_t>(address) % bytes != 0) { \
-      emulator::fail("misaligned access of " #bytes " bytes");                        \
-    }                                                                                 \
-    emulator::access(address, bytes, emulator::kind);                                 \
-  }                                                                                   \
-  extern "C" void __tsan_unaligned_##name##bytes(void* address) { emulator::access(address, bytes, emulator::kind); }
-#define EMULATOR_HOOKS(bytes) EMULATOR_HOOK(read, bytes, kRead) EMULATOR_HOOK(write, bytes, kWrite)
-EMULATOR_HOOKS(1)
-EMULATOR_HOOKS(2)
-EMULATOR_HOOKS(4)
-EMULATOR_HOOKS(8)
-EMULATOR_HOOKS(16)
-extern "C" void __tsan_read_range(void* address, size_t bytes) { emulator::access(address, bytes, emulator::kRead); }
-extern "C" void __tsan_write_range(void* address, size_t bytes) { emulator::access(address, bytes, emulator::kWrite); }
-extern "C" void __tsan_init() {}
-extern "C" void __tsan_func_entry(void*) {}
-extern "C" void __tsan_func_exit() {}
-extern "C" void __tsan_vptr_update(void**, void*) {}
+namespace emulator {
+namespace {
+void hooked(const void*, const void* address, size_t bytes, Access kind, bool aligned) {
+  if (aligned && here.launch && reinterpret_cast<uintptr_t>(address) % bytes != 0) {
+    fail("misaligned access of " + std::to_string(bytes) + " bytes");
+  }
+  access(address, bytes, kind);
+}
+}  // namespace
+}  // namespace emulator
+
+#include "access_hooks.h"
 
 // The position in the source, which the compiler passes to each of the reports below.
 struct SourceLocation {
