@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.kernel_report.gpu import CYCLES, ISSUE_LANES, L2_BYTES, LAUNCH_US, Gpu, resident_blocks
+from benchmarks.kernel_report.gpu import ISSUE_LANES, L2_BYTES, LAUNCH_US, Gpu, resident_blocks
 
 SECTOR = 32
 
@@ -113,9 +113,9 @@ def launch_parts(launch: Mapping[str, Any], growth: int, gpu: Gpu, code: Compile
         elements = launch["streamed_bytes"] / code.bytes_per_element
         fewer = min(1.0, elements * code.instructions_per_element / (32 * launch["instructions"]))
     issue = fewer * 32 * launch["instructions"] * growth / (gpu.sms * ISSUE_LANES * gpu.hertz)
-    chain = launch["chain"]
-    instructions = chain["instructions"] * CYCLES["instruction"] + chain["waits_for_others"]
-    faster = 1 - (1 - fewer) * instructions / chain["cycles"]
+    faster = (
+        1 - (1 - fewer) * launch["issue_cycles"] / launch["chain_cycles"] if launch["chain_cycles"] else 1.0
+    )
     all_blocks, rest = grown([cycles if cycles >= 0 else -1 - cycles for cycles in launch["cycles"]], growth)
     working, _ = grown([cycles for cycles in launch["cycles"] if cycles >= 0], growth)
     seconds = makespan(all_blocks, slots) * rest * faster / gpu.hertz

@@ -77,10 +77,13 @@ def call_table(calls: list[Mapping[str, Any]], gpus: list[str]) -> Table:
         "memory",
         "issue",
         "chain",
+        "of it idle blocks",
         *(f"{gpu}, us" for gpu in others),
     )
     for call in calls:
-        times = split(call["parts"][first])
+        parts = call["parts"][first]
+        times = split(parts)
+        idle = sum(part["idle"] for part in parts if bound(part) == "chain")
         lines.append(
             row(
                 call["workload"].replace("/channels_last", "/cl"),
@@ -93,7 +96,7 @@ def call_table(calls: list[Mapping[str, Any]], gpus: list[str]) -> Table:
                 f"{short(call['atomics'])}, {short(call['longest_queue'])}",
                 short(call["divisions64"]),
                 f"**{sum(times.values()):.0f}**",
-                *(f"{value:.0f}" for value in times.values()),
+                *(f"{value:.0f}" for value in (*times.values(), idle)),
                 *(f"{sum(time_of(part) for part in call['parts'][gpu]):.0f}" for gpu in others),
             )
         )
@@ -181,7 +184,8 @@ matching takes four images a block), and blocks, bytes, instructions and atomics
 - Predicted: every launch takes {launch} us, and then the longest of three, added up here by what binds each kernel.
   Memory: sectors touched for the first time, at the copy's {bandwidth}, or at the L2 cache's
   {l2:.1f} TB/s where the call fits into it. Issue: instructions, four a clock and SM. Chain: blocks one after another,
-  in order, each on the first SM with room; in a block, between two barriers, the slowest warp.
+  in order, each on the first SM with room; in a block, between two barriers, the slowest warp. Idle blocks: how
+  much shorter the chain would be without them.
 - A step of a chain, in cycles: {cycles}.
 - Constants: benchmarks/kernel_report/gpu.py, with their sources. Instructions are the host's, weighted by what nvcc
   makes of each; those of streaming kernels are scaled to the machine code's main path.

@@ -212,6 +212,8 @@ void count_block_end(unsigned block) {
   const bool idle = !block_writes && chain.l1 + chain.l2 + chain.dram <= 1;
   now.idle[block] = idle;
   totals.idle_blocks += idle;
+  totals.chain_cycles += chain.cycles;
+  totals.issue_cycles += chain.instructions * costs.instruction + chain.waits_for_others;
   if (chain.cycles > now.longest.cycles) now.longest = chain;
   chain = {};
   block_writes = false;

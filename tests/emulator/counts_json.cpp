@@ -54,7 +54,9 @@ std::string json_of(const Counted& one) {
                    {"longest_queue", double(t.longest_queue)},
                    {"instructions", t.instructions},
                    {"divisions64", t.divisions64},
-                   {"idle_blocks", double(t.idle_blocks)}});
+                   {"idle_blocks", double(t.idle_blocks)},
+                   {"chain_cycles", t.chain_cycles},
+                   {"issue_cycles", t.issue_cycles}});
   text += ", \"chain\": {" + json_of(one.longest) + "}, \"cycles\": [";
   for (size_t i = 0; i < one.cycles.size(); ++i) {
     text += (i ? "," : "") + std::to_string(int64_t(one.idle[i] ? -1 - one.cycles[i] : one.cycles[i]));

@@ -56,6 +56,7 @@ struct Totals {
   uint64_t atomics, longest_queue;                                // of threads, in global memory
   double instructions, divisions64;                               // of warps; of threads
   uint64_t idle_blocks;                                           // that write nothing
+  double chain_cycles, issue_cycles;                              // of all blocks' chains; instructions among them
 };
 
 struct Counted {
