@@ -22,7 +22,7 @@ from benchmarks import cli
 from benchmarks.bars import BARS
 from benchmarks.gpu_check import __main__ as program
 from benchmarks.gpu_check import kernel_times, machine, page, parts, process, smoke
-from benchmarks.kernel_report.page import time_of
+from benchmarks.kernel_report.page import parts_on
 from benchmarks.workload import REGISTRY
 
 HERE = Path(__file__).resolve().parent
@@ -369,7 +369,7 @@ def test_predictions_are_shown_beside_what_was_measured() -> None:
     calls = [call for call in report["calls"] if call["workload"] in names]
     measured = {}
     for call in calls:
-        parts = [(part["kernel"], 2 * time_of(part)) for part in call["parts"]["H100"]]
+        parts = [(part.kernel, 2 * part.time) for part in parts_on(call, "H100")]
         torchs = [("at::native::fill", 1000.0)]  # not ours: not in the prediction
         measured[call["workload"]] = {"kernels": [{"kernel": name, "us": us} for name, us in parts + torchs]}
     text = "\n".join(page.prediction_table("NVIDIA H100 80GB HBM3", measured))

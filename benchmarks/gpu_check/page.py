@@ -171,16 +171,15 @@ def prediction_table(gpu: str, kernels: dict[str, Any]) -> list[str]:
     before = len(lines)
     for call in report["calls"]:
         measured = {one["kernel"]: one["us"] for one in kernels.get(call["workload"], {}).get("kernels", [])}
-        parts = {part["kernel"]: part for part in call["parts"][name] if part["kernel"] in measured}
-        if len(parts) < len(call["parts"][name]):
+        parts = report_page.parts_on(call, name)
+        if any(part.kernel not in measured for part in parts):
             continue  # not measured, or the kernels have changed
-        found = sum(measured[kernel] for kernel in parts)
-        expected = sum(report_page.time_of(part) for part in parts.values())
+        found = sum(measured[part.kernel] for part in parts)
+        expected = sum(part.time for part in parts)
         each = [
-            f"`{kernel.split('<')[0]}` {measured[kernel]:.0f} / {report_page.time_of(part):.0f} "
-            + report_page.bound(part)
-            for kernel, part in parts.items()
-            if measured[kernel] >= found / 10
+            f"`{part.kernel.split('<')[0]}` {measured[part.kernel]:.0f} / {part.time:.0f} {part.binds}"
+            for part in parts
+            if measured[part.kernel] >= found / 10
         ]
         lines.append(
             report_page.row(

@@ -1,6 +1,6 @@
 """The calls that the report counts and predicts: workloads of the benchmarks."""
 
-# Workload -> images that are counted of its 16; None where it is no batch.
+# Workload -> images that are counted of its FULL_BATCH; None: all that it has.
 WORKLOADS: dict[str, int | None] = {
     "focal/int/fp32/sum/16-images": 1,
     "focal/int/bf16/sum/16-images": 1,
@@ -16,8 +16,8 @@ WORKLOADS: dict[str, int | None] = {
     **{f"nms/{kind}/{n}": None for kind in ("uniform", "clustered") for n in (1_000, 5_000, 20_000, 200_000)},
     "batched_nms/80/20000": None,
     **{
-        f"retinanet_detect/{images}x800/bf16/channels_last{scores}": 1
-        for images in (1, 16)
+        f"retinanet_detect/{images}x800/bf16/channels_last{scores}": counted
+        for images, counted in ((1, None), (16, 1))
         for scores in ("", "/untrained", "/equal")
     },
 }

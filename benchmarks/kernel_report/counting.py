@@ -54,7 +54,7 @@ class Counter:
         )
 
     def count(self, workload: str, images: int | None) -> dict[str, Any]:
-        whole = 1 if images is None or "/1x" in workload else FULL_BATCH // images
+        whole = 1 if images is None else FULL_BATCH // images
         case = REGISTRY[workload].make(Setting(torch.device("cpu"), most_images=images))
         call = PROVIDERS["ours"].bind(case)
         self._start(case.bytes_moved * whole)

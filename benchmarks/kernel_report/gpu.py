@@ -18,17 +18,16 @@ class Gpu:
         return thread_instructions / (self.sms * lanes_per_clock * self.hertz)
 
 
-# Both are the same chip: 1.98 GHz is its highest clock. Copies were measured. L2: chipsandcheese.com, "Nvidia's H100:
-# Funny L2, and Tons of Bandwidth", whose 114 SMs and lower clock are scaled to these.
+# Both are the same chip: 1.98 GHz is its highest clock. Copies were measured; the L2 cache's bandwidth is assumed.
 H200 = Gpu("H200", "90", 132, 1.98e9, 4.3e12, 6.5e12)
 H100 = Gpu("H100", "90", 132, 1.98e9, 2.98e12, 6.5e12)
 ISSUE_LANES, SPECIAL_LANES = 128, 16  # thread instructions a clock and SM: all, special functions
 
-# What a step of a chain costs, in cycles. Memory: Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU
-# Architecture via Microbenchmarking" (arXiv 2402.13499). An instruction: arithmetic's fixed latency since Volta (Jia et
-# al., arXiv 1804.06826). Warp-wide operations and barriers: about as shared memory. Fitted to the H100 run of
-# benchmarks/results: a turn of a spin (an atomic of 64 bits in shared memory), and the sectors that an SM gets from the
-# L2 cache in a cycle.
+# What a step of a chain costs, in cycles; none was measured by us. Memory: the order of what Luo et al. publish for the
+# H100 ("Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking", arXiv 2402.13499). An
+# instruction: arithmetic's fixed latency since Volta (Jia et al., arXiv 1804.06826). Warp-wide operations and barriers:
+# about as shared memory. Fitted to the H100 run of benchmarks/results: a turn of a spin (an atomic of 64 bits in shared
+# memory), and the sectors that an SM gets from the L2 cache in a cycle. How well all of it fits: results/h100.
 CYCLES = {
     "instruction": 4.0,
     "l1": 41.0,

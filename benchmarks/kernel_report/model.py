@@ -94,10 +94,10 @@ def makespan(cycles: Sequence[float], slots: int) -> float:
     return max(free)
 
 
-def grown(cycles: Sequence[float], growth: int, most: int = 200_000) -> tuple[Sequence[float], float]:
-    """The blocks of all images, or of so many that the rest is in proportion."""
+def makespan_of_batch(cycles: Sequence[float], growth: int, slots: int, most: int = 200_000) -> float:
+    """With the blocks of all images; where these are very many, the rest is in proportion."""
     times = min(growth, max(1, most // max(len(cycles), 1)))
-    return list(cycles) * times, growth / times
+    return makespan(list(cycles) * times, slots) * growth / times
 
 
 def launch_parts(launch: Mapping[str, Any], growth: int, gpu: Gpu, code: Compiled, cached: bool) -> Parts:
@@ -116,10 +116,12 @@ def launch_parts(launch: Mapping[str, Any], growth: int, gpu: Gpu, code: Compile
     faster = (
         1 - (1 - fewer) * launch["issue_cycles"] / launch["chain_cycles"] if launch["chain_cycles"] else 1.0
     )
-    all_blocks, rest = grown([cycles if cycles >= 0 else -1 - cycles for cycles in launch["cycles"]], growth)
-    working, _ = grown([cycles for cycles in launch["cycles"] if cycles >= 0], growth)
-    seconds = makespan(all_blocks, slots) * rest * faster / gpu.hertz
-    without_idle = makespan(working, slots) * rest * faster / gpu.hertz
+
+    def chain(blocks: Sequence[float]) -> float:
+        return makespan_of_batch(blocks, growth, slots) * faster / gpu.hertz
+
+    seconds = chain([cycles if cycles >= 0 else -1 - cycles for cycles in launch["cycles"]])
+    without_idle = chain([cycles for cycles in launch["cycles"] if cycles >= 0])
     return Parts(
         launch["kernel"],
         1,
@@ -138,7 +140,7 @@ def parts_of(counted: Mapping[str, Any], gpu: Gpu, code: Code) -> list[Parts]:
     for launch in counted["launches"]:
         compiled = code.get(launch["kernel"])
         if compiled is None:
-            raise KeyError(f"kernel_report: {launch['kernel']} was counted, but not compiled")
+            raise RuntimeError(f"kernel_report: {launch['kernel']} was counted, but not compiled")
         one = launch_parts(launch, counted["growth"], gpu, compiled, cached)
         total = found.setdefault(one.kernel, Parts(one.kernel))
         for name in ("launches", "launch", "memory", "issue", "chain", "idle"):

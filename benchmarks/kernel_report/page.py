@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.kernel_report.account import Row
 from benchmarks.kernel_report.gpu import CYCLES, ISSUE_LANES, LAUNCH_US, SPECIAL_LANES
+from benchmarks.kernel_report.model import Parts
 
 Table = list[str]
 
@@ -26,25 +28,21 @@ def short(number: float) -> str:
 
 
 def megabytes(number: float) -> str:
-    return f"{number / 1e6:.3g}" if number >= 1e4 else "0"
+    return f"{number / 1e6:,.0f}" if number >= 1e8 else f"{number / 1e6:.3g}"
 
 
 # ---- whole calls ------------------------------------------------------------------------------------------------
 
 
-def time_of(part: Mapping[str, Any]) -> float:
-    return float(part["launch"] + max(part["memory"], part["issue"], part["chain"]))
+def parts_on(call: Mapping[str, Any], gpu: str) -> list[Parts]:
+    return [Parts(**part) for part in call["parts"][gpu]]
 
 
-def bound(part: Mapping[str, Any]) -> str:
-    return max(("memory", "issue", "chain"), key=lambda name: part[name])
-
-
-def split(parts: list[Mapping[str, Any]]) -> dict[str, float]:
+def split(parts: list[Parts]) -> dict[str, float]:
     """A call's time by what binds each of its kernels."""
-    times = {"launch": sum(part["launch"] for part in parts), "memory": 0.0, "issue": 0.0, "chain": 0.0}
+    times = {"launch": sum(part.launch for part in parts), "memory": 0.0, "issue": 0.0, "chain": 0.0}
     for part in parts:
-        times[bound(part)] += part[bound(part)]
+        times[part.binds] += getattr(part, part.binds)
     return times
 
 
@@ -81,9 +79,9 @@ def call_table(calls: list[Mapping[str, Any]], gpus: list[str]) -> Table:
         *(f"{gpu}, us" for gpu in others),
     )
     for call in calls:
-        parts = call["parts"][first]
+        parts = parts_on(call, first)
         times = split(parts)
-        idle = sum(part["idle"] for part in parts if bound(part) == "chain")
+        idle = sum(part.idle for part in parts if part.binds == "chain")
         lines.append(
             row(
                 call["workload"].replace("/channels_last", "/cl"),
@@ -97,7 +95,7 @@ def call_table(calls: list[Mapping[str, Any]], gpus: list[str]) -> Table:
                 short(call["divisions64"]),
                 f"**{sum(times.values()):.0f}**",
                 *(f"{value:.0f}" for value in (*times.values(), idle)),
-                *(f"{sum(time_of(part) for part in call['parts'][gpu]):.0f}" for gpu in others),
+                *(f"{sum(part.time for part in parts_on(call, gpu)):.0f}" for gpu in others),
             )
         )
     return lines
@@ -126,21 +124,10 @@ def stream_table(rows: list[Mapping[str, Any]]) -> Table:
         "special functions, us",
         "binds",
     )
-    for one in rows:
-        times = {
-            "memory": one["memory_us"],
-            "issue": one["issue_us"],
-            "special functions": one["special_us"],
-        }
-        lines.append(
-            row(
-                f"`{one['kernel']}`",
-                one["instructions_per_element"],
-                one["special_per_element"],
-                *times.values(),
-                max(times, key=lambda name: times[name]),
-            )
-        )
+    for one in (Row(**fields) for fields in rows):
+        counts = (one.instructions_per_element, one.special_per_element)
+        times = (one.memory_us, one.issue_us, one.special_us)
+        lines.append(row(f"`{one.kernel}`", *counts, *times, one.binds))
     return lines
 
 

@@ -28,8 +28,6 @@ Totals totals;
 
 namespace {
 
-constexpr size_t kSector = 32;
-
 Chain chain;  // of the running block
 bool block_writes;
 std::unordered_map<const char*, uint64_t> queues;  // atomics of the launch, by address

@@ -13,7 +13,6 @@ namespace emulator {
 namespace {
 
 constexpr size_t kAlignment = 256;
-constexpr size_t kSector = 32;
 constexpr size_t kStreamed = 2 << 20;
 
 Span static_shared;

@@ -71,6 +71,8 @@ extern Totals totals;  // of the running launch
 
 // ---- memory: counts_memory.cpp ------------------------------------------------------------------------------------
 
+constexpr size_t kSector = 32;
+
 bool in_shared(const char* address);
 bool in_streamed_buffer(const char* address);  // one so large that a call streams it: logits, gradients
 
