@@ -190,11 +190,8 @@ def test_areas_that_underflow_or_overflow(scale: float, device: str) -> None:
     anchors = make_grid(device=device).boxes()
     boxes = random_boxes(70, seed=9, device=device)
     for scaled_anchors, scaled_boxes in ((anchors * scale, boxes * scale), (anchors, boxes * scale)):
-        for low in (
-            0.0,
-            1e-42,
-            0.4,
-        ):  # 1e-42: below the normal numbers, as an IoU with a box far larger may be
+        # 1e-42: below the normal numbers, as an IoU with a box far larger may be.
+        for low in (0.0, 1e-42, 0.4):
             assert torch.equal(
                 ops.match_anchors(scaled_anchors, [scaled_boxes], low_threshold=low),
                 reference.match_anchors(scaled_anchors, [scaled_boxes], low_threshold=low),

@@ -189,7 +189,7 @@ EMULATOR_REDUCE(__reduce_and_sync, a& b)
 
 #define EMULATOR_ATOMIC(name, expression)                                      \
   template <class T>                                                           \
-  EMULATOR_INSTRUCTION T name(T* address, std::type_identity_t<T> value) {                          \
+  EMULATOR_INSTRUCTION T name(T* address, std::type_identity_t<T> value) {     \
     emulator::access(address, sizeof(T), emulator::kAtomic);                   \
     return emulator::replace(address, [&](T old) -> T { return expression; }); \
   }
