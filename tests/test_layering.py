@@ -32,9 +32,12 @@ LAYERS = {
     "ops": 1,
     "nn": 2,
     "models": 3,
-    "engine": 4,
-    "cli": 5,
-    "__main__": 6,
+    "compat": 4,
+    "acceleration": 4,
+    "engine": 5,
+    "cli": 6,
+    "selftest": 6,
+    "__main__": 7,
 }
 
 
