@@ -253,9 +253,9 @@ at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tenso
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.call(inputs, targets, alpha, gamma, reduction, wide_loss);
   }
-  check(inputs, targets, alpha, gamma);
   const Reduction kind = parse_reduction(kOp, reduction);
   if (needs_conversion(inputs, targets, kind, wide_loss)) {
+    check(inputs, targets, alpha, gamma);
     const Converted same(inputs, targets, kind, wide_loss);  // recorded by autograd
     return op.call(same.inputs, same.targets, alpha, gamma, reduction, wide_loss);
   }
