@@ -37,6 +37,14 @@ ADDED = {
         ),
         ('    "encode_boxes": ', '    "box_perimeter": perimeter,\n'),
     ],
+    "retinanet_fast/selftest.py": [
+        (
+            "ALL: list[Case]",
+            "def box_perimeter(f: ModuleType, draw: Inputs) -> list[Tensor]:\n"
+            "    return [f.box_perimeter(draw.boxes(30))]\n\n\n",
+        ),
+        ("    box_iou,\n", "    box_perimeter,\n"),
+    ],
     **{
         f"retinanet_fast/{package}/__init__.py": [
             (f"from retinanet_fast.{package}.decode", f"from retinanet_fast.{package}.{OP} import {OP}\n"),
@@ -139,6 +147,7 @@ FORGETTABLE = [
     STUB,
     *(f"retinanet_fast/{package}/{name}.py" for package in ("ops", "reference") for name in (OP, "__init__")),
     f"tests/test_{OP}.py",
+    "retinanet_fast/selftest.py",
 ]
 
 

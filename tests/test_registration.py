@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retinanet_fast import _ext, ops, reference
+from retinanet_fast import _ext, ops, reference, selftest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = sorted(
@@ -51,6 +51,10 @@ def test_twin_has_the_same_signature(name: str) -> None:
         return [(parameter.name, parameter.kind, parameter.default) for parameter in parameters]
 
     assert shape(getattr(ops, name)) == shape(getattr(reference, name))
+
+
+def test_every_op_has_a_case_in_the_self_test() -> None:
+    assert sorted(selftest.CASES) == PUBLIC
 
 
 @pytest.mark.parametrize("name", PUBLIC)
