@@ -109,7 +109,8 @@ def _smoothing(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> T
     margin = torch.where(hard, logits, -logits)
     # (1 - p_t)^gamma by its logarithm: its gradient stays finite where 1 - p_t underflows.
     focus = torch.exp(gamma * F.logsigmoid(-margin))
-    return (torch.where(hard, alpha, 1 - alpha) * focus * margin).sum()
+    term = focus * margin
+    return torch.where(hard, alpha * term, (1 - alpha) * term).sum()
 
 
 def _check(

@@ -262,10 +262,10 @@ class Matcher:
             ValueError: no ground truth or no elements, as torchvision does.
         """
         if match_quality_matrix.numel() == 0:
-            missing = "ground truth" if match_quality_matrix.shape[0] == 0 else "elements"
+            missing = "ground truths" if match_quality_matrix.shape[0] == 0 else "elements"
             raise ValueError(
                 f"Matcher: expected qualities [G, A] with G and A of at least 1, got"
-                f" {list(match_quality_matrix.shape)}: there is no {missing}"
+                f" {list(match_quality_matrix.shape)}: no {missing}"
             )
         best, argbest = match_quality_matrix.max(dim=0)
         matches = argbest.masked_fill(best < self.low_threshold, self.BELOW_LOW_THRESHOLD)
