@@ -33,7 +33,7 @@ TYPES = {
     "bool": ("bool", "bool", "{}", "bool"),
     "str": ("c10::string_view", "const std::string&", "{}", "str"),
 }
-DEFAULTS = {"None": "py::none()"}
+DEFAULTS = {"None": "py::none()", "False": "false", "True": "true"}
 
 STUB = '''"""The compiled module: importing it registers the ops; each function is a typed binding of one.
 

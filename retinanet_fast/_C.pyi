@@ -72,6 +72,7 @@ def sigmoid_focal_loss(
     alpha: float = 0.25,
     gamma: float = 2.0,
     reduction: str = "none",
+    wide_loss: bool = False,
 ) -> Tensor: ...
 def softmax_focal_loss(
     inputs: Tensor,
@@ -80,4 +81,5 @@ def softmax_focal_loss(
     alpha: float = 1.0,
     gamma: float = 2.0,
     reduction: str = "mean",
+    wide_loss: bool = False,
 ) -> Tensor: ...

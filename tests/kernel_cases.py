@@ -45,6 +45,13 @@ def kernels_in_sources() -> set[str]:
     return set(re.findall(r"__global__\s+void\s+(\w+)", re.sub(bounds, "", text)))
 
 
+OTHER_DTYPE = {
+    torch.float64: torch.float64,
+    torch.float32: torch.bfloat16,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float16,
+}
+
 # The tensors that an op returns, and its gradients.
 Case = Callable[[str, torch.dtype], list[Tensor]]
 
@@ -88,6 +95,17 @@ def softmax_focal(rows: int, classes: int, reduction: str, weighted: bool) -> Ca
         return grads(ops.softmax_focal_loss(x, labels, alpha, 2.0, reduction), x)
 
     return case
+
+
+def under_autocast(case: Case) -> Case:
+    """There a reduced loss of half types, and the gradient that comes in, are float32."""
+
+    def autocast_case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        narrow = dtype if dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
+        with torch.autocast(device, narrow):
+            return case(device, dtype)
+
+    return autocast_case
 
 
 def iou(n: int, m: int) -> Case:
@@ -224,9 +242,12 @@ def loss(
     counts: tuple[int, int] = (3, 0),
     sliced: bool = False,
     grid: AnchorGrid = GRID,
+    deltas_dtype: dict[torch.dtype, torch.dtype] | None = None,
 ) -> Case:
     def case(device: str, dtype: torch.dtype) -> list[Tensor]:
         logits, deltas = head(classes, device, dtype, channels_last, grid, sliced=sliced)
+        if deltas_dtype:
+            deltas = [x.detach().to(deltas_dtype[dtype]).requires_grad_() for x in deltas]
         gt_boxes = [random_boxes(n, seed=n + 1, device=device) for n in counts]
         gt_labels = [torch.arange(n, device=device) % classes for n in counts]
         losses = ops.retinanet_loss(logits, deltas, grid.to(device), gt_boxes, gt_labels, box_loss=box_loss)
@@ -298,6 +319,14 @@ CASES: dict[str, Case] = {
         for rows, classes in ((0, 3), (1, 2), (67, 7), (40, 300))
         for reduction, weighted in (("none", True), ("mean", False))
     },
+    **{
+        f"{op}-autocast-{reduction}": under_autocast(case)
+        for reduction in ("none", "sum")
+        for op, case in (
+            ("sigmoid_focal_loss", focal(67, 7, reduction, 2.0, False)),
+            ("softmax_focal_loss", softmax_focal(67, 7, reduction, False)),
+        )
+    },
     **{f"nms-{n}": suppress(n, None) for n in (0, 1, 64, 65, 257, 700)},
     **{f"nms-{kind}": suppress_peculiar(kind) for kind in ("same", "chain", "chain-backwards", "nan")},
     **{f"batched_nms-{kind}": suppress_peculiar(kind) for kind in ("every-class", "one-class")},
@@ -321,6 +350,8 @@ CASES: dict[str, Case] = {
         for classes, sliced in ((90, False), (91, False), (5, True))
         for last in (False, True)
     },
+    # Deltas of another dtype than the logits.
+    "retinanet_loss-mixed": loss("l1", 3, False, deltas_dtype=OTHER_DTYPE),
     # Several blocks of box losses per image.
     "retinanet_loss-large": loss("l1", 2, True, (5, 40), grid=LARGE_GRID),
     **{

@@ -129,7 +129,11 @@ def test_same_indices_on_any_number_of_threads() -> None:
     ("idxs", "error", "message"),
     [
         (torch.zeros(2).long(), ValueError, r"batched_nms: expected idxs \[3\], got \[2\]"),
-        (torch.zeros(3), TypeError, "batched_nms: expected idxs of an integer dtype, got Float"),
+        (
+            torch.zeros(3, dtype=torch.complex64),
+            TypeError,
+            "batched_nms: expected idxs of an integer or floating",
+        ),
     ],
 )
 def test_bad_input(idxs: Tensor, error: type[Exception], message: str) -> None:
@@ -137,6 +141,19 @@ def test_bad_input(idxs: Tensor, error: type[Exception], message: str) -> None:
         ops.batched_nms(torch.zeros(3, 4), torch.zeros(3), idxs, 0.5)
     with pytest.raises(ValueError, match=r"batched_nms: expected boxes \[N, 4\], got \[3\]"):
         ops.batched_nms(torch.zeros(3), torch.zeros(3), torch.zeros(3).long(), 0.5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_floating_point_idxs_are_compared_as_numbers(dtype: torch.dtype, device: str) -> None:
+    boxes, scores = crowded(300, seed=3, device=device)
+    # Whole and broken numbers, and both zeros, which are one class.
+    values = torch.tensor([0.0, -0.0, 0.5, 1.0, -1.0, 3.0, 80.0, 1e4], dtype=dtype, device=device)
+    numbers = torch.tensor([0, 0, 1, 2, 3, 4, 5, 6], device=device)
+    which = random_classes(300, len(values)).to(device)
+    kept = ops.batched_nms(boxes, scores, values[which], 0.5)
+    assert torch.equal(kept, reference.batched_nms(boxes, scores, numbers[which], 0.5))
+    assert len(kept) > len(reference.nms(boxes, scores, 0.5))
 
 
 def test_opcheck_and_compile() -> None:

@@ -55,6 +55,20 @@ def test_equals_reference(
     head.assert_equals_reference(box_loss=box_loss)
 
 
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("deltas", [torch.float32, *HALVES])
+@pytest.mark.parametrize("logits", [torch.float32, *HALVES])
+def test_logits_and_deltas_of_two_dtypes(logits: torch.dtype, deltas: torch.dtype, device: str) -> None:
+    head = Head(make_grid(), boxes_of(4, 0, 30), device=device, layout=mixed)
+    head.logits = [x.to(logits) for x in head.logits]
+    head.deltas = [x.to(deltas) for x in head.deltas]
+    head.assert_equals_reference()
+    head.assert_equals_reference(scales=(-2.0, 3.0), box_loss="giou")
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(layout: Callable[[int, Tensor], Tensor], device: str) -> None:

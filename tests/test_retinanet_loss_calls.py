@@ -180,9 +180,11 @@ def test_bad_input(
 
 def test_outputs_of_different_shape_or_dtype() -> None:
     head = Head(make_grid(), boxes_of(4, 2))
-    halves = change(Head(make_grid(), boxes_of(4, 2)), deltas=[x.half() for x in head.deltas])
-    with pytest.raises(TypeError, match="expected bbox_regression of dtype Float, got Half"):
-        halves.losses()
+    wide = change(Head(make_grid(), boxes_of(4, 2)), deltas=[x.double() for x in head.deltas])
+    with pytest.raises(
+        TypeError, match="expected float64 bbox_regression beside float64 cls_logits and no other"
+    ):
+        wide.losses()
     transposed = change(Head(make_grid(), boxes_of(4, 2)), logits=[x.mT for x in head.logits])
     with pytest.raises(ValueError, match=r"expected cls_logits\[0\] .* beside its bbox_regression"):
         transposed.losses()

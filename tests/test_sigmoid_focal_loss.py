@@ -172,10 +172,15 @@ def test_mixed_dtypes_compute_in_the_wider() -> None:
     x = logits(8, 3, dtype=torch.bfloat16)
     targets = soft_targets(8, 3)
     for reduction in REDUCTIONS:
-        loss = ops.sigmoid_focal_loss(x, targets, reduction=reduction)
-        assert loss.dtype == torch.bfloat16
-        wide = ops.sigmoid_focal_loss(x.float(), targets, reduction=reduction)
-        assert torch.equal(loss, wide.bfloat16())
+        loss, grad_x, grad_t = loss_and_grads(ops.sigmoid_focal_loss, x, targets, 0.25, 2.0, reduction)
+        assert (loss.dtype, grad_x.dtype, grad_t.dtype) == (torch.float32, torch.bfloat16, torch.float32)
+        wide = loss_and_grads(ops.sigmoid_focal_loss, x.float(), targets, 0.25, 2.0, reduction)
+        assert torch.equal(loss, wide[0])
+        assert torch.equal(grad_x, wide[1].bfloat16())
+        assert torch.equal(grad_t, wide[2])
+        with torch.inference_mode():
+            assert torch.equal(ops.sigmoid_focal_loss(x, targets, reduction=reduction), loss)
+        assert_close(loss, reference.sigmoid_focal_loss(x, targets, reduction=reduction))
 
 
 # ---- shapes and layouts ----

@@ -31,6 +31,21 @@ RETINANET_FAST_HOST_INLINE auto dispatch_wide_dtype(DType dtype, F&& f) {
   return dtype == DType::kFloat64 ? f(double{}) : f(float{});
 }
 
+// A scalar that is stored as T or, if `wide`, in T's computing type, as a float32 loss of 16-bit logits is.
+template <class T>
+RETINANET_FAST_INLINE math::ComputeType<T> load_scalar(const void* from, bool wide) {
+  return wide ? *static_cast<const math::ComputeType<T>*>(from) : math::load(*static_cast<const T*>(from));
+}
+
+template <class T>
+RETINANET_FAST_INLINE void store_scalar(void* to, math::ComputeType<T> x, bool wide) {
+  if (wide) {
+    *static_cast<math::ComputeType<T>*>(to) = x;
+  } else {
+    math::store(*static_cast<T*>(to), x);
+  }
+}
+
 // What a launcher reports; the layer above turns it into an exception that names the op.
 struct Status {
   enum class Code : int8_t {

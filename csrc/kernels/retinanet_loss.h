@@ -21,7 +21,7 @@ struct HeadGradients {
 };
 
 struct RetinanetLossParams {
-  HeadLevels head;  // logits and deltas of one dtype
+  HeadLevels head;  // logits and deltas of one dtype, or of two narrower than float64
   HeadGradients gradients[kMaxLevels];
   Anchors anchors;
 

@@ -17,7 +17,7 @@ RETINANET_FAST_INLINE math::Box<C> gt_box(const RetinanetLossParams& p, int64_t 
 }
 
 // The loss of anchor k of cell (y, x) with the box in row `match` as its target; writes its gradient times
-// `grad_scale`.
+// `grad_scale`. T is the deltas' type.
 template <class T>
 RETINANET_FAST_INLINE math::ComputeType<T> foreground_box_loss(const RetinanetLossParams& p, int64_t l, int64_t image,
                                                                int64_t y, int64_t x, int64_t k, int32_t match,

@@ -21,6 +21,7 @@ struct SoftmaxFocalLossParams {
   double gamma;
   double scale;  // of losses and gradients
   bool grad_output_is_scalar = false;
+  bool wide_scalars = false;  // sum, and a grad_output that is a scalar, have the type that dtype is computed in
   DType dtype;
 };
 

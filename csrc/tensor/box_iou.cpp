@@ -15,20 +15,29 @@ void check(const at::Tensor& boxes1, const at::Tensor& boxes2) {
   check_boxes(kOp, "boxes1", boxes1);
   check_boxes(kOp, "boxes2", boxes2);
   check_same_device(kOp, "boxes2", boxes2, boxes1);
-  check_same_dtype(kOp, "boxes2", boxes2, boxes1);
 }
 
-// Narrow boxes have IoUs in float32, as torchvision's: rounded to bfloat16 an IoU would be off by up to 0.002.
-at::Tensor widened(const at::Tensor& boxes) {
-  const bool narrow = boxes.scalar_type() == at::kHalf || boxes.scalar_type() == at::kBFloat16;
-  return (narrow ? boxes.to(at::kFloat) : boxes).contiguous();
+// Narrow boxes have IoUs in float32, as torchvision's: rounded to bfloat16 an IoU would be off by up to 0.002. Of boxes
+// of two dtypes the wider counts.
+at::ScalarType iou_dtype(const at::Tensor& boxes1, const at::Tensor& boxes2) {
+  return at::promote_types(at::promote_types(boxes1.scalar_type(), boxes2.scalar_type()), at::kFloat);
 }
+
+at::Tensor widened(const at::Tensor& boxes, at::ScalarType dtype) { return boxes.to(dtype).contiguous(); }
+
+bool is_integral(const at::Tensor& boxes) { return c10::isIntegralType(boxes.scalar_type(), /*includeBool=*/false); }
 
 at::Tensor box_iou(const at::Tensor& boxes1,    // [N, 4]
                    const at::Tensor& boxes2) {  // [M, 4]
+  const at::ScalarType dtype = iou_dtype(boxes1, boxes2);
+  if (is_integral(boxes1) && is_integral(boxes2)) {
+    // Areas of whole pixels are exact in float64, and the quotient is rounded to float32 as torchvision's.
+    return box_iou(boxes1.to(at::kDouble), boxes2.to(at::kDouble)).to(dtype);
+  }
+  if (is_integral(boxes1) || is_integral(boxes2)) return box_iou(boxes1.to(dtype), boxes2.to(dtype));
   check(boxes1, boxes2);
-  const at::Tensor first = widened(boxes1);
-  const at::Tensor second = widened(boxes2);
+  const at::Tensor first = widened(boxes1, dtype);
+  const at::Tensor second = widened(boxes2, dtype);
   at::Tensor iou = empty_dense_like(first, {first.size(0), second.size(0)});
   if (iou.numel() == 0) return iou;
   const BoxIouParams params{
@@ -68,8 +77,9 @@ std::tuple<at::Tensor, at::Tensor> box_iou_backward(const at::Tensor& grad_iou, 
                                                     const at::Tensor& boxes1,    // [N, 4]
                                                     const at::Tensor& boxes2) {  // [M, 4]
   check(boxes1, boxes2);
-  const at::Tensor first = widened(boxes1);
-  const at::Tensor second = widened(boxes2);
+  const at::ScalarType dtype = iou_dtype(boxes1, boxes2);
+  const at::Tensor first = widened(boxes1, dtype);
+  const at::Tensor second = widened(boxes2, dtype);
   check_same_device(kOp, "grad_iou", grad_iou, first);
   check_same_dtype(kOp, "grad_iou", grad_iou, first);
   TORCH_CHECK_VALUE(grad_iou.dim() == 2 && grad_iou.size(0) == boxes1.size(0) && grad_iou.size(1) == boxes2.size(0),
@@ -98,7 +108,15 @@ class BoxIou : public torch::autograd::Function<BoxIou> {
 };
 
 at::Tensor box_iou_autograd(const at::Tensor& boxes1, const at::Tensor& boxes2) {
-  return BoxIou::apply(boxes1, boxes2);
+  if (!needs_grad(boxes1, boxes2)) {
+    static const auto op = dispatcher_handle<box_iou>("box_iou");
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return op.call(boxes1, boxes2);
+  }
+  const auto floating = [&](const at::Tensor& boxes) {
+    return is_integral(boxes) ? boxes.to(iou_dtype(boxes1, boxes2)) : boxes;
+  };
+  return BoxIou::apply(floating(boxes1), floating(boxes2));
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {

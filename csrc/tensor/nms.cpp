@@ -17,7 +17,7 @@ void check(const char* op, const at::Tensor& boxes, const at::Tensor& scores) {
   TORCH_CHECK_VALUE(scores.dim() == 1 && scores.size(0) == boxes.size(0), op, ": expected scores [", boxes.size(0),
                     "], got ", scores.sizes());
   check_same_device(op, "scores", scores, boxes);
-  check_same_dtype(op, "scores", scores, boxes);
+  dtype_of(op, "scores", scores);
   TORCH_CHECK_VALUE(boxes.size(0) < int64_t(1) << 31, op, ": expected fewer than 2^31 boxes, got ", boxes.size(0));
 }
 
@@ -33,12 +33,13 @@ at::Tensor suppress(const char* op, const at::Tensor& boxes, const at::Tensor& s
                     double iou_threshold) {
   check(op, boxes, scores);
   const int64_t n = boxes.size(0);
-  const DType dtype = dtype_of(op, "boxes", boxes);
   const auto indices = boxes.options().dtype(at::kLong);
   if (n == 0) return at::empty({0}, indices);
 
-  const at::Tensor corners = boxes.contiguous();
-  const at::Tensor values = scores.contiguous();
+  // Where the dtypes differ, as autocast leaves them, both are widened, which changes no value.
+  const at::ScalarType common = at::promote_types(boxes.scalar_type(), scores.scalar_type());
+  const at::Tensor corners = boxes.to(common).contiguous();
+  const at::Tensor values = scores.to(common).contiguous();
   const bool on_cpu = uses_cpu_kernels(op, boxes);
   const bool kernel_sorts = on_cpu || n <= kNmsCounted;
   const at::Tensor order =
@@ -56,7 +57,7 @@ at::Tensor suppress(const char* op, const at::Tensor& boxes, const at::Tensor& s
       .count = kept_and_count.mutable_data_ptr<int64_t>() + n,
       .n = n,
       .iou_threshold = iou_threshold,
-      .dtype = dtype,
+      .dtype = dtype_of(op, "boxes", corners),
   };
   const auto run = [&] { launch(op, corners, params, &CpuKernels::nms, RETINANET_FAST_CUDA_LAUNCHER(nms_cuda)); };
   run();  // without a workspace: says how large it must be

@@ -25,9 +25,12 @@ namespace retinanet_fast {
 
 // ---- registration -------------------------------------------------------------------------------------------------
 
-// Registers an op: `kernel` for tensors on the CPU and on CUDA, `autograd` where a gradient may be asked for. Without
-// `autograd` the result has no gradient.
-template <auto* kernel, auto* autograd = static_cast<void (*)()>(nullptr)>
+inline constexpr void (*kNothing)() = nullptr;
+
+// Registers an op: `kernel` for tensors on the CPU and on CUDA, `autograd` where a gradient may be asked for,
+// `autocast` under torch.autocast. Without `autograd` the result has no gradient; without `autocast` the op does there
+// what it does elsewhere.
+template <auto* kernel, auto* autograd = kNothing, auto* autocast = kNothing>
 void define_op(torch::Library& library, const std::string& schema) {
   const std::string name = schema.substr(0, schema.find('('));
   library.def(schema.c_str());
@@ -37,6 +40,10 @@ void define_op(torch::Library& library, const std::string& schema) {
     library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::Autograd, torch::CppFunction::makeFallthrough()));
   } else {
     library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::Autograd, TORCH_FN(autograd)));
+  }
+  if constexpr (autocast != nullptr) {
+    library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::AutocastCPU, TORCH_FN(autocast)));
+    library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::AutocastCUDA, TORCH_FN(autocast)));
   }
 }
 
@@ -78,8 +85,8 @@ bool needs_grad(const Tensors&... tensors) {
 torch::autograd::variable_list once_differentiable(const char* op, at::TensorList inputs,
                                                    torch::autograd::variable_list gradients);
 
-// Multiplies gradients of one dtype by a scale, in place: nobody else may hold them. With a scale of 1 they are not
-// touched; undefined ones are left out. Does not synchronise: on CUDA the kernel reads the scale, in one launch.
+// Multiplies gradients by a scale, in place: nobody else may hold them. With a scale of 1 they are not touched;
+// undefined ones are left out. Does not synchronise: on CUDA the kernel reads the scale, in one launch for each dtype.
 struct GradientsToScale {
   at::TensorList gradients;
   const at::Tensor& scale;

@@ -37,8 +37,9 @@ bool makes_gradients_in_forward(const LossArguments& in) {
   const auto traced = [](at::TensorList tensors) {
     return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) { return at::isTensorSubclassLike(t); });
   };
-  return in.cls_logits[0].scalar_type() != at::kHalf && !traced(in.cls_logits) && !traced(in.bbox_regression) &&
-         !traced(in.gt_boxes) && !traced(in.gt_labels) && !at::isTensorSubclassLike(in.anchors);
+  return in.cls_logits[0].scalar_type() != at::kHalf && in.bbox_regression[0].scalar_type() != at::kHalf &&
+         !traced(in.cls_logits) && !traced(in.bbox_regression) && !traced(in.gt_boxes) && !traced(in.gt_labels) &&
+         !at::isTensorSubclassLike(in.anchors);
 }
 
 Losses call_forward(const LossArguments& in);

@@ -68,7 +68,10 @@ at::Tensor labels_of(const LossArguments& in, int64_t num_classes) {
 LossLaunch::LossLaunch(const LossArguments& in) : in_(in) {
   check_options(in);
   params_.head = head_levels_of(kOp, in.cls_logits, in.bbox_regression);
-  check_same_dtype(kOp, "bbox_regression", in.bbox_regression[0], in.cls_logits[0]);
+  const auto wide = [](const at::TensorList list) { return list[0].scalar_type() == at::kDouble; };
+  TORCH_CHECK_TYPE(wide(in.cls_logits) == wide(in.bbox_regression), kOp,
+                   ": expected float64 bbox_regression beside float64 cls_logits and no other, got ",
+                   in.bbox_regression[0].scalar_type(), " beside ", in.cls_logits[0].scalar_type());
   check_targets(in, params_.head.batch_size);
   anchors_ = anchors_of(kOp, in.anchors, C10_AS_INTARRAYREF_SLOW(in.strides), C10_AS_INTARRAYREF_SLOW(in.grid_sizes),
                         in.cls_logits[0]);

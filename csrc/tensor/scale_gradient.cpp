@@ -4,17 +4,19 @@
 #include "tensor/op.h"
 
 namespace retinanet_fast {
+namespace {
 
-void scale_gradients(std::initializer_list<GradientsToScale> groups) {
-  constexpr const char* op = "scale_gradient";
+constexpr const char* kOp = "scale_gradient";
+
+void scale_gradients_of(DType dtype, std::initializer_list<GradientsToScale> groups) {
   ScaleGradientParams params{};
+  params.dtype = dtype;
   at::Tensor any, factors[kMaxScaledGradients];
   for (const GradientsToScale& group : groups) {
     for (const at::Tensor& gradient : group.gradients) {
-      if (!gradient.defined() || gradient.numel() == 0) continue;
+      if (!gradient.defined() || gradient.numel() == 0 || dtype_of(kOp, "gradient", gradient) != dtype) continue;
       TORCH_INTERNAL_ASSERT(params.num_gradients < kMaxScaledGradients);
       any = gradient;
-      params.dtype = dtype_of(op, "gradient", gradient);
       // In the computing type: a float32 loss may have bfloat16 gradients.
       at::Tensor& factor = factors[params.num_gradients];
       factor = group.scale.to(gradient.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
@@ -23,7 +25,15 @@ void scale_gradients(std::initializer_list<GradientsToScale> groups) {
     }
   }
   if (!any.defined()) return;
-  launch(op, any, params, &CpuKernels::scale_gradient, RETINANET_FAST_CUDA_LAUNCHER(scale_gradient_cuda));
+  launch(kOp, any, params, &CpuKernels::scale_gradient, RETINANET_FAST_CUDA_LAUNCHER(scale_gradient_cuda));
+}
+
+}  // namespace
+
+void scale_gradients(std::initializer_list<GradientsToScale> groups) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
+    scale_gradients_of(dtype, groups);
+  }
 }
 
 at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale) {

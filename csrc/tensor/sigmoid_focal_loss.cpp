@@ -26,7 +26,7 @@ void check(const at::Tensor& inputs, const at::Tensor& targets, double alpha, do
   if (targets.is_floating_point()) {
     TORCH_CHECK_VALUE(targets.sizes() == inputs.sizes(), kOp, ": expected float targets of the inputs' shape ",
                       inputs.sizes(), ", got ", targets.sizes());
-    check_same_dtype(kOp, "targets", targets, inputs);
+    dtype_of(kOp, "targets", targets);
     return;
   }
   TORCH_CHECK_TYPE(targets.scalar_type() == at::kLong || targets.scalar_type() == at::kInt, kOp,
@@ -36,6 +36,37 @@ void check(const at::Tensor& inputs, const at::Tensor& targets, double alpha, do
                     targets.sizes(),
                     targets.sizes() == inputs.sizes() ? "; one-hot targets are floating point: targets.float()" : "");
 }
+
+// The dtype to compute in. Soft targets are not rounded to the logits' dtype: the wider of the two counts.
+at::ScalarType common_dtype(const at::Tensor& inputs, const at::Tensor& targets) {
+  return targets.is_floating_point() ? at::promote_types(inputs.scalar_type(), targets.scalar_type())
+                                     : inputs.scalar_type();
+}
+
+// The dtype of the loss.
+at::ScalarType loss_dtype(const at::Tensor& inputs, const at::Tensor& targets, bool wide_loss) {
+  const at::ScalarType dtype = common_dtype(inputs, targets);
+  return wide_loss ? at::promote_types(dtype, at::kFloat) : dtype;
+}
+
+// Whether the kernels read these tensors as they are. They want one dtype, and write the losses of the single elements
+// in it.
+bool needs_conversion(const at::Tensor& inputs, const at::Tensor& targets, Reduction reduction, bool wide_loss) {
+  const at::ScalarType dtype = common_dtype(inputs, targets);
+  return inputs.scalar_type() != dtype || (targets.is_floating_point() && targets.scalar_type() != dtype) ||
+         (reduction == Reduction::kNone && loss_dtype(inputs, targets, wide_loss) != dtype);
+}
+
+struct Converted {
+  at::Tensor inputs;
+  at::Tensor targets;
+
+  Converted(const at::Tensor& x, const at::Tensor& t, Reduction reduction, bool wide_loss) {
+    const at::ScalarType dtype = reduction == Reduction::kNone ? loss_dtype(x, t, wide_loss) : common_dtype(x, t);
+    inputs = x.to(dtype);
+    targets = t.is_floating_point() ? t.to(dtype) : t;
+  }
+};
 
 // `tensor` in the dense layout of `like`: itself where it has that already.
 at::Tensor with_layout_of(const at::Tensor& like, const at::Tensor& tensor) {
@@ -88,15 +119,19 @@ struct LossAndGradient {
 };
 
 LossAndGradient compute(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
-                        Reduction reduction, bool with_gradient) {
+                        Reduction reduction, bool wide_loss, bool with_gradient) {
   check(inputs, targets, alpha, gamma);
+  if (needs_conversion(inputs, targets, reduction, wide_loss)) {
+    const Converted same(inputs, targets, reduction, wide_loss);
+    return compute(same.inputs, same.targets, alpha, gamma, reduction, wide_loss, with_gradient);
+  }
   const Prepared prepared(inputs, targets);
   LossAndGradient result;
   if (with_gradient) result.gradient = empty_dense_like(prepared.inputs);
   if (reduction == Reduction::kNone) {
     result.loss = empty_dense_like(prepared.inputs);
   } else {
-    result.loss = at::empty({}, inputs.options());
+    result.loss = at::empty({}, inputs.options().dtype(loss_dtype(inputs, targets, wide_loss)));
   }
   if (inputs.numel() == 0) {
     // As torch has it: the sum over nothing is 0, its mean NaN.
@@ -110,6 +145,7 @@ LossAndGradient compute(const at::Tensor& inputs, const at::Tensor& targets, dou
   } else {
     partial_sums = at::empty({sigmoid_focal_loss_tiles(params.elements)}, inputs.options().dtype(at::kDouble));
     params.sum = result.loss.mutable_data_ptr();
+    params.wide_scalars = wide_loss;
     params.partial_sums = partial_sums.mutable_data_ptr<double>();
   }
   if (with_gradient) params.grad_inputs = result.gradient.mutable_data_ptr();
@@ -119,8 +155,8 @@ LossAndGradient compute(const at::Tensor& inputs, const at::Tensor& targets, dou
 
 at::Tensor sigmoid_focal_loss(const at::Tensor& inputs,   // [..., K]
                               const at::Tensor& targets,  // [..., K] floating point, or [...] labels
-                              double alpha, double gamma, c10::string_view reduction) {
-  return compute(inputs, targets, alpha, gamma, parse_reduction(kOp, reduction), false).loss;
+                              double alpha, double gamma, c10::string_view reduction, bool wide_loss) {
+  return compute(inputs, targets, alpha, gamma, parse_reduction(kOp, reduction), wide_loss, false).loss;
 }
 
 bool all_one_element(const at::Tensor& tensor) {
@@ -135,7 +171,10 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor&
   check(inputs, targets, alpha, gamma);
   const Reduction reduction = parse_reduction(kOp, reduction_name);
   check_same_device(kOp, "grad_output", grad_output, inputs);
-  check_same_dtype(kOp, "grad_output", grad_output, inputs);
+  if (targets.is_floating_point()) check_same_dtype(kOp, "targets", targets, inputs);
+  // A scalar may have the wide type that the loss has then.
+  const bool wide = reduction != Reduction::kNone && grad_output.scalar_type() == loss_dtype(inputs, targets, true);
+  if (!wide) check_same_dtype(kOp, "grad_output", grad_output, inputs);
   const at::IntArrayRef loss_shape = reduction == Reduction::kNone ? inputs.sizes() : at::IntArrayRef{};
   TORCH_CHECK_VALUE(grad_output.sizes() == loss_shape, kOp, ": expected grad_output ", loss_shape, ", got ",
                     grad_output.sizes());
@@ -146,6 +185,7 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor&
   SigmoidFocalLossParams params = prepared.params(alpha, gamma, reduction);
   // A caller that sums the losses itself passes one element, expanded.
   params.grad_output_is_scalar = all_one_element(grad_output);
+  params.wide_scalars = wide;
   const at::Tensor factors = params.grad_output_is_scalar ? grad_output : with_layout_of(prepared.inputs, grad_output);
   params.grad_output = factors.const_data_ptr();
   params.grad_inputs = grad_inputs.mutable_data_ptr();
@@ -167,7 +207,8 @@ bool makes_gradient_in_forward(const at::Tensor& inputs, const at::Tensor& targe
 class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& inputs,
-                            const at::Tensor& targets, double alpha, double gamma, const std::string& reduction) {
+                            const at::Tensor& targets, double alpha, double gamma, const std::string& reduction,
+                            bool wide_loss) {
     static const auto op = dispatcher_handle<sigmoid_focal_loss>("sigmoid_focal_loss");
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({inputs, targets});
@@ -176,8 +217,10 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
     context->saved_data["reduction"] = reduction;
     context->saved_data["targets_grad"] = targets.requires_grad();
     const Reduction kind = parse_reduction(kOp, reduction);
-    if (!makes_gradient_in_forward(inputs, targets, kind)) return op.call(inputs, targets, alpha, gamma, reduction);
-    LossAndGradient result = compute(inputs, targets, alpha, gamma, kind, true);
+    if (!makes_gradient_in_forward(inputs, targets, kind)) {
+      return op.call(inputs, targets, alpha, gamma, reduction, wide_loss);
+    }
+    LossAndGradient result = compute(inputs, targets, alpha, gamma, kind, wide_loss, true);
     context->saved_data["gradient"] = std::move(result.gradient);
     return result.loss;
   }
@@ -192,38 +235,48 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
       // backward pass computes it again.
       at::Tensor taken = std::move(gradient->second).toTensor();
       context->saved_data.erase(gradient);
-      return {scale_gradient(std::move(taken), grads[0]), {}, {}, {}, {}};
+      return {scale_gradient(std::move(taken), grads[0]), {}, {}, {}, {}, {}};
     }
     auto& data = context->saved_data;
     const bool targets_grad = data["targets_grad"].toBool();
     auto [grad_inputs, grad_targets] = op.call(grads[0], saved[0], saved[1], data["alpha"].toDouble(),
                                                data["gamma"].toDouble(), data["reduction"].toStringRef(), targets_grad);
     return once_differentiable(kOp, {saved[0], saved[1], grads[0]},
-                               {grad_inputs, targets_grad ? grad_targets : at::Tensor(), {}, {}, {}});
+                               {grad_inputs, targets_grad ? grad_targets : at::Tensor(), {}, {}, {}, {}});
   }
 };
 
 at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
-                                       c10::string_view reduction) {
+                                       c10::string_view reduction, bool wide_loss) {
   static const auto op = dispatcher_handle<sigmoid_focal_loss>("sigmoid_focal_loss");
-  if (targets.is_floating_point() && inputs.is_floating_point() && targets.scalar_type() != inputs.scalar_type()) {
-    // Soft targets are not rounded to the logits' dtype: the wider of the two is the one to compute in.
-    const at::ScalarType wide = at::promote_types(inputs.scalar_type(), targets.scalar_type());
-    return op.call(inputs.to(wide), targets.to(wide), alpha, gamma, reduction).to(inputs.scalar_type());
+  if (!needs_grad(inputs, targets)) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return op.call(inputs, targets, alpha, gamma, reduction, wide_loss);
   }
-  if (needs_grad(inputs, targets)) {
-    return SigmoidFocalLoss::apply(inputs, targets, alpha, gamma, std::string(reduction));
+  check(inputs, targets, alpha, gamma);
+  const Reduction kind = parse_reduction(kOp, reduction);
+  if (needs_conversion(inputs, targets, kind, wide_loss)) {
+    const Converted same(inputs, targets, kind, wide_loss);  // recorded by autograd
+    return op.call(same.inputs, same.targets, alpha, gamma, reduction, wide_loss);
   }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return op.call(inputs, targets, alpha, gamma, reduction);
+  return SigmoidFocalLoss::apply(inputs, targets, alpha, gamma, std::string(reduction), wide_loss);
+}
+
+// Under autocast the losses of float16 and bfloat16 logits are float32, as those of torch's cross entropies are: the
+// sum of a million losses is no float16. The logits are read as they are where the loss is reduced.
+at::Tensor sigmoid_focal_loss_autocast(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
+                                       c10::string_view reduction, bool /*wide_loss*/) {
+  static const auto op = dispatcher_handle<sigmoid_focal_loss>("sigmoid_focal_loss");
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  return op.call(inputs, targets, alpha, gamma, reduction, true);
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
-  // Sigmoid focal loss of logits [..., K] and targets [..., K] or labels [...].
-  define_op<sigmoid_focal_loss, sigmoid_focal_loss_autograd>(
+  // Sigmoid focal loss of logits [..., K] and targets [..., K] or labels [...]; float32 at least if wide_loss.
+  define_op<sigmoid_focal_loss, sigmoid_focal_loss_autograd, sigmoid_focal_loss_autocast>(
       m,
-      "sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha=0.25, float gamma=2.0, str reduction=\"none\") "
-      "-> Tensor");
+      "sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha=0.25, float gamma=2.0, str reduction=\"none\", "
+      "bool wide_loss=False) -> Tensor");
   define_op<sigmoid_focal_loss_backward>(
       m,
       "sigmoid_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float alpha, float gamma, "

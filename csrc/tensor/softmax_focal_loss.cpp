@@ -68,14 +68,22 @@ struct Prepared {
   }
 };
 
+at::ScalarType loss_dtype(const at::Tensor& inputs, bool wide_loss) {
+  return wide_loss ? at::promote_types(inputs.scalar_type(), at::kFloat) : inputs.scalar_type();
+}
+
 at::Tensor softmax_focal_loss(const at::Tensor& inputs,   // [N, C]
                               const at::Tensor& targets,  // [N]
-                              const Weights& class_weights, double alpha, double gamma,
-                              c10::string_view reduction_name) {
+                              const Weights& class_weights, double alpha, double gamma, c10::string_view reduction_name,
+                              bool wide_loss) {
   const Reduction reduction = parse_reduction(kOp, reduction_name);
   check(inputs, targets, class_weights, alpha, gamma);
   const Prepared prepared(inputs, targets, class_weights);
   if (reduction == Reduction::kNone) {
+    const at::ScalarType dtype = loss_dtype(inputs, wide_loss);
+    if (dtype != inputs.scalar_type()) {  // the kernel writes a row's loss in the logits' dtype
+      return softmax_focal_loss(inputs.to(dtype), targets, class_weights, alpha, gamma, reduction_name, wide_loss);
+    }
     at::Tensor loss = at::empty({inputs.size(0)}, inputs.options());
     if (loss.numel() == 0) return loss;
     SoftmaxFocalLossParams params = prepared.params(alpha, gamma, reduction);
@@ -83,13 +91,14 @@ at::Tensor softmax_focal_loss(const at::Tensor& inputs,   // [N, C]
     prepared.run(params);
     return loss;
   }
-  at::Tensor sum = at::empty({}, inputs.options());
+  at::Tensor sum = at::empty({}, inputs.options().dtype(loss_dtype(inputs, wide_loss)));
   // As torch has it: the sum over nothing is 0, its mean NaN.
   if (inputs.size(0) == 0) return sum.fill_(reduction == Reduction::kSum ? 0.0 : NAN);
   SoftmaxFocalLossParams params = prepared.params(alpha, gamma, reduction);
   const at::Tensor partial_sums =
       at::empty({softmax_focal_loss_tiles(params.rows)}, inputs.options().dtype(at::kDouble));
   params.sum = sum.mutable_data_ptr();
+  params.wide_scalars = wide_loss;
   params.partial_sums = partial_sums.mutable_data_ptr<double>();
   prepared.run(params);
   return sum;
@@ -103,8 +112,10 @@ at::Tensor softmax_focal_loss_backward(const at::Tensor& grad_output,  // [N] or
   const Reduction reduction = parse_reduction(kOp, reduction_name);
   check(inputs, targets, class_weights, alpha, gamma);
   check_same_device(kOp, "grad_output", grad_output, inputs);
-  check_same_dtype(kOp, "grad_output", grad_output, inputs);
   const bool scalar = reduction != Reduction::kNone;
+  // A scalar may have the wide type that the loss has then.
+  const bool wide = scalar && grad_output.scalar_type() == loss_dtype(inputs, true);
+  if (!wide) check_same_dtype(kOp, "grad_output", grad_output, inputs);
   TORCH_CHECK_VALUE(scalar ? grad_output.dim() == 0 : grad_output.sizes() == targets.sizes(), kOp,
                     ": expected grad_output of the loss's shape, got ", grad_output.sizes());
   const Prepared prepared(inputs, targets, class_weights);
@@ -114,6 +125,7 @@ at::Tensor softmax_focal_loss_backward(const at::Tensor& grad_output,  // [N] or
   SoftmaxFocalLossParams params = prepared.params(alpha, gamma, reduction);
   params.grad_output = factors.const_data_ptr();
   params.grad_output_is_scalar = scalar;
+  params.wide_scalars = wide;
   params.grad_inputs = grad_inputs.mutable_data_ptr();
   prepared.run(params);
   return grad_inputs;
@@ -123,14 +135,14 @@ class SoftmaxFocalLoss : public torch::autograd::Function<SoftmaxFocalLoss> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& inputs,
                             const at::Tensor& targets, const Weights& class_weights, double alpha, double gamma,
-                            const std::string& reduction) {
+                            const std::string& reduction, bool wide_loss) {
     static const auto op = dispatcher_handle<softmax_focal_loss>("softmax_focal_loss");
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({inputs, targets, class_weights.value_or(at::Tensor())});
     context->saved_data["alpha"] = alpha;
     context->saved_data["gamma"] = gamma;
     context->saved_data["reduction"] = reduction;
-    return op.call(inputs, targets, class_weights, alpha, gamma, reduction);
+    return op.call(inputs, targets, class_weights, alpha, gamma, reduction, wide_loss);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
@@ -141,27 +153,41 @@ class SoftmaxFocalLoss : public torch::autograd::Function<SoftmaxFocalLoss> {
     const Weights class_weights = saved[2].defined() ? Weights(saved[2]) : std::nullopt;
     at::Tensor grad_inputs = op.call(grads[0], saved[0], saved[1], class_weights, data["alpha"].toDouble(),
                                      data["gamma"].toDouble(), data["reduction"].toStringRef());
-    return once_differentiable(kOp, {saved[0], grads[0]}, {grad_inputs, {}, {}, {}, {}, {}});
+    return once_differentiable(kOp, {saved[0], grads[0]}, {grad_inputs, {}, {}, {}, {}, {}, {}});
   }
 };
 
 at::Tensor softmax_focal_loss_autograd(const at::Tensor& inputs, const at::Tensor& targets,
                                        const Weights& class_weights, double alpha, double gamma,
-                                       c10::string_view reduction) {
-  if (needs_grad(inputs) || (class_weights && needs_grad(*class_weights))) {
-    return SoftmaxFocalLoss::apply(inputs, targets, class_weights, alpha, gamma, std::string(reduction));
-  }
+                                       c10::string_view reduction, bool wide_loss) {
   static const auto op = dispatcher_handle<softmax_focal_loss>("softmax_focal_loss");
+  if (needs_grad(inputs) || (class_weights && needs_grad(*class_weights))) {
+    const at::ScalarType dtype = loss_dtype(inputs, wide_loss);
+    if (reduction == "none" && inputs.is_floating_point() && inputs.scalar_type() != dtype) {  // recorded by autograd
+      return op.call(inputs.to(dtype), targets, class_weights, alpha, gamma, reduction, wide_loss);
+    }
+    return SoftmaxFocalLoss::apply(inputs, targets, class_weights, alpha, gamma, std::string(reduction), wide_loss);
+  }
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return op.call(inputs, targets, class_weights, alpha, gamma, reduction);
+  return op.call(inputs, targets, class_weights, alpha, gamma, reduction, wide_loss);
+}
+
+// As sigmoid_focal_loss has it.
+at::Tensor softmax_focal_loss_autocast(const at::Tensor& inputs, const at::Tensor& targets,
+                                       const Weights& class_weights, double alpha, double gamma,
+                                       c10::string_view reduction, bool /*wide_loss*/) {
+  static const auto op = dispatcher_handle<softmax_focal_loss>("softmax_focal_loss");
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  return op.call(inputs, targets, class_weights, alpha, gamma, reduction, true);
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
-  // Softmax focal loss of logits [N, C] and labels [N], times alpha and the label's weight of class_weights [C].
-  define_op<softmax_focal_loss, softmax_focal_loss_autograd>(
+  // Softmax focal loss of logits [N, C] and labels [N], times alpha and the label's weight of class_weights [C];
+  // float32 at least if wide_loss.
+  define_op<softmax_focal_loss, softmax_focal_loss_autograd, softmax_focal_loss_autocast>(
       m,
       "softmax_focal_loss(Tensor inputs, Tensor targets, Tensor? class_weights=None, float alpha=1.0, "
-      "float gamma=2.0, str reduction=\"mean\") -> Tensor");
+      "float gamma=2.0, str reduction=\"mean\", bool wide_loss=False) -> Tensor");
   define_op<softmax_focal_loss_backward>(
       m,
       "softmax_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, Tensor? class_weights, "

@@ -1,7 +1,7 @@
 """Other libraries' functions, with their names, signatures, defaults, labels and return types, over the ops.
 
-``from retinanet_fast.compat.mmcv import batched_nms`` stands where ``from mmcv.ops import batched_nms`` stood. Each module
-says in its docstring what differs from the original. None of them needs that original to be installed.
+``from retinanet_fast.compat.mmcv import batched_nms`` stands where ``from mmcv.ops import batched_nms`` stood. Each
+module says in its docstring what differs from the original. None of them needs that original to be installed.
 
 ``torchvision``   its ops, box coder and matcher
 ``fvcore``        its focal losses, ``_jit`` and ``_star`` names included, and its box losses

@@ -19,8 +19,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Args:
         boxes: ``[N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.
-        scores: ``[N]``, of the same dtype and on the same device.
-        idxs: ``[N]``, the boxes' classes (or images, or levels): any integers of any integer dtype.
+        scores: ``[N]``, floating point, on the same device.
+        idxs: ``[N]``, the boxes' classes (or images, or levels): any integers of any integer dtype, or floating point
+            numbers, as torchvision takes them. Equal numbers are one class.
         iou_threshold: as in :func:`nms`.
 
     Returns:
@@ -28,7 +29,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Raises:
         ValueError: shapes or devices that do not match.
-        TypeError: boxes that are not floating point, scores of another dtype, or idxs that are not integers.
+        TypeError: boxes or scores that are not floating point, or complex idxs.
     """
     return torch.ops.retinanet_fast.batched_nms(boxes, scores, idxs, iou_threshold)
 

@@ -13,24 +13,25 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     multiply-adds: the same bits on every CPU and on CUDA.
 
     Args:
-        boxes1: ``[N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.
-        boxes2: ``[M, 4]``, of the same dtype and on the same device.
+        boxes1: ``[N, 4]`` floating point or integer, ``(x1, y1, x2, y2)`` in pixels.
+        boxes2: ``[M, 4]``, on the same device. Of two dtypes the wider is the one to compute in.
 
     Returns:
-        ``[N, M]`` in float32, or float64 for float64 boxes; ``nan`` for a pair of boxes without area (0 / 0) or with
+        ``[N, M]`` in float32, or float64 where boxes are float64; areas of integer boxes are exact (below 2^53);
+        ``nan`` for a pair of boxes without area (0 / 0) or with
         a NaN corner. Differentiable by both. Where two corners coincide, the gradient is shared evenly, as in
         ``torch.maximum``.
 
     Raises:
         ValueError: a shape that is not ``[N, 4]``, or boxes on different devices.
-        TypeError: boxes that are not floating point, or of different dtypes.
+        TypeError: boxes that are not numbers.
     """
     return torch.ops.retinanet_fast.box_iou(boxes1, boxes2)
 
 
 @torch.library.register_fake("retinanet_fast::box_iou")
 def _(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    dtype = torch.promote_types(boxes1.dtype, torch.float32)
+    dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
     return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0], dtype=dtype)
 
 

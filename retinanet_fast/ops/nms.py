@@ -20,7 +20,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Args:
         boxes: ``[N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.
-        scores: ``[N]``, of the same dtype and on the same device.
+        scores: ``[N]``, floating point, on the same device. Of boxes and scores of two dtypes, as autocast leaves them,
+            the wider is the one to compute in.
         iou_threshold: any number; below 0 boxes that do not overlap suppress each other too.
 
     Returns:
@@ -29,7 +30,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Raises:
         ValueError: shapes or devices that do not match.
-        TypeError: boxes that are not floating point, or scores of another dtype.
+        TypeError: boxes or scores that are not floating point.
     """
     return torch.ops.retinanet_fast.nms(boxes, scores, iou_threshold)
 

@@ -43,7 +43,8 @@ def retinanet_loss(
     Args:
         cls_logits: one tensor ``[B, K * C, H, W]`` per level; channel ``k * C + c`` is class ``c`` of anchor ``k`` of a
             cell.
-        bbox_regression: the deltas of the same levels, ``[B, K * 4, H, W]``, of the same dtype.
+        bbox_regression: the deltas of the same levels, ``[B, K * 4, H, W]``, of any dtype but float64, which goes with
+            float64 alone.
         anchors: an :class:`AnchorGrid`, or ``[A, 4]`` in the order level, y, x, k; xyxy in pixels.
         gt_boxes: one tensor ``[G_i, 4]`` per image, xyxy in pixels.
         gt_labels: their classes, ``[G_i]`` int64 in ``[0, C)``.

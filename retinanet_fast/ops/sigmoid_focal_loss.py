@@ -30,14 +30,15 @@ def sigmoid_focal_loss(
             too: ``torch.nn.functional.one_hot(...).float()``), or class indices, int64 or int32 of shape
             ``inputs.shape[:-1]`` for logits ``[..., K]``. With an index ``k`` in [0, K), class ``k`` has t = 1 and the
             others t = 0; with -1 (background) all have t = 0; with -2 (ignored) the row has no loss and no gradient.
-            Float targets of another dtype than the logits are computed in the wider of the two.
         alpha: the weight of t = 1, in [0, 1]; t = 0 has ``1 - alpha``. -1 leaves ``a_t`` out.
         gamma: exponent, finite and not negative; 2 is the fastest.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``, which divides by ``inputs.numel()``, ignored rows included.
 
     Returns:
-        The losses in the shape of ``inputs``, or a scalar; always in the dtype of ``inputs``, under autocast too. Of no
-        elements at all the sum is 0 and the mean NaN. A NaN logit makes its loss and gradient NaN.
+        The losses in the shape of ``inputs``, or a scalar, in the dtype of ``inputs``, or in the wider one where float
+        targets have another. Under autocast, whose dtypes are narrow, the loss is float32 at least, as torchvision's:
+        reduced, the logits are read as they are; with "none" they are copied to float32. Of no elements at all the sum
+        is 0 and the mean NaN. A NaN logit makes its loss and gradient NaN.
 
         Differentiable once by ``inputs`` and by float ``targets``. A reduced loss is computed together with its
         gradient by ``inputs`` (except in float16 and while being traced), which is kept until the backward pass; a
@@ -61,9 +62,19 @@ def _like(inputs: Tensor, targets: Tensor) -> Tensor:
 
 @torch.library.register_fake("retinanet_fast::sigmoid_focal_loss")
 def _(
-    inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none"
+    inputs: Tensor,
+    targets: Tensor,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "none",
+    wide_loss: bool = False,
 ) -> Tensor:
-    return _like(inputs, targets) if reduction == "none" else inputs.new_empty(())
+    dtype = inputs.dtype
+    if targets.is_floating_point():
+        dtype = torch.promote_types(dtype, targets.dtype)
+    if wide_loss:
+        dtype = torch.promote_types(dtype, torch.float32)
+    return _like(inputs, targets).to(dtype) if reduction == "none" else inputs.new_empty((), dtype=dtype)
 
 
 @torch.library.register_fake("retinanet_fast::sigmoid_focal_loss_backward")

@@ -37,8 +37,9 @@ def softmax_focal_loss(
         reduction: ``"mean"``, which divides by N whatever the weights, ``"sum"`` or ``"none"``.
 
     Returns:
-        A scalar, or the losses ``[N]``; always in the dtype of ``inputs``. Of no rows at all the sum is 0 and the mean
-        NaN. A NaN logit makes its row's loss and gradient NaN. Differentiable once by ``inputs``.
+        A scalar, or the losses ``[N]``, in the dtype of ``inputs``; under autocast in float32 at least, as
+        :func:`sigmoid_focal_loss` has it. Of no rows at all the sum is 0 and the mean NaN. A NaN logit makes its row's
+        loss and gradient NaN. Differentiable once by ``inputs``.
 
     Raises:
         ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
@@ -66,8 +67,10 @@ def _(
     alpha: float = 1.0,
     gamma: float = 2.0,
     reduction: str = "mean",
+    wide_loss: bool = False,
 ) -> Tensor:
-    return inputs.new_empty(inputs.shape[0] if reduction == "none" else ())
+    dtype = torch.promote_types(inputs.dtype, torch.float32) if wide_loss else inputs.dtype
+    return inputs.new_empty(inputs.shape[0] if reduction == "none" else (), dtype=dtype)
 
 
 @torch.library.register_fake("retinanet_fast::softmax_focal_loss_backward")

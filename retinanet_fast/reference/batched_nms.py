@@ -10,10 +10,10 @@ from retinanet_fast.reference.box_iou import box_iou
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """``nms`` within each class of ``idxs``; indices (int64) of the kept boxes, best first.
 
-    Equal scores keep their input order and NaN scores come first. The IoU, in the boxes' own precision but at
-    least float32, is compared with the threshold as float64.
+    Equal scores keep their input order and NaN scores come first. The IoU, in the wider precision of boxes and scores
+    but at least float32, is compared with the threshold as float64.
     """
-    boxes = boxes.to(compute_dtype(boxes))
+    boxes = boxes.to(compute_dtype(boxes, scores))
     order = scores.sort(descending=True, stable=True).indices
     kept = []
     while order.numel():

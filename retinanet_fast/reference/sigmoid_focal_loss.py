@@ -21,9 +21,11 @@ def sigmoid_focal_loss(
         raise ValueError(f"sigmoid_focal_loss: expected alpha in [0, 1] or -1, got {alpha}")
     if not 0 <= gamma < float("inf"):
         raise ValueError(f"sigmoid_focal_loss: expected gamma finite and not negative, got {gamma}")
-    x = inputs.to(compute_dtype(inputs))
     if targets.is_floating_point():
-        return reduce(_focal(x, targets.to(x.dtype), alpha, gamma), reduction).to(inputs.dtype)
+        x, t = (tensor.to(compute_dtype(inputs, targets)) for tensor in (inputs, targets))
+        dtype = torch.promote_types(inputs.dtype, targets.dtype)
+        return reduce(_focal(x, t, alpha, gamma), reduction).to(dtype)
+    x = inputs.to(compute_dtype(inputs))
     ignored = (targets == -2)[..., None]
     loss = _focal(x.masked_fill(ignored, 0), _one_hot(targets, x), alpha, gamma)
     return reduce(loss.masked_fill(ignored, 0), reduction).to(inputs.dtype)

@@ -109,13 +109,26 @@ class ForegroundList {
   int count_;
 };
 
+// foreground_box_loss for the deltas' type, which may be another than the logits'. Called for foreground anchors alone.
+using ForegroundBoxLoss = double (*)(const RetinanetLossParams&, int64_t l, int64_t image, int64_t y, int64_t x,
+                                     int64_t k, int32_t match, double grad_scale);
+
+template <class T>
+ForegroundBoxLoss box_loss_of() {
+  return [](const RetinanetLossParams& p, int64_t l, int64_t image, int64_t y, int64_t x, int64_t k, int32_t match,
+            double grad_scale) { return double(foreground_box_loss<T>(p, l, image, y, x, k, match, grad_scale)); };
+}
+
 template <class T, class Gamma>
 class LossPass {
   using C = ComputeType<T>;
 
  public:
   LossPass(const RetinanetLossParams& params, const Gamma& gamma)
-      : p_(params), gamma_(gamma), channels_(params.head.channels()) {
+      : p_(params),
+        gamma_(gamma),
+        box_loss_(dispatch_dtype(params.head.deltas_dtype, [](auto zero) { return box_loss_of<decltype(zero)>(); })),
+        channels_(params.head.channels()) {
     grad_classification_ = upstream(params.grad_classification);
     grad_box_ = upstream(params.grad_box);
   }
@@ -327,14 +340,14 @@ class LossPass {
   // The normalised box loss of anchor k of a cell; writes its gradient.
   double box_loss(const LevelOfImage& image_level, int64_t cell, int64_t k, int32_t match) const {
     const int64_t y = cell / image_level.level.width;
-    const double loss =
-        foreground_box_loss<T>(p_, image_level.l, image_level.image, y, cell - y * image_level.level.width, k, match,
-                               image_level.box_scale * grad_box_);
+    const double loss = box_loss_(p_, image_level.l, image_level.image, y, cell - y * image_level.level.width, k, match,
+                                  image_level.box_scale * grad_box_);
     return loss * image_level.box_scale;
   }
 
   const RetinanetLossParams& p_;
   const Gamma& gamma_;
+  ForegroundBoxLoss box_loss_;
   int64_t channels_;
   double grad_classification_;
   double grad_box_;

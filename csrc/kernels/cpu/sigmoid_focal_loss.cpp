@@ -120,7 +120,8 @@ template <class T, class Gamma>
 Status run(const SigmoidFocalLossParams& p, const Gamma& gamma, const Executor& executor) {
   using C = ComputeType<T>;
   const T* grad_output = static_cast<const T*>(p.grad_output);
-  const double factor = grad_output && p.grad_output_is_scalar ? double(load(*grad_output)) : 1.0;
+  const double factor =
+      grad_output && p.grad_output_is_scalar ? double(load_scalar<T>(grad_output, p.wide_scalars)) : 1.0;
   // A weight's sign says foreground, so the weights hold the factor's size alone; its sign goes to the gradients.
   const bool negate = factor < 0;
   const FocalWeights<C> weights = focal_weights<C>(p.alpha, p.scale * (negate ? -factor : factor));
@@ -164,7 +165,7 @@ Status run(const SigmoidFocalLossParams& p, const Gamma& gamma, const Executor& 
   if (p.sum) {
     double sum = 0;
     for (int64_t tile = 0; tile < sigmoid_focal_loss_tiles(p.elements); ++tile) sum += p.partial_sums[tile];
-    store(*static_cast<T*>(p.sum), C(sum));
+    store_scalar<T>(p.sum, C(sum), p.wide_scalars);
   }
   return {};
 }

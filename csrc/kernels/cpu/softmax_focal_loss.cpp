@@ -123,12 +123,12 @@ class RowGroup {
   }
 
   void write_gradient(const C* slope, const C* slope_others) {
-    const T* grad_output = static_cast<const T*>(p_.grad_output);
+    const T* each = p_.grad_output_is_scalar ? nullptr : static_cast<const T*>(p_.grad_output);
+    const C one = p_.grad_output_is_scalar ? load_scalar<T>(p_.grad_output, p_.wide_scalars) : C(1);
     T* grad = static_cast<T*>(p_.grad_inputs) + first_ * p_.classes;
     C upstream[kLanes], factor[kLanes];
     for (int64_t row = 0; row < kLanes; ++row) {
-      const int64_t i = p_.grad_output_is_scalar ? 0 : first_ + min2(row, rows_ - 1);
-      upstream[row] = grad_output ? C(load(grad_output[i])) : C(1);
+      upstream[row] = each ? C(load(each[first_ + min2(row, rows_ - 1)])) : one;
       factor[row] = upstream[row] * slope_others[row];
     }
     for_each_chunk([&](int64_t first, int64_t n) {
@@ -178,7 +178,7 @@ Status run(const SoftmaxFocalLossParams& p, const Executor& executor) {
   if (p.sum) {
     double sum = 0;
     for (int64_t tile = 0; tile < softmax_focal_loss_tiles(p.rows); ++tile) sum += p.partial_sums[tile];
-    store(*static_cast<T*>(p.sum), ComputeType<T>(sum));
+    store_scalar<T>(p.sum, ComputeType<T>(sum), p.wide_scalars);
   }
   return {};
 }

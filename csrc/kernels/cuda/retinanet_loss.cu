@@ -165,8 +165,10 @@ Status run(const RetinanetLossParams& p, const Gamma& gamma, CudaStream stream) 
   Status status =
       launch(focal_kernel<T, Gamma>, blocks_of(focal_blocks), dim3(kLossThreads), 0, stream, p, grid, gamma);
   if (status.ok()) {
-    status = launch(box_loss_kernel<T>, blocks_of(box_blocks), dim3(kLossThreads), 0, stream, p,
+    status = dispatch_dtype(p.head.deltas_dtype, [&](auto zero) {
+      return launch(box_loss_kernel<decltype(zero)>, blocks_of(box_blocks), dim3(kLossThreads), 0, stream, p,
                     uint32_t(box_blocks_per_image), box_sums);
+    });
   }
   if (status.ok()) {
     status = launch(sum_kernel<ComputeType<T>>, dim3(2), dim3(kSumThreads), 0, stream,

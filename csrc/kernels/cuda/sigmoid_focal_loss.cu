@@ -137,7 +137,7 @@ struct Tile {
         grads_targets(part_of<T>(p.grad_targets)) {}
 
   __device__ double scalar_factor() const {
-    return p.grad_output_is_scalar ? double(load(*static_cast<const T*>(p.grad_output))) : 1.0;
+    return p.grad_output_is_scalar ? double(load_scalar<T>(p.grad_output, p.wide_scalars)) : 1.0;
   }
 
   template <class Element, class Void>
@@ -283,8 +283,7 @@ Status sigmoid_focal_loss_cuda(const SigmoidFocalLossParams& p, CudaStream strea
       const RowStep step(p.classes, kThreads * kVector<T>);
       const Status status = launch(kernel, blocks_of(tiles), dim3(kThreads), 0, stream, p, gamma, step);
       if (!status.ok() || p.sum == nullptr) return status;
-      return launch(sum_partials_kernel<T>, dim3(1), dim3(kSumThreads), 0, stream,
-                    static_cast<const double*>(p.partial_sums), tiles, static_cast<T*>(p.sum));
+      return sum_partials<T>(p.partial_sums, tiles, p.sum, p.wide_scalars, stream);
     });
   });
 }

@@ -102,8 +102,10 @@ __device__ ComputeType<T> do_row(const SoftmaxFocalLossParams& p, int64_t index)
   if (p.loss && row.lane == 0) store(static_cast<T*>(p.loss)[index], loss);
   if (p.grad_inputs) {
     T* grad = static_cast<T*>(p.grad_inputs) + at;
-    const T* grad_output = static_cast<const T*>(p.grad_output);
-    const C factor = weight * (grad_output ? load(grad_output[p.grad_output_is_scalar ? 0 : index]) : C(1));
+    const C upstream = p.grad_output_is_scalar ? load_scalar<T>(p.grad_output, p.wide_scalars)
+                       : p.grad_output         ? load(static_cast<const T*>(p.grad_output)[index])
+                                               : C(1);
+    const C factor = weight * upstream;
     const C factor_others = factor * result.slope_others;
     row.template for_each_exp<false>(top, [&](int32_t j, C e) {
       const C value = j == label ? -factor * result.slope : factor_others * e;
@@ -136,8 +138,7 @@ Status softmax_focal_loss_cuda(const SoftmaxFocalLossParams& p, CudaStream strea
         p.classes <= kMostHeld ? softmax_focal_loss_kernel<T, 8, true> : softmax_focal_loss_kernel<T, 32, false>;
     const Status status = launch(kernel, blocks_of(tiles), dim3(kThreads), 0, stream, p);
     if (!status.ok() || p.sum == nullptr) return status;
-    return launch(sum_partials_kernel<T>, dim3(1), dim3(kSumThreads), 0, stream,
-                  static_cast<const double*>(p.partial_sums), tiles, static_cast<T*>(p.sum));
+    return sum_partials<T>(p.partial_sums, tiles, p.sum, p.wide_scalars, stream);
   });
 }
 

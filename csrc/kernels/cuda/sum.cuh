@@ -1,6 +1,7 @@
 // Sums whose order depends on sizes alone.
 #pragma once
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace retinanet_fast {
@@ -35,6 +36,15 @@ template <class T>
 __global__ void __launch_bounds__(kSumThreads) sum_partials_kernel(const double* partial_sums, int64_t n, T* sum) {
   const double total = sum_of(partial_sums, n);
   if (threadIdx.x == 0) math::store(*sum, math::ComputeType<T>(total));
+}
+
+// Writes the sum as T or, if `wide`, in T's computing type.
+template <class T>
+Status sum_partials(const double* partial_sums, int64_t n, void* sum, bool wide, CudaStream stream) {
+  using C = math::ComputeType<T>;
+  const dim3 one(1), threads(kSumThreads);
+  return wide ? launch(sum_partials_kernel<C>, one, threads, 0, stream, partial_sums, n, static_cast<C*>(sum))
+              : launch(sum_partials_kernel<T>, one, threads, 0, stream, partial_sums, n, static_cast<T*>(sum));
 }
 
 }  // namespace retinanet_fast
