@@ -3,22 +3,20 @@
 import torch
 from torch import Tensor
 
-from retinanet_fast import ops
+from retinanet_fast import _ext  # noqa: F401  registers the ops
+
+_sigmoid_focal_loss = torch.ops.retinanet_fast.sigmoid_focal_loss.default
 
 
-def focal_loss(
-    inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: str, dtype: torch.dtype
-) -> Tensor:
-    """:func:`retinanet_fast.ops.sigmoid_focal_loss` with the loss in ``dtype``; gradients keep their inputs' dtypes.
+def wide_focal_loss(inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: str) -> Tensor:
+    """:func:`retinanet_fast.ops.sigmoid_focal_loss` with the loss of half logits in float32.
 
-    Args:
-        inputs, targets, gamma, reduction: as the op takes them.
-        alpha: the op's; any negative number leaves the weights out, as in the libraries that test ``alpha >= 0``.
-        dtype: of the loss.
+    Reduced, half logits are read as they are; with ``"none"`` they are copied to float32. Any negative ``alpha`` leaves
+    the weights out, as in the libraries that test ``alpha >= 0``.
     """
-    alpha = -1.0 if alpha < 0 else alpha
-    # This copies half logits to float32. The op's keyword `dtype` will make it unnecessary in the reduced forms.
-    return ops.sigmoid_focal_loss(inputs.to(dtype), targets, alpha, gamma, reduction)
+    return _sigmoid_focal_loss(
+        inputs, targets, -1.0 if alpha < 0 else alpha, gamma, reduction, wide_loss=True
+    )
 
 
 def loss_dtype(inputs: Tensor, targets: Tensor) -> torch.dtype:
@@ -32,8 +30,3 @@ def loss_dtype(inputs: Tensor, targets: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(inputs.device.type):
         dtype = torch.promote_types(dtype, torch.float32)
     return dtype
-
-
-def one_hot_targets(inputs: Tensor, targets: Tensor) -> Tensor:
-    """Targets of 0 and 1 in an integer dtype or bool, in the dtype of ``inputs``; to the op, integers are classes."""
-    return targets if targets.is_floating_point() else targets.to(inputs.dtype)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retinanet_fast.compat._focal_loss import focal_loss as fused_focal_loss
+from retinanet_fast.compat._focal_loss import wide_focal_loss
 
 __all__ = ["FocalLoss", "focal_loss"]
 
@@ -70,10 +70,10 @@ def focal_loss(
     logits = cls_output
     if num_real_classes < cls_output.shape[-1]:
         logits = cls_output[..., :num_real_classes]
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    total = fused_focal_loss(logits, cls_targets_at_level, alpha, gamma, "sum", wide)
+    total = wide_focal_loss(logits, cls_targets_at_level, alpha, gamma, "sum")
     if label_smoothing != 0:
-        total = total + label_smoothing / 2 * _smoothing(logits.to(wide), cls_targets_at_level, alpha, gamma)
+        wide = logits.to(total.dtype)
+        total = total + label_smoothing / 2 * _smoothing(wide, cls_targets_at_level, alpha, gamma)
     return (total / num_positive_sum.detach().reshape(())).float()
 
 

@@ -21,7 +21,7 @@ summed in float32 and rounded once.
 import torch
 from torch import Tensor
 
-from retinanet_fast.compat._focal_loss import focal_loss, loss_dtype
+from retinanet_fast.compat._focal_loss import loss_dtype, wide_focal_loss
 
 __all__ = ["sigmoid_focal_loss"]
 
@@ -51,10 +51,10 @@ def sigmoid_focal_loss(
         raise ValueError(
             f"sigmoid_focal_loss: expected inputs [B, Q, C] or [N, HW], got {list(inputs.shape)}"
         )
+    total = wide_focal_loss(inputs, targets, alpha, gamma, "sum")
+    loss = total / inputs.shape[1] / num_boxes
     dtype = loss_dtype(inputs, targets)
-    wide = torch.promote_types(dtype, torch.float32)
-    total = focal_loss(inputs, targets, alpha, gamma, "sum", wide) / inputs.shape[1] / num_boxes
-    if wide == dtype:
-        return total
+    if dtype == total.dtype:
+        return loss
     # A half sum would overflow at 65,504; the quotient is what is rounded.
-    return total.to(torch.result_type(total.new_empty((), dtype=dtype), num_boxes))
+    return loss.to(torch.result_type(total.new_empty((), dtype=dtype), num_boxes))

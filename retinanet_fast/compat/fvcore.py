@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retinanet_fast.compat import _box_loss
-from retinanet_fast.compat._focal_loss import focal_loss, one_hot_targets
+from retinanet_fast.compat._focal_loss import wide_focal_loss
 
 __all__ = [
     "giou_loss",
@@ -49,13 +49,18 @@ def sigmoid_focal_loss(
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Returns:
-        The losses, or a scalar; float32 whatever comes in. The gradient has the dtype of ``inputs``.
+        The losses, or a scalar; float32 whatever comes in. The gradient has the dtype of ``inputs``. Reduced, half
+        logits are read as they are; with ``"none"`` they are copied to float32, and so are float64 ones.
 
     Raises:
         ValueError: shapes that differ, or ``alpha``, ``gamma`` or ``reduction`` other than these.
         NotImplementedError: a second derivative.
     """
-    return focal_loss(inputs, one_hot_targets(inputs, targets), alpha, gamma, reduction, torch.float32)
+    if inputs.dtype == torch.float64:
+        inputs = inputs.float()
+    if not targets.is_floating_point() or targets.dtype == torch.float64:
+        targets = targets.to(inputs.dtype)
+    return wide_focal_loss(inputs, targets, alpha, gamma, reduction)
 
 
 sigmoid_focal_loss_jit = sigmoid_focal_loss

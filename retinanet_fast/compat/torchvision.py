@@ -16,12 +16,13 @@ What differs:
 
 - Errors are ``ValueError`` or ``TypeError`` with what was expected, where torchvision raises ``AssertionError`` or
   ``RuntimeError``.
-- ``sigmoid_focal_loss``: half types are computed in float32 and rounded once; a second derivative raises; integer
-  targets are class indices (torchvision takes float targets alone).
+- ``sigmoid_focal_loss``: half types are computed in float32, summed wider, and rounded once; a second derivative
+  raises; integer targets are class indices (torchvision takes float targets alone).
 - ``batched_nms``: classes are compared, not moved apart, so that it is exact for any coordinates and classes; equal
   scores keep their input order for any number of boxes.
 - ``nms``: CUDA compares the IoU with the threshold in float64, as the CPU does. No quantized boxes.
-- ``box_iou``: the IoU of half types is computed in float32 throughout. No rotated formats.
+- ``box_iou``: half types are computed in float32 throughout, and differences of unsigned integers do not wrap around.
+  No rotated formats.
 - ``BoxCoder``: half types are computed in float32 and rounded once, with the boxes as they are.
 """
 
@@ -33,7 +34,6 @@ from torch import Tensor
 
 from retinanet_fast import ops
 from retinanet_fast.compat._box_loss import giou_loss, reduced
-from retinanet_fast.compat._focal_loss import focal_loss, loss_dtype
 
 __all__ = [
     "BoxCoder",
@@ -49,7 +49,7 @@ __all__ = [
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> Tensor:
-    """torchvision's ``sigmoid_focal_loss``: :func:`retinanet_fast.ops.sigmoid_focal_loss`, with torchvision's dtypes.
+    """torchvision's ``sigmoid_focal_loss``: :func:`retinanet_fast.ops.sigmoid_focal_loss`.
 
     Args:
         inputs: logits of any shape.
@@ -59,15 +59,12 @@ def sigmoid_focal_loss(
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Returns:
-        The losses, or a scalar, in the wider dtype of inputs and targets; under autocast at least float32. To get
-        that, half logits are copied to float32 where the loss is wider than they are.
+        The losses, or a scalar, in the wider dtype of inputs and targets; under autocast at least float32.
 
     Raises:
         ValueError, TypeError, IndexError, NotImplementedError: as the op does.
     """
-    if alpha < 0 and alpha != -1:
-        raise ValueError(f"sigmoid_focal_loss: expected alpha in [0, 1], or -1 for none, got {alpha}")
-    return focal_loss(inputs, targets, alpha, gamma, reduction, loss_dtype(inputs, targets))
+    return ops.sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -75,7 +72,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Args:
         boxes: ``[N, 4]``, ``(x1, y1, x2, y2)`` in pixels.
-        scores: ``[N]``.
+        scores: ``[N]``, of any floating dtype.
         iou_threshold: boxes with ``IoU > iou_threshold`` with a better one are left out.
 
     Returns:
