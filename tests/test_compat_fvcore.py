@@ -97,6 +97,17 @@ def test_focal_loss_is_float32(original: ModuleType, name: str, dtype: torch.dty
         torch.testing.assert_close(a, b, rtol=narrow[0], atol=narrow[1])
 
 
+@pytest.mark.parametrize("targets_dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_soft_targets_of_another_dtype_are_not_rounded(
+    original: ModuleType, dtype: torch.dtype, targets_dtype: torch.dtype
+) -> None:
+    for reduction in REDUCTIONS:
+        arguments = logits(6, 5, dtype=dtype), soft_targets(6, 5, dtype=targets_dtype), 0.25, 2, reduction
+        ours, theirs = compat.sigmoid_focal_loss(*arguments), original.sigmoid_focal_loss(*arguments)
+        assert_close(ours, theirs)
+
+
 def test_half_losses_do_not_overflow() -> None:
     x = torch.full((3000, 50), 20.0, dtype=torch.float16)
     loss = compat.sigmoid_focal_loss(x, torch.zeros_like(x), reduction="sum")

@@ -1,18 +1,14 @@
 """apex's focal loss, on the CPU too.
 
-========================================================  ===================================================
-your import                                               ours
-========================================================  ===================================================
-``from apex.contrib.focal_loss.focal_loss import          ``from retinanet_fast.compat.apex import focal_loss,
-focal_loss, FocalLoss``                                   FocalLoss``
-========================================================  ===================================================
+your import     ``from apex.contrib.focal_loss.focal_loss import focal_loss, FocalLoss``
+ours            ``from retinanet_fast.compat.apex import focal_loss, FocalLoss``
 
 What differs:
 
 - Any device, any floating dtype (bfloat16 too), any number of classes: apex wants CUDA, float32 or float16, and classes
   padded to 16 bytes.
-- The gradient is right on a second backward pass (apex's scales its saved gradient in place), and rounded once; sums
-  are added in a fixed order; float64 is summed in float64 before the float32 result.
+- The gradient is right on a second backward pass (apex's scales its saved gradient in place), and rounded once, twice
+  with smoothing; sums are added in a fixed order; float64 is summed in float64 before the float32 result.
 - A target outside [-2, ``num_real_classes``) is an ``IndexError``; apex takes it as background. ``alpha`` is in [0, 1].
 - ``FocalLoss`` has ``apply`` alone; it is no ``torch.autograd.Function``.
 - ``label_smoothing`` adds a term in plain PyTorch, and is slower.

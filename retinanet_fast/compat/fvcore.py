@@ -1,13 +1,8 @@
 """fvcore's focal losses and box losses (names and signatures of ``fvcore.nn``, fvcore 0.1.5.post20221221).
 
-=======================================================  ====================================================
-your import                                              ours
-=======================================================  ====================================================
-``from fvcore.nn import sigmoid_focal_loss``             ``from retinanet_fast.compat.fvcore import ...``
-``from fvcore.nn import sigmoid_focal_loss_jit``         the same function as ``sigmoid_focal_loss``
-``from fvcore.nn import sigmoid_focal_loss_star, ..._jit``  plain PyTorch
-``from fvcore.nn import smooth_l1_loss, giou_loss``      plain PyTorch
-=======================================================  ====================================================
+your import     ``from fvcore.nn import sigmoid_focal_loss, sigmoid_focal_loss_star, smooth_l1_loss, giou_loss``,
+                and the ``_jit`` names of the first two
+ours            the same names ``from retinanet_fast.compat.fvcore``; the last three are plain PyTorch
 
 What differs:
 
@@ -58,7 +53,9 @@ def sigmoid_focal_loss(
     """
     if inputs.dtype == torch.float64:
         inputs = inputs.float()
-    if not targets.is_floating_point() or targets.dtype == torch.float64:
+    if targets.dtype == torch.float64:
+        targets = targets.float()
+    elif not targets.is_floating_point():
         targets = targets.to(inputs.dtype)
     return wide_focal_loss(inputs, targets, alpha, gamma, reduction)
 

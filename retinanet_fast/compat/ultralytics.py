@@ -1,11 +1,7 @@
-"""ultralytics' non-maximum suppression (``ultralytics.utils.nms``, 8.4.190, and ``labels`` as up to 8.4.120).
+"""ultralytics' non-maximum suppression (``ultralytics.utils.nms`` of 8.4.190, and ``labels``, which 8.4.120 has).
 
-===================================================  ========================================================
-your import                                          ours
-===================================================  ========================================================
-``from ultralytics.utils.nms import                  ``from retinanet_fast.compat.ultralytics import
-non_max_suppression``                                non_max_suppression``
-===================================================  ========================================================
+your import     ``from ultralytics.utils.nms import non_max_suppression``
+ours            ``from retinanet_fast.compat.ultralytics import non_max_suppression``
 
 What differs:
 
@@ -16,9 +12,9 @@ What differs:
 - The whole batch is suppressed in one call.
 - Equal confidences keep the order of the predictions, also where ``max_nms`` cuts.
 - ``rotated=True`` raises ``NotImplementedError``.
-- ``labels`` stands where it stood up to 8.4.120. Newer versions have no such argument: pass ``max_det`` and what
-  follows by keyword.
-- The prediction is never changed in place (versions up to 8.4.120 did).
+- ``labels`` stands where it stands in 8.4.120. 8.4.190 has no such argument: pass ``max_det`` and what follows by
+  keyword.
+- The prediction is not changed in place (8.4.120 changes it).
 - Errors are ``ValueError`` with what was expected. Results of images without detections have the dtype of the others.
 """
 
