@@ -122,8 +122,11 @@ def _per_level(values: Any, levels: int, name: str) -> list[Any]:
 
 
 def _level_anchors(size: Sequence[int], stride: int, offset: float, cells: Tensor) -> Tensor:
+    # Made on the CPU, as detectron2 does: a GPU rounds some offsets differently.
     y, x = (
-        torch.arange(offset * stride, n * stride, step=stride, dtype=torch.float32, device=cells.device)
+        torch.arange(offset * stride, n * stride, step=stride, dtype=torch.float32, device="cpu").to(
+            cells.device
+        )
         for n in size
     )
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
