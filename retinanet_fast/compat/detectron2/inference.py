@@ -36,6 +36,7 @@ def retinanet_inference(
 
     Nothing is permuted or copied, and the sigmoid is taken of candidates alone. What differs: equal scores are ordered
     by level and then by their place ``((y * W + x) * A + a) * K + class``; torch's ``topk`` leaves that open.
+    On the CPU a score may differ in its last bit: torch's vectorised sigmoid rounds otherwise than its scalar one.
 
     Args:
         pred_logits: one tensor ``[B, A * K, H, W]`` per level, any layout.

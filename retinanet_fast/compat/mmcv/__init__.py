@@ -1,14 +1,13 @@
 """mmcv 2's focal losses and NMS (https://github.com/open-mmlab/mmcv, ``mmcv/ops/{focal_loss,nms}.py``) over the ops.
 
-==========================================  =============================================================
-your import                                 ours
-==========================================  =============================================================
-``from mmcv.ops import sigmoid_focal_loss``  ``from retinanet_fast.compat.mmcv import sigmoid_focal_loss``
-``... SigmoidFocalLoss``                    the same; the class takes mmcv's arguments and state
-``... softmax_focal_loss, SoftmaxFocalLoss``  the same
-``... nms, batched_nms``                    the same; on tensors and, ``nms``, on numpy arrays
-``... soft_nms, nms_match``                 the same; ``soft_nms`` is numpy on the CPU, as mmcv's is C++ on the CPU
-==========================================  =============================================================
+=========================================  =======================================================================
+your import, ``from mmcv.ops import ...``  ours, ``from retinanet_fast.compat.mmcv import ...``
+=========================================  =======================================================================
+``sigmoid_focal_loss, SigmoidFocalLoss``   the same; background is C, as there
+``softmax_focal_loss, SoftmaxFocalLoss``   the same
+``nms, batched_nms``                       the same; ``nms`` on tensors and numpy arrays
+``soft_nms, nms_match``                    the same; ``soft_nms`` is numpy on the CPU, as mmcv's is C++ on the CPU
+=========================================  =======================================================================
 
 What differs from the original is in each docstring. Rotated and quadrilateral boxes are not here. mmdetection's
 ``FocalLoss`` calls ``sigmoid_focal_loss`` with ``reduction="none"`` and weights the rows itself (``avg_factor``).
