@@ -101,3 +101,30 @@ def wave(*shape: int, step: float, scale: float = 1.0, shift: float = 0.0) -> Te
     """Numbers that look random and are the same everywhere."""
     n = torch.Size(shape).numel()
     return (torch.arange(n, dtype=torch.float64).mul(step).sin() * scale + shift).reshape(shape).float()
+
+
+# One small head on an image of 64 x 80 pixels, for three images.
+K = 3
+GRIDS = ((4, 5), (2, 3))  # 60 and 18 anchors, 3 a cell
+FEATURES = [torch.zeros(3, 1, *grid) for grid in GRIDS]
+
+
+def head_outputs(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor]]:
+    logits = [
+        wave(3, 3 * K, *grid, step=0.7 + level * 0.2, scale=3.0, shift=-1.5)
+        for level, grid in enumerate(GRIDS)
+    ]
+    deltas = [wave(3, 3 * 4, *grid, step=0.9 + level * 0.2, scale=0.5) for level, grid in enumerate(GRIDS)]
+    return (
+        [x.to(dtype).requires_grad_() for x in logits],
+        [x.to(dtype).requires_grad_() for x in deltas],
+    )
+
+
+def as_rows(levels: list[Tensor], width: int) -> list[Tensor]:
+    """``[N, A * width, H, W]`` as detectron2's ``[N, H * W * A, width]``."""
+    return [level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, width)) for level in levels]
+
+
+def model(**settings: Any) -> RetinaNet:
+    return compat.accelerate_retinanet(RetinaNet(K, **settings))
