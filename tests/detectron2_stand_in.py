@@ -79,7 +79,8 @@ class RetinaNet(nn.Module):
     def label_anchors(self, anchors: Any, gt_instances: Any) -> Any:
         raise NotImplementedError
 
-    losses = forward_inference = label_anchors
+    label_anchors.__module__ = "detectron2.modeling.meta_arch.retinanet"
+    losses = forward_inference = inference_single_image = label_anchors
 
     def forward_training(self, images: Any, features: Any, predictions: Any, gt_instances: Any) -> Any:
         widths = (self.num_classes, 4)

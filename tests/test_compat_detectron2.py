@@ -269,6 +269,19 @@ def test_accelerate_retinanet_keeps_the_object() -> None:
     assert compat.accelerate_retinanet(accelerated) is accelerated
 
 
+def test_methods_of_a_subclass_are_named_and_kept() -> None:
+    class Weighted(RetinaNet):
+        def losses(self, *arguments: Any) -> Any:
+            return {}
+
+    subclass = Weighted(K)
+    with pytest.raises(
+        TypeError, match="expected detectron2's own losses, got those of Weighted; put RetinaNetMixin"
+    ):
+        compat.accelerate_retinanet(subclass)
+    assert type(subclass) is Weighted
+
+
 def test_another_box_coding_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     class Shifted(compat.Box2BoxTransform):
         def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:

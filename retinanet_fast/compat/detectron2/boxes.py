@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import ops
-from retinanet_fast.compat._nms_arguments import comparable, integer_classes
 from retinanet_fast.compat.detectron2.structures import tensor_of
 
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
@@ -18,7 +17,7 @@ _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """``detectron2.layers.nms``, which is torchvision's, by :func:`retinanet_fast.ops.nms`. Scores may have another
     dtype than boxes."""
-    return ops.nms(*comparable(boxes, scores), iou_threshold)
+    return ops.nms(boxes, scores, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -29,7 +28,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"batched_nms: expected boxes [N, 4], got {list(boxes.shape)}")
-    return ops.batched_nms(*comparable(boxes.float(), scores), integer_classes(idxs), iou_threshold)
+    return ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
 
 
 def pairwise_iou(boxes1: Any, boxes2: Any) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import ops
-from retinanet_fast.compat._nms_arguments import comparable
 from retinanet_fast.compat.detectron2.boxes import Box2BoxTransform
 from retinanet_fast.compat.detectron2.structures import tensor_of
 
@@ -98,7 +97,7 @@ def detect(
     image, pred_boxes, score, label = (torch.cat(parts) for parts in zip(*candidates))
 
     # Image and class are one integer, so that one call suppresses within the classes of every image.
-    kept = ops.batched_nms(*comparable(pred_boxes, score), (image << 32) + label, nms_thresh)
+    kept = ops.batched_nms(pred_boxes, score, (image << 32) + label, nms_thresh)
     kept = kept[image[kept].argsort(stable=True)]
     counts = image[kept].bincount(minlength=batch).tolist()
     return [

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retinanet_fast import ops
+from retinanet_fast.compat._box_loss import giou_loss
+from retinanet_fast.compat._focal_loss import wide_focal_loss
 from retinanet_fast.compat.detectron2.boxes import Box2BoxTransform
 from retinanet_fast.compat.detectron2.structures import concatenated
 
+EPS = 1e-7  # detectron2's, in the divisors of IoUs
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 
 
@@ -52,7 +54,7 @@ def retinanet_losses(
     ``ops.retinanet_loss`` and torchvision are. The logits of each level are read once, with their gradient made in the
     same pass, and not concatenated; no one-hot targets are made. The box loss is computed for the foreground alone.
 
-    What differs: half types are copied to float32 (detectron2 does that in the loss). detectron2's default
+    What differs: half logits are computed in float32 without a copy of them. detectron2's default
     configuration sets ``smooth_l1_beta`` to 0.1; its class, and this function, have 0, which is L1.
 
     Args:
@@ -115,8 +117,7 @@ def loss_sums(
     targets = torch.where(labels == num_classes, -1, torch.where(labels < 0, -2, labels))
     loss_cls = torch.zeros((), dtype=torch.float32, device=labels.device)
     for logits, level in zip(pred_logits, targets.split([x.shape[1] for x in pred_logits], dim=1)):
-        wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        loss_cls = loss_cls + ops.sigmoid_focal_loss(wide, level, alpha, gamma, "sum")
+        loss_cls = loss_cls + wide_focal_loss(logits, level, alpha, gamma, "sum")
 
     image, anchor = (targets >= 0).nonzero(as_tuple=True)
     deltas = torch.cat(tuple(pred_anchor_deltas), dim=1)[image, anchor].float()
@@ -139,21 +140,20 @@ def _box_loss(
         target = transform.get_deltas(anchors, boxes)
         beta = smooth_l1_beta if smooth_l1_beta >= 1e-5 else 0.0  # below, detectron2 has L1
         return F.smooth_l1_loss(deltas, target, reduction="sum", beta=beta)
-    return _iou_loss(transform.apply_deltas(deltas, anchors), boxes, kind).sum()
+    decoded = transform.apply_deltas(deltas, anchors)
+    return (
+        giou_loss(decoded, boxes, EPS) if kind == "giou" else _distance_iou_loss(decoded, boxes, kind)
+    ).sum()
 
 
-def _iou_loss(boxes: Tensor, targets: Tensor, kind: str, eps: float = 1e-7) -> Tensor:
-    """``1 - GIoU`` (https://arxiv.org/abs/1902.09630), or ``1 - IoU`` with the penalties of DIoU and CIoU
-    (https://arxiv.org/abs/1911.08287), with detectron2's ``eps``. ``[F]``."""
+def _distance_iou_loss(boxes: Tensor, targets: Tensor, kind: str, eps: float = EPS) -> Tensor:
+    """``1 - IoU`` with the penalties of DIoU or CIoU (https://arxiv.org/abs/1911.08287). ``[F]``."""
     low, high = torch.maximum(boxes[:, :2], targets[:, :2]), torch.minimum(boxes[:, 2:], targets[:, 2:])
     sides, target_sides = boxes[:, 2:] - boxes[:, :2], targets[:, 2:] - targets[:, :2]
     inter = (high - low).clamp(min=0).prod(dim=1)
     union = sides.prod(dim=1) + target_sides.prod(dim=1) - inter
     iou = inter / (union + eps)
     hull = torch.maximum(boxes[:, 2:], targets[:, 2:]) - torch.minimum(boxes[:, :2], targets[:, :2])
-    if kind == "giou":
-        area = hull.prod(dim=1)
-        return 1 - iou + (area - union) / (area + eps)
     between = (boxes[:, :2] + boxes[:, 2:] - targets[:, :2] - targets[:, 2:]) / 2
     loss = 1 - iou + between.square().sum(dim=1) / (hull.square().sum(dim=1) + eps)
     if kind == "diou":

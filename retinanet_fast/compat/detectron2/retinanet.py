@@ -15,6 +15,7 @@ from retinanet_fast.compat.detectron2.matcher import label_anchors
 from retinanet_fast.compat.detectron2.structures import tensor_of
 
 Model = TypeVar("Model", bound=nn.Module)
+METHODS = ("label_anchors", "losses", "forward_inference", "inference_single_image")  # of the mixin
 
 
 class RetinaNetMixin:
@@ -126,15 +127,15 @@ class RetinaNetMixin:
 def accelerate_retinanet(model: Model) -> Model:
     """A built ``RetinaNet`` of detectron2's with :class:`RetinaNetMixin` before its class; the same object.
 
-    Parameters, settings and checkpoints are not touched. Methods that a subclass overrides are overridden in turn: put
-    the mixin into that class's bases, after it, to keep them.
+    Parameters, settings and checkpoints are not touched.
 
     Raises:
-        TypeError: a model without detectron2's RetinaNet's attributes.
+        TypeError: a model without detectron2's RetinaNet's attributes, or a subclass with its own form of one of the
+            mixin's methods, which would be lost: it is named, and the model left as it was.
     """
     if isinstance(model, RetinaNetMixin):
         return model
-    needed = (*RetinaNetMixin.__annotations__, "_ema_update", "label_anchors", "losses", "forward_inference")
+    needed = (*RetinaNetMixin.__annotations__, "_ema_update", *METHODS)
     missing = [name for name in needed if not hasattr(model, name)]
     if missing:
         raise TypeError(
@@ -142,6 +143,11 @@ def accelerate_retinanet(model: Model) -> Model:
             f"without {', '.join(missing)}"
         )
     original = type(model)
+    if own := [name for name in METHODS if not getattr(original, name).__module__.startswith("detectron2.")]:
+        raise TypeError(
+            f"accelerate_retinanet: expected detectron2's own {', '.join(own)}, got those of {original.__name__}; "
+            "put RetinaNetMixin into its bases, in front of RetinaNet, to have them stand before the mixin's"
+        )
     model.__class__ = type(original.__name__, (RetinaNetMixin, original), {"__module__": original.__module__})
     return model
 

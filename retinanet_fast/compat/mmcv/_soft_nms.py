@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,7 @@ METHODS = ("naive", "linear", "gaussian")
 def soft_nms_loop(
     boxes: NDArray[np.floating],  # [N, 4]
     scores: NDArray[np.floating],  # [N], of the same dtype, float32 or float64
-    classes: NDArray[np.int64] | None,  # [N]; boxes of two classes do not overlap
+    classes: NDArray[Any] | None,  # [N]; boxes of two classes do not overlap
     iou_threshold: float,
     sigma: float,
     min_score: float,

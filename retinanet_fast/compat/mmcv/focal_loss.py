@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from retinanet_fast import ops
+from retinanet_fast.compat._focal_loss import wide_focal_loss
 
 
 def sigmoid_focal_loss(
@@ -45,8 +46,7 @@ def sigmoid_focal_loss(
     if reduction == "none":
         return ops.sigmoid_focal_loss(input, labels, alpha, gamma)
     # In float16 the factor 1 / N would lose its digits, and a sum its range.
-    logits = input.float() if input.dtype == torch.float16 else input
-    total = ops.sigmoid_focal_loss(logits, labels, alpha, gamma, "sum")
+    total = wide_focal_loss(input, labels, alpha, gamma, "sum")
     return (total / input.shape[0] if reduction == "mean" else total).to(input.dtype)
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import ops
-from retinanet_fast.compat._nms_arguments import comparable, integer_classes
 from retinanet_fast.compat.mmcv._soft_nms import METHODS, soft_nms_loop
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -139,7 +138,7 @@ def batched_nms(
         return torch.cat((boxes[kept], scores[:, None]), dim=-1), kept
 
     settings = dict(nms_cfg)
-    classes = None if settings.pop("class_agnostic", class_agnostic) else integer_classes(idxs)
+    classes = None if settings.pop("class_agnostic", class_agnostic) else idxs
     settings.pop("split_thr", None)
     if "iou_thr" in settings:
         settings["iou_threshold"] = settings.pop("iou_thr")
@@ -207,7 +206,6 @@ def _nms_indices(
     if offset:
         boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    boxes, scores = comparable(boxes, scores)
     threshold = float(iou_threshold if boxes.dtype == torch.float64 else np.float32(iou_threshold))
     if classes is not None:
         kept = ops.batched_nms(boxes, scores, classes, threshold)
