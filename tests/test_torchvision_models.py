@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
 from torchvision.ops.misc import FrozenBatchNorm2d  # noqa: E402
 
 from retinanet_fast import models  # noqa: E402
-from retinanet_fast.nn import DetectionTransform, retinanet_anchor_generator  # noqa: E402
+from retinanet_fast.nn import AnchorGenerator, DetectionTransform, retinanet_anchor_generator  # noqa: E402
 
 BACKBONES = [
     "resnet18",
@@ -71,7 +71,7 @@ def spread_outputs(model: nn.Module) -> None:
     with torch.no_grad():
         level = model.eval().backbone(torch.randn(1, 3, 64, 64))[0]
         for head, output, std in ((heads[0], heads[0].cls_logits, 2.0), (heads[1], heads[1].bbox_reg, 0.5)):
-            output.weight *= std / head(level).std()
+            output.weight *= std / head([level])[0].std()
     model.train()
 
 
@@ -174,7 +174,7 @@ def test_anchors(height: int, width: int) -> None:
     assert torch.equal(grid.boxes(), expected)
     odd = ((17, 33), (70, 91)), ((0.4, 0.7, 3.0),) * 2
     (expected,) = anchor_utils.AnchorGenerator(*odd)(images, features[:2])
-    assert torch.equal(models.retinanet.AnchorGenerator(*odd)((height, width), sizes[3:5]).boxes(), expected)
+    assert torch.equal(AnchorGenerator(*odd)((height, width), sizes[3:5]).boxes(), expected)
 
 
 @pytest.mark.parametrize("training", [True, False])

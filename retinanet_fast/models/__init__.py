@@ -12,7 +12,7 @@ from retinanet_fast.models.builders import (
     retinanet_resnext101_64x4d_fpn,
 )
 from retinanet_fast.models.fpn import BackboneWithFPN, FeaturePyramidNetwork, LastLevelP6P7
-from retinanet_fast.models.head import RetinaNetHead
+from retinanet_fast.models.head import RetinaNetClassificationHead, RetinaNetHead, RetinaNetRegressionHead
 from retinanet_fast.models.resnet import FrozenBatchNorm2d, ResNet
 from retinanet_fast.models.retinanet import RetinaNet
 from retinanet_fast.models.weights import LoadReport, load_weights
@@ -25,7 +25,9 @@ __all__ = [
     "LoadReport",
     "ResNet",
     "RetinaNet",
+    "RetinaNetClassificationHead",
     "RetinaNetHead",
+    "RetinaNetRegressionHead",
     "load_weights",
     "retinanet_resnet18_fpn",
     "retinanet_resnet34_fpn",
