@@ -11,19 +11,24 @@ __all__ = ["BackboneWithFPN", "FeaturePyramidNetwork", "LastLevelP6P7"]
 
 
 class LastLevelP6P7(nn.Module):
-    """P6 and P7 by convolutions of stride 2: from P5 if ``in_channels`` equals ``out_channels``, otherwise from C5."""
+    """P6 and P7 by convolutions of stride 2: from P5 if ``in_channels`` equals ``out_channels``, otherwise from C5.
+
+    P7 is computed from P6 after a ReLU, as in the paper. ``relu_before_p7`` is False for weights of mmdetection, which
+    has none there.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        self.relu_before_p7 = True
         self.use_p5 = in_channels == out_channels
         for conv in (self.p6, self.p7):
             _init(conv)
 
     def forward(self, p5: Tensor, c5: Tensor) -> list[Tensor]:
         p6 = self.p6(p5 if self.use_p5 else c5)
-        return [p6, self.p7(F.relu(p6))]
+        return [p6, self.p7(F.relu(p6) if self.relu_before_p7 else p6)]
 
 
 class FeaturePyramidNetwork(nn.Module):

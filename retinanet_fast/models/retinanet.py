@@ -12,13 +12,12 @@ from retinanet_fast.models.head import RetinaNetHead
 from retinanet_fast.models.torchvision_parts import anchors_of, box_loss_of, check_parts, levels_of
 from retinanet_fast.models.weights import rename_old_keys
 from retinanet_fast.nn import DetectionTransform, retinanet_anchor_generator
+from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD
 from retinanet_fast.structures import AnchorGrid, Detections
 
 __all__ = ["RetinaNet"]
 
 Target = dict[str, Tensor]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class RetinaNet(nn.Module):
