@@ -1,5 +1,6 @@
 """RetinaNet with ResNet and ResNeXt FPN backbones, a drop-in for torchvision's detection models."""
 
+from retinanet_fast.models.backbone import backbone_with_fpn
 from retinanet_fast.models.builders import (
     retinanet_resnet18_fpn,
     retinanet_resnet34_fpn,
@@ -28,6 +29,7 @@ __all__ = [
     "RetinaNetClassificationHead",
     "RetinaNetHead",
     "RetinaNetRegressionHead",
+    "backbone_with_fpn",
     "load_weights",
     "retinanet_resnet18_fpn",
     "retinanet_resnet34_fpn",
