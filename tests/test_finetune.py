@@ -212,6 +212,16 @@ def test_a_subclass_that_lays_its_anchors_out_itself() -> None:
         model(images(), targets())
 
 
+def test_a_head_with_rows_that_are_no_levels() -> None:
+    class Head(nn.Module):
+        def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
+            return {"cls_logits": torch.zeros(2, 1000, 4), "bbox_regression": torch.zeros(2, 1000, 4)}
+
+    # 64 x 96 pixels: 96 + 24 + 6 + 2 + 1 cells
+    with pytest.raises(ValueError, match=r"a multiple of 129 anchors, .* got \[2, 1000, 4\]"):
+        tiny(head=Head())(images(), targets())
+
+
 @needs_torchvision
 def test_parts_that_do_not_fit() -> None:
     uneven = anchor_utils.AnchorGenerator(SIZES, ((0.5, 1.0, 2.0),) * 4 + ((1.0,),))

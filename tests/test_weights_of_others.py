@@ -171,7 +171,9 @@ def test_norms_that_ours_has_not_are_refused_by_name(states: dict[str, State]) -
     with pytest.raises(ValueError, match=r"1 not used \(backbone\.fpn_lateral3\.norm\.weight\)"):
         models.retinanet_resnet50_fpn(weights=state)
     with pytest.raises(ValueError, match=r"the names of a Caffe2 ResNet"):
-        models.retinanet_resnet50_fpn(weights_backbone={"res2_0_branch2a_w": torch.ones(1)})
+        models.retinanet_resnet50_fpn(
+            weights_backbone={"blobs": {"res2_0_branch2a_w": 1, "weight_order": ""}}
+        )
 
 
 def test_detectron2s_resnets(states: dict[str, State]) -> None:

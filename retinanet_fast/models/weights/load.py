@@ -138,8 +138,11 @@ def _with_background(found: Weights, expected: Mapping[str, Tensor]) -> tuple[di
     if found.background or not {name, boxes} <= state.keys() & expected.keys():
         return state, notes
     num_anchors = state[boxes].numel() // 4
-    if expected[name].numel() != state[name].numel() + num_anchors:
+    more = expected[name].numel() - state[name].numel()
+    if more == 0:
         return state, [*notes, "labels are its classes, from 0"]
+    if more != num_anchors:
+        return state, notes
     for key, fill in ((name, BACKGROUND_LOGIT), (f"{CLS_LOGITS}weight", 0.0)):
         if key in state:
             classes = state[key].unflatten(0, (num_anchors, -1))

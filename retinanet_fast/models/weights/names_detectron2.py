@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from retinanet_fast.models.weights.preprocessing import CAFFE, TORCHVISION, Prep
 from retinanet_fast.models.weights.settings import Settings
 from retinanet_fast.models.weights.state import BBOX_REG, BODY, CLS_LOGITS, Weights
 
-__all__ = ["convert", "is_detectron2"]
+__all__ = ["convert", "is_detectron2", "refuse_caffe2"]
 
 _BOTTOM_UP = re.compile(r"(backbone\.bottom_up\.)?(stem|res[2-5]\.\d+)\.(conv[123]|shortcut)\.(norm\.)?(\w+)")
 _FPN = re.compile(r"backbone\.fpn_(lateral|output)([345])\.(weight|bias)")
@@ -37,17 +38,17 @@ _IGNORED = re.compile(r"pixel_(mean|std)|anchor_generator\..*|(backbone\.bottom_
 _CAFFE2 = re.compile(r"res\d_\d+_branch\d.*|conv1_w")
 
 
-def is_detectron2(state: dict[str, Tensor], source: str) -> bool:
-    """Whether these are detectron2's names.
-
-    Raises:
-        ValueError: they are those of Caffe2, which its ImageNet models have.
-    """
-    if any(_CAFFE2.fullmatch(name) for name in state):
+def refuse_caffe2(names: Iterable[str], source: str) -> None:
+    """Raise an error for the names of Caffe2, which some of detectron2's ImageNet models have."""
+    if any(_CAFFE2.fullmatch(name) for name in names):
         raise ValueError(
             f"{source}: the names of a Caffe2 ResNet (res2_0_branch2a_w, ...), which are not read; load it with "
             "detectron2 and save the model's state dict"
         )
+
+
+def is_detectron2(state: Iterable[str]) -> bool:
+    """Whether these are detectron2's names."""
     return any(name.startswith(("backbone.bottom_up.", "stem.conv1.norm.")) for name in state)
 
 

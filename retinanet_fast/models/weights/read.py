@@ -26,8 +26,8 @@ __all__ = ["WeightsEnum", "WeightsSource", "read_tensors", "read_weights", "sett
 # frozen batch norms, which no tensor shows. The file is known by the start of its SHA-256, as torchvision checks it.
 PUBLISHED_V1_SHA256 = "eeacb38b"
 ZIP_MAGIC = b"PK"
-# What checkpoints call the state dict in them: detectron2's and our own, and mmdetection's.
-NESTED = ("model", "state_dict")
+# What checkpoints call the state dict in them: detectron2's and our own, mmdetection's, and Caffe2's.
+NESTED = ("model", "state_dict", "blobs")
 
 
 class WeightsEnum(Protocol):
@@ -119,8 +119,9 @@ def _refusal(message: str) -> str:
 def _unwrap(content: Mapping[str, Any], source: str, caffe_style: bool | None = None) -> Weights:
     """The state dict in ``content``, which may be a checkpoint with more in it, as ours."""
     nested = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)), None)
+    names_detectron2.refuse_caffe2(content if nested is None else nested, source)
     state = _tensors(content if nested is None else nested, source)
-    if names_detectron2.is_detectron2(state, source):
+    if names_detectron2.is_detectron2(state):
         return names_detectron2.convert(state, source, caffe_style)
     if names_mmdetection.is_mmdetection(state):
         meta = content.get("meta")
