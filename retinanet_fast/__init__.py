@@ -4,7 +4,7 @@
 ``retinanet_fast.reference``     the same names in a few lines of plain PyTorch each
 ``retinanet_fast.nn``            anchors and transforms
 ``retinanet_fast.models``        RetinaNet and its builders
-``retinanet_fast.load_weights``  gives a model its weights, from torchvision's files too
+``retinanet_fast.load_weights``  gives a model its weights, from torchvision's, detectron2's and mmdetection's files too
 ``retinanet_fast.synchronize_errors``   raises now what the GPU found wrong in labels or boxes
 ``retinanet_fast.release_kept_memory``  gives back the memory of large CPU results
 

@@ -15,6 +15,7 @@ from PIL import Image
 from retinanet_fast.engine.checkpoint import Checkpoint
 from retinanet_fast.engine.coco import Category
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.models.weights import Settings
 
 DATA = Path(os.environ.get("RETINANET_FAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -75,5 +76,5 @@ def checkpoint(value: float = 1.0, **recipe: Any) -> Checkpoint:
         epoch=3,
         optimizer={"state": {0: {"step": torch.tensor(4.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
         history=[{"epoch": 1, "AP": 0.5, "curve": [[1.0, 2.0, 3.0]]}],
-        frozen_eps=0.25,
+        settings=Settings(frozen_eps=0.25),
     )

@@ -29,7 +29,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         assert torch.equal(found.model["weight"], saved.model["weight"])
         assert (found.recipe, found.categories, found.epoch) == (saved.recipe, saved.categories, 3)
         assert (found.optimizer, found.history) == (saved.optimizer, saved.history)
-        assert found.frozen_eps == 0.25
+        assert found.settings.frozen_eps == 0.25
 
 
 def test_a_checkpoint_holds_nothing_that_runs(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_start_from_refuses_what_would_leave_frozen_layers_as_drawn(tmp_path: Pa
     torch.save({"conv1.weight": torch.zeros(2, 2), "head.bias": torch.zeros(5)}, path)
     with pytest.raises(InputError, match=r"another backbone: backbone\.body\.conv1\.bias is not taken"):
         checkpoints.start_from(Detector(), str(path))
-    with pytest.raises(InputError, match=r"weights 'DEFAULT': the name of a torchvision weights enum"):
+    with pytest.raises(InputError, match=r"weights 'DEFAULT': of which model"):
         checkpoints.start_from(Detector(), "DEFAULT")
 
 

@@ -356,7 +356,7 @@ def test_start_from_a_checkpoint(trained: Path, rendered: Path, tmp_path: Path, 
     assert f"start from {trained / 'last.pt'}: " in capsys.readouterr().out
     state = checkpoints.load(tmp_path / "run")
     assert not any(name.endswith("num_batches_tracked") for name in state.model)  # batch norm is frozen
-    assert state.frozen_eps == 1e-5
+    assert state.settings.frozen_eps == 1e-5
     assert run("eval", "--checkpoint", tmp_path / "run", "--data", rendered, "--device", "cpu") == 0
 
 

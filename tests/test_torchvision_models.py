@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
 from torchvision.ops.misc import FrozenBatchNorm2d  # noqa: E402
 
 from retinanet_fast import models  # noqa: E402
-from retinanet_fast.nn import DetectionTransform, retinanet_anchor_generator  # noqa: E402
+from retinanet_fast.nn import AnchorGenerator, DetectionTransform, retinanet_anchor_generator  # noqa: E402
 
 BACKBONES = [
     "resnet18",
@@ -71,7 +71,7 @@ def spread_outputs(model: nn.Module) -> None:
     with torch.no_grad():
         level = model.eval().backbone(torch.randn(1, 3, 64, 64))[0]
         for head, output, std in ((heads[0], heads[0].cls_logits, 2.0), (heads[1], heads[1].bbox_reg, 0.5)):
-            output.weight *= std / head(level).std()
+            output.weight *= std / head([level])[0].std()
     model.train()
 
 
@@ -140,6 +140,51 @@ def test_published_v1_weights_get_no_eps(monkeypatch: pytest.MonkeyPatch) -> Non
             assert torch.equal(state[key], value), key
 
 
+@pytest.mark.parametrize("name", ["DEFAULT", "COCO_V1", "RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1"])
+def test_published_weights_by_their_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = retinanet.retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
+    asked = []
+
+    def get_state_dict(member: Any, **_: Any) -> dict[str, Tensor]:
+        asked.append(member)
+        return state
+
+    enum = retinanet.RetinaNet_ResNet50_FPN_V2_Weights
+    monkeypatch.setattr(enum, "get_state_dict", get_state_dict)
+    model = models.retinanet_resnet50_fpn_v2(weights=name)
+    assert asked == [enum.COCO_V1]
+    key = "head.classification_head.conv.0.0.weight"
+    assert torch.equal(model.state_dict()[key], state[key])
+    if "." in name:
+        models.load_weights(model, name)
+        assert asked == [enum.COCO_V1] * 2
+
+
+@pytest.mark.parametrize("name", ["DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
+def test_published_backbones_by_their_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", lambda *_, **__: state)
+    model = ours("resnet18_fpn", weights_backbone=name)
+    assert torch.equal(model.backbone.body.conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("builder", "keyword", "name"),
+    [
+        ("resnet18_fpn", "weights", "DEFAULT"),  # torchvision has detectors on ResNet-50 alone
+        ("resnet50_fpn", "weights", "RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1"),
+        ("resnet50_fpn", "weights_backbone", "ResNet18_Weights.IMAGENET1K_V1"),
+        ("resnet50_fpn", "weights_backbone", "IMAGENET1K_V9"),
+    ],
+)
+def test_published_names_of_other_models(builder: str, keyword: str, name: str) -> None:
+    model = "resnet50" if keyword == "weights_backbone" else f"retinanet_{builder}"
+    with pytest.raises(
+        ValueError, match=rf"weights '{name}': torchvision has none of this name for {model}; give"
+    ):
+        ours(builder, **{keyword: name})
+
+
 def _old_name(key: str) -> str:
     parts = key.split(".")
     if parts[:1] == ["head"] and parts[2] == "conv":
@@ -174,7 +219,7 @@ def test_anchors(height: int, width: int) -> None:
     assert torch.equal(grid.boxes(), expected)
     odd = ((17, 33), (70, 91)), ((0.4, 0.7, 3.0),) * 2
     (expected,) = anchor_utils.AnchorGenerator(*odd)(images, features[:2])
-    assert torch.equal(models.retinanet.AnchorGenerator(*odd)((height, width), sizes[3:5]).boxes(), expected)
+    assert torch.equal(AnchorGenerator(*odd)((height, width), sizes[3:5]).boxes(), expected)
 
 
 @pytest.mark.parametrize("training", [True, False])

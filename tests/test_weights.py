@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine.coco import Category
 from retinanet_fast.engine.predict import restore_model
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.models import weights as weights_module
+from retinanet_fast.models.weights import Settings, settings_of
+from retinanet_fast.models.weights import read as read_module
 
 State = dict[str, Tensor]
 
@@ -102,7 +104,7 @@ def test_the_files_content_decides_the_eps_of_batch_norm(
 ) -> None:
     published = saved(tmp_path / "any name.pth", old_names(state))
     digest = hashlib.sha256(published.read_bytes()).hexdigest()
-    monkeypatch.setattr(weights_module, "PUBLISHED_V1_SHA256", digest[:8])
+    monkeypatch.setattr(read_module, "PUBLISHED_V1_SHA256", digest[:8])
     other = saved(tmp_path / "retinanet_resnet50_fpn_coco-eeacb38b.pth", {"model": old_names(state)})
     assert eps_of(models.retinanet_resnet18_fpn(weights=published)) == {0.0}
     assert eps_of(models.retinanet_resnet18_fpn(weights=other)) == {1e-5}
@@ -111,13 +113,18 @@ def test_the_files_content_decides_the_eps_of_batch_norm(
     assert eps_of(model) == {0.125}
 
 
-def test_a_checkpoint_keeps_the_eps_of_batch_norm(state: State, tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_the_settings(state: State, tmp_path: Path) -> None:
     recipe = Recipe(arch="resnet18", init="published.pth")
     categories = [Category(id, name) for id, name in enumerate("abc")]
     path = tmp_path / checkpoints.LAST
-    checkpoints.Checkpoint(state, recipe, categories, epoch=1, frozen_eps=0.0).save(path)
-    assert eps_of(restore_model(checkpoints.load(path), path, torch.device("cpu"))) == {0.0}
-    assert eps_of(models.retinanet_resnet18_fpn(weights=path)) == {0.0}
+    checkpoints.Checkpoint(state, recipe, categories, epoch=1, settings=Settings(0.0, None, False)).save(path)
+    restored = restore_model(checkpoints.load(path), path, torch.device("cpu"))
+    for model in (restored, models.retinanet_resnet18_fpn(weights=path)):
+        assert settings_of(model) == (0.0, False, False)  # a basic block has no 1x1 convolution
+        assert eps_of(model) == {0.0}
+    content = torch.load(path)
+    torch.save({**content, "settings": None, "frozen_eps": 0.125}, path)  # of before there were settings
+    assert eps_of(models.retinanet_resnet18_fpn(weights=path)) == {0.125}
 
 
 class Enum:
@@ -146,13 +153,41 @@ def test_a_member_of_a_torchvision_enum(state: State) -> None:
 
 @pytest.mark.parametrize("name", ["DEFAULT", "COCO_V1", "RetinaNet_ResNet50_FPN_Weights.DEFAULT"])
 @pytest.mark.parametrize("keyword", ["weights", "weights_backbone"])
-def test_the_name_of_a_torchvision_enum_is_refused(
+def test_published_names_without_torchvision(
     name: str, keyword: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / name, {})  # not even a file of that name is taken for it
-    with pytest.raises(ValueError, match=rf"weights '{name}': the name of a torchvision weights enum"):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(
+        ValueError, match=rf"weights '{name}': .* not installed: pip install torchvision, or give"
+    ):
         models.retinanet_resnet18_fpn(**{keyword: name})
+
+
+def test_a_published_name_alone_does_not_say_of_which_model(state: State) -> None:
+    with pytest.raises(ValueError, match=r"of which model\? .* 'RetinaNet_ResNet50_FPN_Weights\.COCO_V1'"):
+        retinanet_fast.load_weights(fresh(), "COCO_V1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "message"),
+    [
+        ((), {"pretrained": True}, r'pretrained: .* write weights="COCO_V1" .* or weights=None'),
+        ((True,), {}, r'pretrained: .* write weights="COCO_V1"'),
+        ((), {"pretrained_backbone": False}, r'write weights_backbone="IMAGENET1K_V1"'),
+    ],
+)
+def test_torchvisions_removed_keywords(arguments: Any, keywords: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        models.retinanet_resnet18_fpn(*arguments, **keywords)
+
+
+def test_positional_arguments_in_torchvisions_order(state: State) -> None:
+    model = models.retinanet_resnet18_fpn(None, False, 7, body_of(state), 1)
+    assert model.head.num_classes == 7
+    trained = {name.split(".")[0] for name, p in model.backbone.body.named_parameters() if p.requires_grad}
+    assert trained == {"layer4"}
 
 
 def test_pretrained_weights_freeze_batch_norm_and_the_first_layers(state: State) -> None:

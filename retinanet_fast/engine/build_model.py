@@ -11,9 +11,11 @@ from torch import nn
 from retinanet_fast import models
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import V2, Recipe
+from retinanet_fast.models.backbone import STRIDES
 from retinanet_fast.models.resnet import ARCHITECTURES
 from retinanet_fast.nn import AnchorGenerator
 
+TIMM = "timm/"  # before the name of a model of timm's, as an arch
 # Channels per group of the head's group norm: 256 channels in 32 groups.
 GROUP_CHANNELS = 8
 # Standard deviation of the head's weights, as in the paper.
@@ -26,10 +28,10 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     As in torchvision, the backbone's batch norm is trained where the model starts from scratch. Where the recipe
     starts from given weights (``init``, which only training reads), batch norm and the backbone's first layers are
     frozen. ``resnet50_v2`` is torchvision's v2: its batch norm is always trained, its head has group norm, P6 is
-    computed from C5, and the box loss is GIoU.
+    computed from C5, and the box loss is GIoU. Of timm's networks (``timm/NAME``) everything is always trained.
 
     Raises:
-        InputError: no such architecture.
+        InputError: no such architecture, or timm is not installed.
     """
     sizes = [(size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in recipe.anchor_sizes]
     keywords: dict[str, Any] = {
@@ -41,18 +43,8 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
         "topk_candidates": recipe.topk_candidates,
         "detections_per_img": recipe.detections_per_img,
     }
-    if recipe.arch not in [*ARCHITECTURES, V2]:
-        raise InputError(f"arch {recipe.arch}: expected one of {', '.join([*ARCHITECTURES, V2])}")
-    v2 = recipe.arch == V2
-    pretrained = bool(recipe.init)
-    norm = models.FrozenBatchNorm2d if pretrained and not v2 else nn.BatchNorm2d
-    body = models.ResNet(ARCHITECTURES["resnet50" if v2 else recipe.arch], norm)
-    if pretrained:
-        body.freeze_all_but(recipe.trainable_layers)
-    channels = recipe.fpn_channels
-    top = models.LastLevelP6P7(body.out_channels[-1] if v2 else channels, channels)
-    pyramid = models.FeaturePyramidNetwork(body.out_channels, channels, top)
-    backbone = models.BackboneWithFPN(body, pyramid, channels)
+    v2, channels = recipe.arch == V2, recipe.fpn_channels
+    backbone = _backbone(recipe)
     if v2:
         keywords["box_loss"] = "giou"
     if recipe.head_norm or v2:
@@ -65,13 +57,53 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     return model
 
 
+def _backbone(recipe: Recipe) -> nn.Module:
+    channels = recipe.fpn_channels
+    if recipe.arch.startswith(TIMM):
+        try:
+            return models.backbone_with_fpn(_timm_body(recipe.arch), out_channels=channels)
+        except ValueError as error:
+            raise InputError(f"arch {recipe.arch}: {error}") from None
+    if recipe.arch not in [*ARCHITECTURES, V2]:
+        known = ", ".join([*ARCHITECTURES, V2])
+        raise InputError(f"arch {recipe.arch}: expected one of {known}, or timm/NAME")
+    v2, pretrained = recipe.arch == V2, bool(recipe.init)
+    norm = models.FrozenBatchNorm2d if pretrained and not v2 else nn.BatchNorm2d
+    body = models.ResNet(ARCHITECTURES["resnet50" if v2 else recipe.arch], norm)
+    if pretrained:
+        body.freeze_all_but(recipe.trainable_layers)
+    top = models.LastLevelP6P7(body.out_channels[-1] if v2 else channels, channels)
+    pyramid = models.FeaturePyramidNetwork(body.out_channels, channels, top)
+    return models.BackboneWithFPN(body, pyramid, channels)
+
+
+def _timm_body(arch: str) -> nn.Module:
+    """A network of timm's that returns C3, C4 and C5, with fresh weights."""
+    try:
+        import timm
+    except ImportError:
+        raise InputError(f"arch {arch}: timm is not installed: pip install timm") from None
+    name = arch.removeprefix(TIMM)
+    try:
+        with torch.device("meta"):  # without the time to draw the weights
+            info = timm.create_model(name, features_only=True).feature_info
+        strides = info.reduction()
+        levels = [info.out_indices[strides.index(stride)] for stride in STRIDES]
+        return timm.create_model(name, features_only=True, out_indices=levels)
+    except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"arch {arch}: timm has no levels of strides 8, 16 and 32 of it: {reason}") from None
+
+
 def start_near_identity(model: nn.Module) -> None:
     """Start each residual block and each hidden convolution of the head near the identity.
 
     Random layers lose the colours and edges that tell classes apart, so that a short training learns where objects are
     long before it learns which they are.
     """
-    for module in model.modules():
+    bodies = [module for module in model.modules() if isinstance(module, models.ResNet)]
+    # In other networks a norm of this name need not end a residual branch.
+    for module in (module for body in bodies for module in body.modules()):
         last_norm = getattr(module, "bn3", getattr(module, "bn2", None))
         if last_norm is not None:
             nn.init.zeros_(last_norm.weight)

@@ -14,7 +14,7 @@ from retinanet_fast.engine.coco import Category, one_line
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_atomically
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.models.weights import BODY, Weights, load_weights, read_tensors
+from retinanet_fast.models.weights import BODY, Settings, Weights, load_weights, read_tensors, settings_in
 
 FORMAT = "retinanet_fast checkpoint 1"
 LAST = "last.pt"
@@ -28,7 +28,7 @@ class Checkpoint:
     Attributes:
         optimizer: the optimizer's state, empty in a checkpoint that is only to be used.
         history: one record per epoch, as in ``metrics.jsonl``.
-        frozen_eps: the eps of the model's frozen batch norms, which its state dict does not hold; None: it has none.
+        settings: of the model, which its state dict does not hold.
     """
 
     model: dict[str, Tensor]
@@ -37,7 +37,7 @@ class Checkpoint:
     epoch: int
     optimizer: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    frozen_eps: float | None = None
+    settings: Settings = field(default_factory=Settings)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint whole or not at all; it holds only tensors and plain values."""
@@ -49,7 +49,7 @@ class Checkpoint:
             "epoch": self.epoch,
             "optimizer": self.optimizer,
             "history": self.history,
-            "frozen_eps": self.frozen_eps,
+            "settings": self.settings.to_dict(),
         }
         write_atomically(path, lambda file: torch.save(content, file))
 
@@ -84,7 +84,7 @@ def load(run_or_file: Path) -> Checkpoint:
             epoch=content["epoch"],
             optimizer=content["optimizer"],
             history=content["history"],
-            frozen_eps=content.get("frozen_eps"),
+            settings=settings_in(content),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: a damaged checkpoint: {one_line(error)}") from None
@@ -109,7 +109,7 @@ def restore(model: nn.Module, state: Checkpoint, source: Path) -> None:
         InputError: they are those of another model.
     """
     try:
-        load_weights(model, Weights(state.model, str(source), state.frozen_eps))
+        load_weights(model, Weights(state.model, str(source), state.settings))
     except ValueError as error:
         raise InputError(str(error)) from None
 

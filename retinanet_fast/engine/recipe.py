@@ -36,7 +36,10 @@ class Recipe:
     """
 
     # Model
-    arch: str = _value("resnet50", "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ...")
+    arch: str = _value(
+        "resnet50",
+        "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ..., or timm/NAME of a model of timm's",
+    )
     fpn_channels: int = _value(256, "channels of the feature pyramid and of the head")
     head_norm: bool = _value(
         False, "group norm in the head: learns faster from scratch (resnet50_v2 always has it)"
@@ -46,10 +49,11 @@ class Recipe:
     )
     init: str = _value(
         "",
-        "file of weights to start from, a checkpoint or a torchvision state dict; freezes batch norm (not v2's)",
+        "file of weights to start from, a checkpoint, or torchvision's, detectron2's or mmdetection's; "
+        "freezes batch norm (not v2's or timm's)",
     )
     trainable_layers: int = _value(
-        3, "with init, how many of the backbone's 5 layers are trained, the last ones"
+        3, "with init, how many of the backbone's 5 layers are trained, the last ones (all of timm's)"
     )
     anchor_sizes: list[int] = field(
         default_factory=lambda: [32, 64, 128, 256, 512],

@@ -26,7 +26,7 @@ from retinanet_fast.engine.evaluate import Evaluation, detect, evaluate
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.progress import Progress
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.models.weights import frozen_eps
+from retinanet_fast.models.weights import settings_of
 
 METRICS = "metrics.jsonl"
 LOSSES = ("classification", "bbox_regression")
@@ -261,7 +261,7 @@ def _save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         epoch=run.epoch,
         optimizer=optimizer.state_dict(),
         history=run.history,
-        frozen_eps=frozen_eps(model),
+        settings=settings_of(model),
     )
     state.save(run.out / LAST)
     if _is_best(run.history):

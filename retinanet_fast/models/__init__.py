@@ -1,5 +1,6 @@
 """RetinaNet with ResNet and ResNeXt FPN backbones, a drop-in for torchvision's detection models."""
 
+from retinanet_fast.models.backbone import backbone_with_fpn
 from retinanet_fast.models.builders import (
     retinanet_resnet18_fpn,
     retinanet_resnet34_fpn,
@@ -12,7 +13,7 @@ from retinanet_fast.models.builders import (
     retinanet_resnext101_64x4d_fpn,
 )
 from retinanet_fast.models.fpn import BackboneWithFPN, FeaturePyramidNetwork, LastLevelP6P7
-from retinanet_fast.models.head import RetinaNetHead
+from retinanet_fast.models.head import RetinaNetClassificationHead, RetinaNetHead, RetinaNetRegressionHead
 from retinanet_fast.models.resnet import FrozenBatchNorm2d, ResNet
 from retinanet_fast.models.retinanet import RetinaNet
 from retinanet_fast.models.weights import LoadReport, load_weights
@@ -25,7 +26,10 @@ __all__ = [
     "LoadReport",
     "ResNet",
     "RetinaNet",
+    "RetinaNetClassificationHead",
     "RetinaNetHead",
+    "RetinaNetRegressionHead",
+    "backbone_with_fpn",
     "load_weights",
     "retinanet_resnet18_fpn",
     "retinanet_resnet34_fpn",

@@ -1,8 +1,8 @@
-"""The feature pyramid on top of a ResNet (https://arxiv.org/abs/1612.03144)."""
+"""The feature pyramid on top of a network's C3, C4 and C5 (https://arxiv.org/abs/1612.03144)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,19 +11,25 @@ __all__ = ["BackboneWithFPN", "FeaturePyramidNetwork", "LastLevelP6P7"]
 
 
 class LastLevelP6P7(nn.Module):
-    """P6 and P7 by convolutions of stride 2: from P5 if ``in_channels`` equals ``out_channels``, otherwise from C5."""
+    """P6 and P7 by convolutions of stride 2: from P5 if ``in_channels`` equals ``out_channels``, otherwise from C5;
+    ``use_p5`` says which where C5 has as many channels as P5.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    P7 is computed from P6 after a ReLU, as in the paper. ``relu_before_p7`` is False for weights of mmdetection, which
+    has none there.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, use_p5: bool | None = None) -> None:
         super().__init__()
         self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
-        self.use_p5 = in_channels == out_channels
+        self.relu_before_p7 = True
+        self.use_p5 = in_channels == out_channels if use_p5 is None else use_p5
         for conv in (self.p6, self.p7):
             _init(conv)
 
     def forward(self, p5: Tensor, c5: Tensor) -> list[Tensor]:
         p6 = self.p6(p5 if self.use_p5 else c5)
-        return [p6, self.p7(F.relu(p6))]
+        return [p6, self.p7(F.relu(p6) if self.relu_before_p7 else p6)]
 
 
 class FeaturePyramidNetwork(nn.Module):
@@ -54,7 +60,10 @@ class FeaturePyramidNetwork(nn.Module):
 
 
 class BackboneWithFPN(nn.Module):
-    """A ResNet and its pyramid: images ``[B, 3, H, W]`` to a list of levels ``[B, out_channels, h, w]``."""
+    """A network and its pyramid: images ``[B, 3, H, W]`` to a list of levels ``[B, out_channels, h, w]``.
+
+    ``body`` returns C3, C4 and C5 in a list, a tuple or a dict; :func:`backbone_with_fpn` checks that it does.
+    """
 
     def __init__(self, body: nn.Module, fpn: FeaturePyramidNetwork, out_channels: int) -> None:
         super().__init__()
@@ -63,7 +72,8 @@ class BackboneWithFPN(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self.fpn(self.body(images))
+        features = self.body(images)
+        return self.fpn(list(features.values()) if isinstance(features, Mapping) else features)
 
 
 def _init(conv: nn.Conv2d) -> None:

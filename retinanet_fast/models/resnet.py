@@ -1,6 +1,7 @@
 """ResNet and ResNeXt without their classifiers (https://arxiv.org/abs/1512.03385, https://arxiv.org/abs/1611.05431).
 
-Parameters have torchvision's names. As in torchvision, the stride of a bottleneck is in its 3x3 convolution.
+Parameters have torchvision's names. As in torchvision, the stride of a bottleneck is in its 3x3 convolution, unless
+``stride_in_1x1`` is set, for weights of ResNets that were trained so.
 """
 
 from __future__ import annotations
@@ -92,6 +93,20 @@ class ResNet(nn.Module):
         c3 = self.layer2(self.layer1(x))
         c4 = self.layer3(c3)
         return [c3, c4, self.layer4(c4)]
+
+    @property
+    def stride_in_1x1(self) -> bool:
+        """Whether the stride of a bottleneck is in its first convolution, as in the ResNets of the MSRA's Caffe."""
+        return any(block.conv1.stride != (1, 1) for block in self._strided())
+
+    @stride_in_1x1.setter
+    def stride_in_1x1(self, value: bool) -> None:
+        for block in self._strided():
+            block.conv1.stride, block.conv2.stride = ((2, 2), (1, 1)) if value else ((1, 1), (2, 2))
+
+    def _strided(self) -> list[Any]:
+        firsts = [stage[0] for stage in (self.layer2, self.layer3, self.layer4)]
+        return [block for block in firsts if isinstance(block, _Bottleneck)]
 
     def freeze_all_but(self, trainable_layers: int) -> None:
         """Train only the last ``trainable_layers`` of the five layers conv1 (with bn1), layer1, ..., layer4."""

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from retinanet_fast import ops
 from retinanet_fast.models.head import RetinaNetHead
+from retinanet_fast.models.torchvision_parts import anchors_of, box_loss_of, check_parts, levels_of
 from retinanet_fast.models.weights import rename_old_keys
-from retinanet_fast.nn import AnchorGenerator, DetectionTransform, retinanet_anchor_generator
+from retinanet_fast.nn import DetectionTransform, retinanet_anchor_generator
+from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD
 from retinanet_fast.structures import AnchorGrid, Detections
 
 __all__ = ["RetinaNet"]
 
 Target = dict[str, Tensor]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class RetinaNet(nn.Module):
@@ -34,12 +34,14 @@ class RetinaNet(nn.Module):
         backbone: turns images into a list or a dict of levels with ``backbone.out_channels`` channels each.
         num_classes: counting the background, which is class 0 by torchvision's convention.
         min_size, max_size, image_mean, image_std: see ``DetectionTransform``.
-        anchor_generator, head: used instead of RetinaNet's own.
+        anchor_generator, head: used instead of RetinaNet's own; torchvision's ``AnchorGenerator`` and ``RetinaNetHead``
+            too. They, and the head's ``classification_head`` and ``regression_head``, may also be replaced later.
         proposal_matcher: an object with ``high_threshold``, ``low_threshold`` and ``allow_low_quality_matches``, such
             as torchvision's ``Matcher``; used instead of ``fg_iou_thresh`` and ``bg_iou_thresh``.
         score_thresh, nms_thresh, detections_per_img, topk_candidates: see ``ops.retinanet_detect``.
         fg_iou_thresh, bg_iou_thresh: ``high_threshold`` and ``low_threshold`` of ``ops.match_anchors``.
-        alpha, gamma, box_loss, smooth_l1_beta: see ``ops.retinanet_loss``.
+        alpha, gamma, smooth_l1_beta: see ``ops.retinanet_loss``.
+        box_loss: the same. By default "l1", or what a regression head of torchvision's asks for.
         **transform_options: ``size_divisible`` and ``fixed_size`` of ``DetectionTransform``.
     """
 
@@ -51,7 +53,7 @@ class RetinaNet(nn.Module):
         max_size: int = 1333,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
-        anchor_generator: AnchorGenerator | None = None,
+        anchor_generator: nn.Module | None = None,
         head: nn.Module | None = None,
         proposal_matcher: Any = None,
         score_thresh: float = 0.05,
@@ -63,16 +65,18 @@ class RetinaNet(nn.Module):
         *,
         alpha: float = 0.25,
         gamma: float = 2.0,
-        box_loss: str = "l1",
+        box_loss: str | None = None,
         smooth_l1_beta: float = 1 / 9,
         **transform_options: Any,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.anchor_generator = anchor_generator or retinanet_anchor_generator()
-        self.head = head or RetinaNetHead(
-            _out_channels(backbone), self.anchor_generator.num_anchors_per_location()[0], num_classes
+        generator: Any = anchor_generator or retinanet_anchor_generator()
+        self.anchor_generator: nn.Module = generator
+        self.head: nn.Module = head or RetinaNetHead(
+            _out_channels(backbone), generator.num_anchors_per_location()[0], num_classes
         )
+        check_parts(generator, self.head, box_loss)
         self.transform = DetectionTransform(
             min_size, max_size, image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **transform_options
         )
@@ -83,12 +87,13 @@ class RetinaNet(nn.Module):
         self.loss_options: dict[str, Any] = {
             "alpha": alpha,
             "gamma": gamma,
-            "box_loss": box_loss,
+            "box_loss": box_loss or "l1",
             "smooth_l1_beta": smooth_l1_beta,
             "high_threshold": getattr(proposal_matcher, "high_threshold", fg_iou_thresh),
             "low_threshold": getattr(proposal_matcher, "low_threshold", bg_iou_thresh),
             "allow_low_quality_matches": getattr(proposal_matcher, "allow_low_quality_matches", True),
         }
+        self.box_loss_of_head = box_loss is None
         self.register_load_state_dict_pre_hook(rename_old_keys)
 
     def forward(
@@ -98,8 +103,8 @@ class RetinaNet(nn.Module):
             _check_targets(targets, len(images))
         batch, scaled_targets = self.transform(images, targets)
         features = _levels(self.backbone(batch.tensors))
-        head_outputs = self.head(features)
-        anchors = self.anchor_generator(batch.tensors.shape[-2:], [level.shape[-2:] for level in features])
+        head_outputs = levels_of(self.head(features), features)
+        anchors = anchors_of(self.anchor_generator, batch, features)
         if self.training:
             return self.compute_loss(scaled_targets, head_outputs, anchors)
         detections = self.detect(head_outputs, anchors, batch.image_sizes)
@@ -107,22 +112,26 @@ class RetinaNet(nn.Module):
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes).unpack()
 
     def compute_loss(
-        self, targets: Sequence[Target], head_outputs: Mapping[str, Sequence[Tensor]], anchors: AnchorGrid
+        self,
+        targets: Sequence[Target],
+        head_outputs: Mapping[str, Sequence[Tensor]],
+        anchors: Tensor | AnchorGrid,
     ) -> dict[str, Tensor]:
         """The two losses of the head's outputs, whose levels are read where they lie."""
+        options = {**self.loss_options, **(box_loss_of(self.head) if self.box_loss_of_head else {})}
         return ops.retinanet_loss(
             head_outputs["cls_logits"],
             head_outputs["bbox_regression"],
             anchors,
             [target["boxes"] for target in targets],
             [target["labels"] for target in targets],
-            **self.loss_options,
+            **options,
         )
 
     def detect(
         self,
         head_outputs: Mapping[str, Sequence[Tensor]],
-        anchors: AnchorGrid,
+        anchors: Tensor | AnchorGrid,
         image_sizes: Sequence[tuple[int, int]],
     ) -> Detections:
         """The detections of the head's outputs, in the pixels of the resized images; no host round trip."""

@@ -20,6 +20,9 @@ class AnchorGenerator(nn.Module):
     and ``s * sqrt(r)`` high, with its corners rounded to whole pixels. The anchors of a cell are ordered by ratio,
     then by size.
 
+    Cells are ``image // feature`` pixels apart, as in torchvision, or as far as ``strides`` says, as in detectron2 and
+    mmdetection, which do not round the corners either (``round_corners=False``).
+
     Anchors stay float32 when the model is cast: in bfloat16 they would be up to 4 pixels off at 1024.
     """
 
@@ -29,10 +32,19 @@ class AnchorGenerator(nn.Module):
         self,
         sizes: Sequence[Sequence[float]] | Sequence[float] = ((128, 256, 512),),
         aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = (0.5, 1.0, 2.0),
+        *,
+        round_corners: bool = True,
+        strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.round_corners = round_corners
+        self.strides = None if strides is None else tuple(strides)
         self.sizes = [tuple(s) if isinstance(s, Sequence) else (s,) for s in sizes]
         self.aspect_ratios = _ratios_per_level(aspect_ratios, len(self.sizes))
+        if self.strides is not None and len(self.strides) != len(self.sizes):
+            raise ValueError(
+                f"AnchorGenerator: expected strides for {len(self.sizes)} levels, got {len(self.strides)}"
+            )
         counts = self.num_anchors_per_location()
         if len(set(counts)) != 1:
             raise ValueError(
@@ -40,6 +52,11 @@ class AnchorGenerator(nn.Module):
                 "give every level the same number of sizes times aspect ratios"
             )
         self.register_buffer("base_anchors", self._make_base_anchors(), persistent=False)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the anchors are detectron2's and mmdetection's: not rounded, at fixed strides."""
+        return not self.round_corners and self.strides is not None
 
     def num_anchors_per_location(self) -> list[int]:
         """K of each level."""
@@ -50,7 +67,7 @@ class AnchorGenerator(nn.Module):
     def forward(self, image_size: Sequence[int], feature_sizes: Sequence[Sequence[int]]) -> AnchorGrid:
         """The anchors of a padded batch.
 
-        Cells are ``image // feature`` pixels apart, and the first one is at the upper left corner.
+        The first cell is at the upper left corner.
 
         Args:
             image_size: (height, width) of the padded batch.
@@ -60,12 +77,16 @@ class AnchorGenerator(nn.Module):
             raise ValueError(f"AnchorGenerator: expected {len(self.sizes)} levels, got {len(feature_sizes)}")
         height, width = image_size
         grid_sizes = tuple((int(h), int(w)) for h, w in feature_sizes)
-        strides = tuple((int(height) // h, int(width) // w) for h, w in grid_sizes)
+        if self.strides is None:
+            strides = tuple((int(height) // h, int(width) // w) for h, w in grid_sizes)
+        else:
+            strides = tuple((stride, stride) for stride in self.strides)
         return AnchorGrid(self.base_anchors, strides, grid_sizes)
 
     def _make_base_anchors(self) -> Tensor:
         levels = zip(self.sizes, self.aspect_ratios, strict=True)
-        return torch.stack([_centred_boxes(sizes, ratios) for sizes, ratios in levels])
+        boxes = torch.stack([_centred_boxes(sizes, ratios) for sizes, ratios in levels])
+        return boxes.round() if self.round_corners else boxes
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorGenerator:
         super()._apply(fn, recurse)
@@ -74,11 +95,19 @@ class AnchorGenerator(nn.Module):
         return self
 
 
-def retinanet_anchor_generator(smallest: int = 32) -> AnchorGenerator:
-    """RetinaNet's anchors on P3 to P7: sizes x, 2^(1/3) x and 2^(2/3) x with x = ``smallest`` * 2^level."""
+def retinanet_anchor_generator(smallest: int = 32, *, exact: bool = False) -> AnchorGenerator:
+    """RetinaNet's anchors on P3 to P7: sizes x, 2^(1/3) x and 2^(2/3) x with x = ``smallest`` * 2^level.
+
+    Sizes and corners are rounded as torchvision rounds them; ``exact`` leaves both as they are and has the strides 8 to
+    128, as detectron2 and mmdetection do.
+    """
     octaves = [smallest * 2**level for level in range(5)]
-    sizes = [(x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in octaves]
-    return AnchorGenerator(sizes, (0.5, 1.0, 2.0))
+    scales = [2 ** (third / 3) for third in range(3)]
+    if exact:
+        strides = [8 * 2**level for level in range(5)]
+        sizes = [[x * scale for scale in scales] for x in octaves]
+        return AnchorGenerator(sizes, (0.5, 1.0, 2.0), round_corners=False, strides=strides)
+    return AnchorGenerator([[int(x * scale) for scale in scales] for x in octaves], (0.5, 1.0, 2.0))
 
 
 def _ratios_per_level(
@@ -99,4 +128,4 @@ def _centred_boxes(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Te
     height_scale = torch.tensor(aspect_ratios, dtype=torch.float32, device="cpu").sqrt()
     width = (1 / height_scale)[:, None] * size
     height = height_scale[:, None] * size
-    return (torch.stack((-width, -height, width, height), dim=-1).reshape(-1, 4) / 2).round()
+    return torch.stack((-width, -height, width, height), dim=-1).reshape(-1, 4) / 2

@@ -15,6 +15,10 @@ from retinanet_fast.structures import Detections
 
 __all__ = ["DetectionTransform", "ImageBatch"]
 
+# Of ImageNet's images in 0 to 1, as RGB.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 Size = tuple[int, int]  # (height, width)
 Target = dict[str, Tensor]
 
