@@ -4,6 +4,7 @@
 ``retinanet_fast.reference``     the same names in a few lines of plain PyTorch each
 ``retinanet_fast.nn``            anchors and transforms
 ``retinanet_fast.models``        RetinaNet and its builders
+``retinanet_fast.accelerate``    lets torchvision's RetinaNet, FCOS, SSD and R-CNNs run on the ops
 ``retinanet_fast.load_weights``  gives a model its weights, from torchvision's files too
 ``retinanet_fast.synchronize_errors``   raises now what the GPU found wrong in labels or boxes
 ``retinanet_fast.release_kept_memory``  gives back the memory of large CPU results
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retinanet_fast import models, nn, ops, reference
+    from retinanet_fast.acceleration import accelerate
     from retinanet_fast.models import load_weights
 
 __version__ = "0.1.0"
 __all__ = [
+    "accelerate",
     "build_info",
     "load_weights",
     "models",
@@ -66,6 +69,10 @@ def release_kept_memory() -> None:
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"retinanet_fast.{name}")
+    if name == "accelerate":
+        from retinanet_fast.acceleration import accelerate
+
+        return accelerate
     if name == "load_weights":
         from retinanet_fast.models import load_weights
 
