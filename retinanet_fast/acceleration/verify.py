@@ -132,7 +132,9 @@ def _compare_detections(
     return [
         Difference(f"{at}score", score_gap, tolerance.score),
         Difference(f"{at}box, pixels", box_gap, limit),
-        Difference(f"{at}of {total} detections, without an equal", alone, max(1.0, tolerance.unpaired * total)),
+        Difference(
+            f"{at}of {total} detections, without an equal", alone, max(1.0, tolerance.unpaired * total)
+        ),
     ]
 
 
@@ -142,7 +144,11 @@ def _partners(
     """Pairs of detections of one label within the limits, and the gaps of scores and boxes of all pairs."""
     scores = (ours["scores"].double()[:, None] - theirs["scores"].double()[None]).abs().cpu()
     boxes = (ours["boxes"].double()[:, None] - theirs["boxes"].double()[None]).abs().amax(-1).cpu()
-    near = (ours["labels"][:, None] == theirs["labels"][None]).cpu() & (scores <= score_limit) & (boxes <= box_limit)
+    near = (
+        (ours["labels"][:, None] == theirs["labels"][None]).cpu()
+        & (scores <= score_limit)
+        & (boxes <= box_limit)
+    )
     rows: list[int] = []
     columns: list[int] = []
     for row in range(len(near)):
