@@ -16,13 +16,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retinanet_fast import models, nn, ops, reference
+    from retinanet_fast import acceleration, models, nn, ops, reference
     from retinanet_fast.acceleration import accelerate
     from retinanet_fast.models import load_weights
 
 __version__ = "0.1.0"
 __all__ = [
     "accelerate",
+    "acceleration",
     "build_info",
     "load_weights",
     "models",
@@ -33,7 +34,7 @@ __all__ = [
     "synchronize_errors",
 ]
 
-_MODULES = ("models", "nn", "ops", "reference")
+_MODULES = ("acceleration", "models", "nn", "ops", "reference")
 
 
 def build_info() -> dict[str, Any]:

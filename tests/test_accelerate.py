@@ -290,7 +290,9 @@ def test_what_is_overridden_is_named_and_left(change: Callable[[Model], None], r
     models = [tiny_retinanet().double() for _ in range(2)]
     for model in models:
         change(model)
-    with pytest.warns(UserWarning, match="retinanet_fast.accelerate left as it is") as caught:
+    with pytest.warns(
+        UserWarning, match="retinanet_fast.accelerate leaves the code of torchvision"
+    ) as caught:
         accelerate(models[0])
     (message,) = {str(warning.message) for warning in caught}
     assert reason in message
@@ -523,6 +525,9 @@ def test_other_families(make: Make, lines: list[str], monkeypatch: pytest.Monkey
         atol = 1e-6 * largest if make is tiny_fcos else 0
         torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=atol, msg=name)
     equal_detections(model, before)
+    accelerate(model, verify=batch())
+    assert "verified" in str(report(model))
+    assert "verified" not in str(report(accelerate(model)))
     assert {"batched_nms", *(["sigmoid_focal_loss"] * (make is tiny_fcos))} == set(calls)
 
 
@@ -662,6 +667,14 @@ def test_errors() -> None:
     targets[0]["labels"][0] = NUM_CLASSES
     with pytest.raises(IndexError, match="expected gt_labels in"):
         model(images, targets)
+
+
+def test_a_second_derivative_is_an_error() -> None:
+    model = accelerate(tiny_retinanet())
+    loss = model(*batch())["classification"]
+    (gradient,) = torch.autograd.grad(loss, [model.backbone.down.weight], create_graph=True)
+    with pytest.raises(NotImplementedError, match="retinanet_loss"):
+        gradient.sum().backward()
 
 
 def test_ours_beside_theirs() -> None:

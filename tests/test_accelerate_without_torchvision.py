@@ -15,6 +15,7 @@ import retinanet_fast
 from retinanet_fast.acceleration import report
 from retinanet_fast.acceleration.head_levels import HeadLevels, level_outputs, split_outputs, split_rows
 from retinanet_fast.acceleration.rebind import rebind
+from retinanet_fast.acceleration.verify import Results, compare
 
 
 def test_a_model_without_a_detector() -> None:
@@ -109,3 +110,37 @@ def test_a_rebound_function() -> None:
     bound = rebind(outer, {"helper": lambda: "other"})  # type: ignore[arg-type]
     assert (bound(1), bound(1, y=5), outer(1)) == (("other", 3), ("other", 6), ("own", 3))
     assert (bound.__name__, bound.__qualname__, bound.__module__) == ("outer", "outer", __name__)
+
+
+def found(scores: list[float], boxes: list[float], gradient: float = 1.0) -> Results:
+    """One image's detections, of the boxes (x, x, x + 10, x + 10), all of class 1."""
+    corners = torch.tensor(boxes)[:, None].expand(-1, 4) + torch.tensor([0.0, 0, 10, 10])
+    detections = {"scores": torch.tensor(scores), "boxes": corners, "labels": torch.ones(len(scores)).long()}
+    gradients = {"a": torch.tensor([100.0]), "b": torch.tensor([gradient])}
+    return Results([detections], {"loss": torch.tensor(2.0)}, gradients, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("other", "exceeding"),
+    [
+        (found([0.9, 0.8, 0.5], [1, 2, 3]), []),
+        (found([0.8, 0.9, 0.5], [2, 1, 3]), []),  # the order of detections is not compared
+        (found([0.9, 0.8, 0.5], [1, 2, 40]), []),  # another of the lowest score: a tie that was cut
+        (found([0.9, 0.8, 0.5], [1, 20, 40]), []),  # one in all may lack a partner
+        (found([0.9, 0.8, 0.5], [10, 20, 3]), ["of 3 detections, without an equal"]),
+        (found([0.9], [1]), ["of 3 detections, without an equal"]),
+        # 1% of its largest value, where 0.1% are allowed
+        (found([0.9, 0.8, 0.5], [1, 2, 3], gradient=1.01), ["gradient of b, of its largest value"]),
+        (found([0.9, 0.8, 0.5], [1, 2, 3], gradient=float("nan")), ["gradient of b, of its largest value"]),
+    ],
+)
+def test_what_verify_counts_as_a_difference(other: Results, exceeding: list[str]) -> None:
+    differences = compare("", other, found([0.9, 0.8, 0.5], [1, 2, 3]))
+    assert [difference.what for difference in differences if difference.exceeds] == exceeding
+
+
+def test_a_gradient_that_cancels_is_not_compared_with_itself() -> None:
+    differences = compare("", found([0.9], [1], gradient=3e-6), found([0.9], [1], gradient=1e-6))
+    assert not any(
+        difference.exceeds for difference in differences
+    )  # 2e-6, where the largest gradient is 100

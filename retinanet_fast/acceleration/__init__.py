@@ -41,8 +41,13 @@ def accelerate(model: Module, verify: Any = None, undo: bool = False) -> Module:
     Differences: a second derivative of the losses raises ``NotImplementedError``. Losses are computed in at least
     float32. Detections from half types, also under autocast, are float32: in bfloat16, torchvision's boxes are up to
     4 pixels off at 1,000. Where gradients are recorded in evaluation, detections come from torchvision's code, with a
-    warning. A label outside the classes raises ``IndexError``, a negative one too. ``torch.jit.script`` needs the
-    model without acceleration.
+    warning. A label outside the classes raises ``IndexError``, a negative one too. ``torch.jit.script`` and ONNX
+    export need the model without acceleration.
+
+    ::
+
+        model = torchvision.models.detection.retinanet_resnet50_fpn(weights="DEFAULT")
+        retinanet_fast.accelerate(model, verify=(images, targets))
 
     Args:
         model: anything that is, or contains, such a detector. One of :mod:`retinanet_fast.models` has nothing to
@@ -63,9 +68,9 @@ def accelerate(model: Module, verify: Any = None, undo: bool = False) -> Module:
     if undo:
         if verify is not None:
             raise ValueError("accelerate: expected no verify with undo=True; there is nothing to compare")
-        _restore(steps)
+        _restore(model, steps)
         return model
-    _restore(steps)
+    _restore(model, steps)
     if verify is None:
         _replace(steps)
     else:
@@ -93,10 +98,11 @@ def _replace(steps: list[Step]) -> None:
         swap(module, methods)
 
 
-def _restore(steps: list[Step]) -> None:
+def _restore(model: nn.Module, steps: list[Step]) -> None:
     for step in steps:
         restore(step.module)
-        _DIFFERENCES.pop(step.module, None)
+    for _, module in detectors(model):
+        _DIFFERENCES.pop(module, None)
 
 
 def _replace_verified(model: nn.Module, steps: list[Step], batch: Any) -> None:
@@ -109,11 +115,11 @@ def _replace_verified(model: nn.Module, steps: list[Step], batch: Any) -> None:
         for (path, module), got, want in zip(found, after, before, strict=True):
             _DIFFERENCES[module] = compare(path, got, want)
     except BaseException:
-        _restore(steps)
+        _restore(model, steps)
         raise
     result = report(model)
     if any(difference.exceeds for difference in result.differences):
-        _restore(steps)
+        _restore(model, steps)
         raise ValueError(
             f"accelerate: expected the results of before, got others; the model has its own methods.\n{result}"
         )
@@ -127,4 +133,8 @@ def _results(found: list[tuple[str, nn.Module]], images: Any, targets: Any) -> l
 def _warn_of(steps: list[Step]) -> None:
     lines = [f"  {step.name}: {step.reason}" for step in steps if step.reason is not None and not step.ours]
     if lines:
-        warnings.warn("retinanet_fast.accelerate left as it is:\n" + "\n".join(lines), stacklevel=3)
+        warnings.warn(
+            "retinanet_fast.accelerate leaves the code of torchvision, or the model's own, in:\n"
+            + "\n".join(lines),
+            stacklevel=3,
+        )

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retinanet_fast.reference._common import flatten_level
+
 __all__ = ["HeadLevels", "level_outputs", "split_outputs", "split_rows", "whole_outputs"]
 
 
@@ -94,13 +96,6 @@ def _with_tensors(value: Any) -> Any:
     if type(value) is dict:
         return {key: _with_tensors(part) for key, part in value.items()}
     return value
-
-
-def flatten_level(level: Tensor, values: int) -> Tensor:
-    """``[B, K * values, H, W]`` as ``[B, H * W * K, values]``."""
-    batch, channels, height, width = level.shape
-    rows = level.reshape(batch, channels // values, values, height, width).permute(0, 3, 4, 1, 2)
-    return rows.reshape(batch, -1, values)
 
 
 def level_outputs(logits: Any, deltas: Any) -> tuple[list[Tensor], list[Tensor]]:

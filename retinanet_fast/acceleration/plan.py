@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from retinanet_fast.acceleration import retinanet
+from retinanet_fast.acceleration.obstacles import detect_obstacle, head_obstacle, loss_obstacle, overridden
 from retinanet_fast.acceleration.replacements import detection, replacement_of
 from retinanet_fast.acceleration.swap import original_class
 from retinanet_fast.models import RetinaNet
@@ -87,11 +87,11 @@ def _steps(path: str, module: Any) -> Iterator[Step]:
 
 def _retinanet(path: str, model: Any) -> Iterator[Step]:
     loss = _step(path, model, "compute_loss")
-    if loss.replaced and (obstacle := retinanet.loss_obstacle(model)):
+    if loss.replaced and (obstacle := loss_obstacle(model)):
         loss = Step(path, model, "compute_loss", None, obstacle)
     detect = _step(path, model, "postprocess_detections")
     wholly = detect.replaced
-    if detect.replaced and (obstacle := retinanet.detect_obstacle(model)):
+    if detect.replaced and (obstacle := detect_obstacle(model)):
         wholly = False
         detect = Step(path, model, detect.method, "torchvision's code with ops.batched_nms", obstacle)
     yield from (loss, detect)
@@ -99,8 +99,8 @@ def _retinanet(path: str, model: Any) -> Iterator[Step]:
     where, head = _join(path, "head"), model.head
     forward = _step(where, head, "forward")
     if forward.replaced:
-        reason = retinanet.head_obstacle(head)
-        if retinanet.overridden(model, "forward", detection().RetinaNet):
+        reason = head_obstacle(head)
+        if overridden(model, "forward", detection().RetinaNet):
             reason = (
                 f"the model, a {type(model).__name__}, has its own forward, which may read the head's outputs"
             )

@@ -6,7 +6,6 @@ warn and run torchvision's code, with our NMS.
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as nn_module
 
 from retinanet_fast import ops
 from retinanet_fast.acceleration.head_levels import (
@@ -25,24 +23,23 @@ from retinanet_fast.acceleration.head_levels import (
     split_rows,
     whole_outputs,
 )
+from retinanet_fast.acceleration.obstacles import (
+    call_obstacle,
+    detect_obstacle,
+    has_hooks,
+    head_obstacle,
+    loss_obstacle,
+    overridden,
+    torchvision_module,
+)
 from retinanet_fast.acceleration.rebind import box_ops_with_our_nms, rebind
 
-__all__ = [
-    "compute_loss",
-    "detect_obstacle",
-    "head_forward",
-    "head_obstacle",
-    "loss_obstacle",
-    "postprocess_detections",
-]
+__all__ = ["compute_loss", "head_forward", "postprocess_detections"]
 
 Target = dict[str, Tensor]
 
-BOX_LOSSES = ("l1", "smooth_l1", "giou")
 # torchvision's _box_loss takes the beta of smooth L1 from settings that its RetinaNet never gives.
 SMOOTH_L1_BETA = 1.0
-MAX_LOG_SCALE = math.log(1000 / 16)  # the clamp of the ops
-MOST_LEVELS = 8
 
 
 def compute_loss(
@@ -52,7 +49,7 @@ def compute_loss(
     obstacle = loss_obstacle(self)
     if obstacle is not None:
         _warn("compute_loss", obstacle)
-        losses: dict[str, Tensor] = _torchvision().RetinaNet.compute_loss(
+        losses: dict[str, Tensor] = torchvision_module().RetinaNet.compute_loss(
             self, targets, whole_outputs(head_outputs), anchors
         )
         return losses
@@ -85,7 +82,7 @@ def postprocess_detections(
 ) -> list[dict[str, Tensor]]:
     """``RetinaNet.postprocess_detections`` by ``ops.retinanet_detect``."""
     logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
-    obstacle = detect_obstacle(self) or _call_obstacle(logits, deltas)
+    obstacle = detect_obstacle(self) or call_obstacle(logits, deltas)
     if obstacle is not None:
         _warn("postprocess_detections", obstacle)
         rows = split_rows(logits, deltas)
@@ -116,7 +113,7 @@ def postprocess_detections(
 def head_forward(self: Any, x: Sequence[Tensor]) -> dict[str, Any]:
     """``RetinaNetHead.forward`` without permuting or concatenating the levels."""
     if head_obstacle(self) is not None:
-        outputs: dict[str, Any] = _torchvision().RetinaNetHead.forward(self, x)
+        outputs: dict[str, Any] = torchvision_module().RetinaNetHead.forward(self, x)
         return outputs
     classification, regression = self.classification_head, self.regression_head
     logits = [classification.cls_logits(classification.conv(features)) for features in x]
@@ -125,94 +122,6 @@ def head_forward(self: Any, x: Sequence[Tensor]) -> dict[str, Any]:
         "cls_logits": HeadLevels(logits, classification.num_classes),
         "bbox_regression": HeadLevels(deltas, 4),
     }
-
-
-def loss_obstacle(model: Any) -> str | None:
-    """Why ``ops.retinanet_loss`` does not compute this model's loss; None if it does."""
-    r = _torchvision()
-    head = model.head
-    parts = [(head, "head", r.RetinaNetHead)]
-    if not overridden(head, "compute_loss", r.RetinaNetHead):
-        parts.append((head.classification_head, "head.classification_head", r.RetinaNetClassificationHead))
-        parts.append((head.regression_head, "head.regression_head", r.RetinaNetRegressionHead))
-    for part, path, owner in parts:
-        if overridden(part, "compute_loss", owner):
-            return f"{path} is a {type(part).__name__} with its own compute_loss"
-    matcher, coder = model.proposal_matcher, head.regression_head.box_coder
-    utils = r.det_utils
-    if overridden(matcher, "__call__", utils.Matcher) or overridden(
-        matcher, "set_low_quality_matches_", utils.Matcher
-    ):
-        return f"proposal_matcher is a {type(matcher).__name__} with its own rule"
-    values = (
-        matcher.BELOW_LOW_THRESHOLD,
-        matcher.BETWEEN_THRESHOLDS,
-        head.classification_head.BETWEEN_THRESHOLDS,
-    )
-    if values != (-1, -2, -2):
-        return f"BELOW_LOW_THRESHOLD, BETWEEN_THRESHOLDS and the head's BETWEEN_THRESHOLDS are {values}, not -1, -2, -2"
-    kind = head.regression_head._loss_type
-    if kind not in BOX_LOSSES:
-        return f"head.regression_head._loss_type is {kind!r}, not one of {', '.join(BOX_LOSSES)}"
-    method = "decode_single" if kind == "giou" else "encode_single"
-    return _coder_obstacle(coder, method, "head.regression_head.box_coder")
-
-
-def detect_obstacle(model: Any) -> str | None:
-    """Why ``ops.retinanet_detect`` does not compute this model's detections; None if it does."""
-    for name in ("topk_candidates", "detections_per_img"):
-        value = getattr(model, name)
-        if value < 1:
-            return f"{name} is {value}, less than 1"
-    return _coder_obstacle(model.box_coder, "decode_single", "box_coder")
-
-
-def head_obstacle(head: Any) -> str | None:
-    """Why somebody may need the head's outputs as one tensor each; None if nobody does."""
-    r = _torchvision()
-    parts = (
-        (head, "head", None),
-        (head.classification_head, "head.classification_head", r.RetinaNetClassificationHead),
-        (head.regression_head, "head.regression_head", r.RetinaNetRegressionHead),
-    )
-    for part, path, owner in parts:
-        if owner is not None and overridden(part, "forward", owner):
-            return f"{path} is a {type(part).__name__} with its own forward"
-        if _has_hooks(part):
-            return f"{path} has hooks"
-    if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
-        return "there are hooks on all modules"
-    return None
-
-
-def overridden(instance: Any, name: str, owner: type) -> bool:
-    """Whether ``instance`` has another method of this name than ``owner``."""
-    return name in instance.__dict__ or getattr(type(instance), name, None) is not getattr(owner, name)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def _coder_obstacle(coder: Any, method: str, path: str) -> str | None:
-    if overridden(coder, method, _torchvision().det_utils.BoxCoder):
-        return f"{path} is a {type(coder).__name__} with its own {method}"
-    if method == "decode_single" and coder.bbox_xform_clip != MAX_LOG_SCALE:
-        return f"{path}.bbox_xform_clip is {coder.bbox_xform_clip:g}, not log(1000 / 16)"
-    return None
-
-
-def _call_obstacle(logits: Sequence[Tensor], deltas: Sequence[Tensor]) -> str | None:
-    if len(logits) > MOST_LEVELS:
-        return f"there are {len(logits)} levels, more than {MOST_LEVELS}"
-    if torch.is_grad_enabled() and any(level.requires_grad for level in (*logits, *deltas)):
-        return "gradients are recorded; detect under torch.no_grad() or torch.inference_mode()"
-    return None
 
 
 def _loss_options(model: Any) -> dict[str, Any]:
@@ -243,7 +152,7 @@ def _detect_options(model: Any, logits: Sequence[Tensor]) -> dict[str, Any]:
 def _same_for_all_images(generator: nn.Module) -> bool:
     """torchvision's ``AnchorGenerator.forward`` makes the anchors once and repeats them for each image."""
     owner = sys.modules["torchvision.models.detection.anchor_utils"].AnchorGenerator
-    return not overridden(generator, "forward", owner) and not _has_hooks(generator)
+    return not overridden(generator, "forward", owner) and not has_hooks(generator)
 
 
 def _in_float64(detection: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -256,11 +165,7 @@ def _warn(method: str, obstacle: str) -> None:
     )
 
 
-def _torchvision() -> Any:
-    return sys.modules["torchvision.models.detection.retinanet"]
-
-
 @cache
 def _postprocess_with_our_nms() -> Any:
     box_ops = box_ops_with_our_nms(sys.modules["torchvision.ops.boxes"])
-    return rebind(_torchvision().RetinaNet.postprocess_detections, {"box_ops": box_ops})
+    return rebind(torchvision_module().RetinaNet.postprocess_detections, {"box_ops": box_ops})
