@@ -99,15 +99,15 @@ def test_mixtures_of_levels_and_tensors() -> None:
 
 
 def outer(x: int, *, y: int = 2) -> tuple[str, int]:
-    return helper(), x + y
+    return looked_up(), x + y
 
 
-def helper() -> str:
+def looked_up() -> str:
     return "own"
 
 
 def test_a_rebound_function() -> None:
-    bound = rebind(outer, {"helper": lambda: "other"})  # type: ignore[arg-type]
+    bound = rebind(outer, {"looked_up": lambda: "other"})  # type: ignore[arg-type]
     assert (bound(1), bound(1, y=5), outer(1)) == (("other", 3), ("other", 6), ("own", 3))
     assert (bound.__name__, bound.__qualname__, bound.__module__) == ("outer", "outer", __name__)
 
