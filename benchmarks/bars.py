@@ -149,6 +149,9 @@ BARS: dict[str, list[Bar]] = {
             for op in ("batched_nms", "box_iou", "encode_boxes", "decode_boxes")
         ),
         share_of("evaluation/postprocess", "evaluation/model", 0.02),
+        faster("accelerate/loss", TV, 30),
+        faster("accelerate/rest", TV, 0.97),  # not slower; it lacks a permute and a concatenate
+        faster("accelerate/postprocess", TV, 20),
     ],
     "cuda": [  # an H200
         *(
@@ -173,5 +176,8 @@ BARS: dict[str, list[Bar]] = {
         faster("retinanet_detect/16x800/bf16/channels_last", TV, 30),
         within("retinanet_detect/16x800/bf16/channels_last", 1e-3),
         share_of("evaluation/postprocess", "evaluation/model", 0.05),
+        faster("accelerate/loss", TV, 15),
+        faster("accelerate/rest", TV, 0.97),
+        faster("accelerate/postprocess", TV, 30),
     ],
 }

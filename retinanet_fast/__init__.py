@@ -4,23 +4,30 @@
 ``retinanet_fast.reference``     the same names in a few lines of plain PyTorch each
 ``retinanet_fast.nn``            anchors and transforms
 ``retinanet_fast.models``        RetinaNet and its builders
+``retinanet_fast.accelerate``    lets torchvision's RetinaNet, FCOS, SSD and R-CNNs run on the ops
+``retinanet_fast.compat``        other libraries' functions over the ops: torchvision, fvcore, detectron2, mmcv, ...
 ``retinanet_fast.load_weights``  gives a model its weights, from torchvision's, detectron2's and mmdetection's files too
 ``retinanet_fast.synchronize_errors``   raises now what the GPU found wrong in labels or boxes
 ``retinanet_fast.release_kept_memory``  gives back the memory of large CPU results
 
 All of these are imported when they are first used: ``import retinanet_fast`` alone does not import torch.
+``python -m retinanet_fast.selftest`` checks every op on this machine.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retinanet_fast import models, nn, ops, reference
+    from retinanet_fast import acceleration, compat, models, nn, ops, reference
+    from retinanet_fast.acceleration import accelerate
     from retinanet_fast.models import load_weights
 
 __version__ = "0.1.0"
 __all__ = [
+    "accelerate",
+    "acceleration",
     "build_info",
+    "compat",
     "load_weights",
     "models",
     "nn",
@@ -30,7 +37,7 @@ __all__ = [
     "synchronize_errors",
 ]
 
-_MODULES = ("models", "nn", "ops", "reference")
+_MODULES = ("acceleration", "compat", "models", "nn", "ops", "reference")
 
 
 def build_info() -> dict[str, Any]:
@@ -66,6 +73,10 @@ def release_kept_memory() -> None:
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"retinanet_fast.{name}")
+    if name == "accelerate":
+        from retinanet_fast.acceleration import accelerate
+
+        return accelerate
     if name == "load_weights":
         from retinanet_fast.models import load_weights
 

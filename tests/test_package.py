@@ -40,7 +40,7 @@ def package_without_extension(folder: Path) -> Path:
     return copied
 
 
-@pytest.mark.parametrize("name", ["models", "nn", "ops", "reference"])
+@pytest.mark.parametrize("name", ["acceleration", "models", "nn", "ops", "reference"])
 def test_a_part_is_an_attribute(name: str) -> None:
     found = python(f"import retinanet_fast; print(retinanet_fast.{name}.__name__)")
     assert found == f"retinanet_fast.{name}"
