@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from retinanet_fast import ops
 
-__all__ = ["batched_nms", "box_ops_with_our_nms", "rebind", "sigmoid_focal_loss"]
+__all__ = ["box_ops_with_our_nms", "rebind"]
 
 
 def rebind(function: FunctionType, names: Mapping[str, Any]) -> FunctionType:
@@ -33,29 +30,5 @@ def rebind(function: FunctionType, names: Mapping[str, Any]) -> FunctionType:
 def box_ops_with_our_nms(box_ops: ModuleType) -> ModuleType:
     """A copy of ``torchvision.ops.boxes`` that has our NMS."""
     copied = ModuleType(box_ops.__name__, box_ops.__doc__)
-    vars(copied).update({**vars(box_ops), "nms": nms, "batched_nms": batched_nms})
+    vars(copied).update({**vars(box_ops), "nms": ops.nms, "batched_nms": ops.batched_nms})
     return copied
-
-
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """``ops.nms``, of boxes and scores in one dtype: under autocast torchvision takes a mixture."""
-    return ops.nms(*_same_dtype(boxes, scores), iou_threshold)
-
-
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """``ops.batched_nms``, of boxes and scores in one dtype: under autocast torchvision takes a mixture."""
-    return ops.batched_nms(*_same_dtype(boxes, scores), idxs, iou_threshold)
-
-
-def _same_dtype(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(boxes.dtype, scores.dtype)
-    return boxes.to(dtype), scores.to(dtype)
-
-
-def sigmoid_focal_loss(
-    inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
-) -> Tensor:
-    """``ops.sigmoid_focal_loss``, which under autocast, as torchvision's, returns float32 for half types."""
-    if inputs.dtype != torch.float64 and torch.is_autocast_enabled(inputs.device.type):
-        inputs, targets = inputs.float(), targets.float()
-    return ops.sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)

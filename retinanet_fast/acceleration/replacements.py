@@ -9,8 +9,9 @@ from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
+from retinanet_fast import ops
 from retinanet_fast.acceleration import retinanet
-from retinanet_fast.acceleration.rebind import box_ops_with_our_nms, rebind, sigmoid_focal_loss
+from retinanet_fast.acceleration.rebind import box_ops_with_our_nms, rebind
 
 __all__ = ["Replacement", "detection", "replacement_of"]
 
@@ -71,7 +72,7 @@ def _replacements() -> dict[Any, Replacement]:
 
     values: dict[str, Any] = {
         "box_ops": box_ops_with_our_nms(sys.modules[_HOMES["box_ops"]]),
-        "sigmoid_focal_loss": sigmoid_focal_loss,
+        "sigmoid_focal_loss": ops.sigmoid_focal_loss,
     }
     loss_names = ("box_ops", "sigmoid_focal_loss", "_box_loss")
     nms_names = ("box_ops",)
