@@ -8,7 +8,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,23 @@ class Harness:
         return Plan(min(MAX_ROUNDS, max(least, int(self.budget / (seconds * calls)))), calls)
 
     def time(self, call: Call) -> Timing:
-        plan = self.plan(call)
+        return self.time_in_turn([call])[0]
+
+    def time_in_turn(self, calls: Sequence[Call]) -> list[Timing]:
+        """One round of each call after another, the next time in the other order: what drifts meets all of them."""
+        plans = [self.plan(call) for call in calls]
+        rounds = min((plan.rounds for plan in plans), default=0)
+        samples: list[list[float]] = [[] for _ in calls]
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return Timing.of([self._sample(call, plan.calls) for _ in range(plan.rounds)], plan)
+            for round_ in range(rounds):
+                for i in range(len(calls)) if round_ % 2 == 0 else reversed(range(len(calls))):
+                    samples[i].append(self._sample(calls[i], plans[i].calls))
         finally:
             if collecting:
                 gc.enable()
+        return [Timing.of(own, Plan(rounds, plan.calls)) for own, plan in zip(samples, plans, strict=True)]
 
     def once(self, call: Call) -> tuple[Any, Timing]:
         """The result of one call, and its wall-clock time without any warm-up."""

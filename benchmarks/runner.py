@@ -72,6 +72,9 @@ class Runner:
             return
         case = workload.make(self.setting)
         expected, twin_timing = self.expected(case)
+        if case.in_turn:
+            yield from self.run_in_turn(workload, case, names, expected)
+            return
         for name in names:
             row = self.blank_row(workload, name, case)
             try:
@@ -85,6 +88,29 @@ class Runner:
                 continue
             except Exception as error:  # a peer's failure is a result, and must not end the run
                 row.error = one_line(error)
+            yield row
+
+    def run_in_turn(
+        self, workload: Workload, case: Case, names: Sequence[str], expected: Any
+    ) -> Iterator[Row]:
+        """The same with the rounds of all providers in turn."""
+        rows, calls = [], []
+        for name in names:
+            row = self.blank_row(workload, name, case)
+            try:
+                call = PROVIDERS[name].bind(case)
+                row.check = self.check(case, name, call, expected)
+                calls.append(call)
+            except Unavailable:
+                continue
+            except Exception as error:
+                row.error = one_line(error)
+            rows.append(row)
+        timings = iter(zip(calls, self.harness.time_in_turn(calls), strict=True))
+        for row in rows:
+            if row.error is None:
+                call, timing = next(timings)
+                self.fill(row, case, timing, self.harness.memory(call))
             yield row
 
     def expected(self, case: Case) -> tuple[Any, Timing | None]:

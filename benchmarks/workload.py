@@ -49,6 +49,9 @@ class Case:
     peer_tolerance: float | None = None  # for torchvision, if it computes in a narrower type
     peer_rows: float = 1.0  # the fraction of values on which torchvision must agree, whose ties are undefined
     checked: bool = True  # False if the twin itself could not finish
+    in_turn: bool = (
+        False  # rounds of all providers alternate: for calls of seconds that are compared to some percent
+    )
 
     @property
     def gradient_bytes(self) -> int:

@@ -99,6 +99,15 @@ def test_peak_memory_counts_what_is_alive_at_once() -> None:
         assert 19 * mib < memory.resident < 37 * mib
 
 
+def test_rounds_in_turn_change_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    calls = [lambda: order.append("a"), lambda: order.append("b")]
+    monkeypatch.setattr(Harness, "plan", lambda self, call: Plan(3 if call is calls[0] else 5, 1))
+    first, second = Harness(CPU).time_in_turn(calls)
+    assert order == ["a", "b", "b", "a", "a", "b"]  # as many rounds as the slowest has
+    assert first.plan == second.plan == Plan(3, 1)
+
+
 def test_copy_is_measured_once_a_size() -> None:
     measured = Harness(CPU, budget=0.001)
     first = measured.copy_seconds(1 << 20)
@@ -201,8 +210,9 @@ def fake_op(monkeypatch: pytest.MonkeyPatch) -> Runner:
     return Runner(Harness(CPU, budget=0.001), QUICK, {}, tuple(PROVIDERS))
 
 
-def test_runner_reports_wrong_failing_and_missing_providers(fake_op: Runner) -> None:
-    case = Case(op="double", args=(torch.ones(4),), shape="4", bytes_moved=32)
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_runner_reports_wrong_failing_and_missing_providers(fake_op: Runner, in_turn: bool) -> None:
+    case = Case(op="double", args=(torch.ones(4),), shape="4", bytes_moved=32, in_turn=in_turn)
     workload = Workload("double", lambda _: case, ("ours", "eager", "compile", "torchvision"))
     rows = {row.provider: row for row in fake_op.run(workload)}
     assert set(rows) == {"ours", "eager", "torchvision"}  # compile could not be imported

@@ -107,6 +107,7 @@ def _case(
         bytes_moved=settings.pop("bytes_moved", nbytes(*logits, *deltas)),
         # torchvision's result is what ours is compared with, in the place of an eager twin's.
         calls={"ours": ours, "torchvision": theirs, "eager": theirs},
+        in_turn=True,
         **settings,
     )
 
