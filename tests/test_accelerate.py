@@ -655,6 +655,29 @@ def test_verify_raises_what_the_model_raises_and_keeps_it() -> None:
 # --- errors
 
 
+def test_verify_says_where_nothing_was_detected(capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_retinanet()
+    model.score_thresh = 1.0
+    accelerate(model, verify=batch())
+    assert "verified detections, of which this batch has none to compare" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("verify", "message"),
+    [
+        (3, "expected verify as .images, targets. or images, lists as the model takes them, got int"),
+        (torch.zeros(2, 3, 64, 64), "got Tensor"),
+        (([torch.zeros(3, 64, 64)] * 2, [{}]), "expected verify with a target for each of 2 images, got 1"),
+    ],
+)
+def test_a_batch_that_is_none_changes_nothing(verify: Any, message: str) -> None:
+    model = accelerate(tiny_retinanet())
+    kind = type(model)
+    with pytest.raises(ValueError, match=message):
+        accelerate(model, verify=verify)
+    assert type(model) is kind
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match="no verify with undo=True"):
         accelerate(tiny_retinanet(), verify=batch(), undo=True)

@@ -6,7 +6,7 @@ import warnings
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 
 from retinanet_fast.acceleration.plan import Step, detectors
 from retinanet_fast.acceleration.report import Report, make_report, steps_or_error
@@ -62,7 +62,8 @@ def accelerate(model: Module, verify: Any = None, undo: bool = False) -> Module:
 
     Raises:
         TypeError: no detector was found.
-        ValueError: ``verify`` found a difference above its tolerance. The model then has its own methods.
+        ValueError: ``verify`` is no batch, or found a difference above its tolerance. In the second case the model then
+            has its own methods.
     """
     steps = steps_or_error(model)
     if undo:
@@ -70,11 +71,12 @@ def accelerate(model: Module, verify: Any = None, undo: bool = False) -> Module:
             raise ValueError("accelerate: expected no verify with undo=True; there is nothing to compare")
         _restore(model, steps)
         return model
+    batch = None if verify is None else parse_batch(verify)
     _restore(model, steps)
-    if verify is None:
+    if batch is None:
         _replace(steps)
     else:
-        _replace_verified(model, steps, verify)
+        _replace_verified(model, steps, *batch)
     _warn_of(steps)
     return model
 
@@ -105,8 +107,7 @@ def _restore(model: nn.Module, steps: list[Step]) -> None:
         _DIFFERENCES.pop(module, None)
 
 
-def _replace_verified(model: nn.Module, steps: list[Step], batch: Any) -> None:
-    images, targets = parse_batch(batch)
+def _replace_verified(model: nn.Module, steps: list[Step], images: list[Tensor], targets: Any) -> None:
     found = detectors(model)
     before = _results(found, images, targets)
     _replace(steps)

@@ -74,11 +74,24 @@ class Results:
 
 
 def parse_batch(batch: Any) -> tuple[list[Tensor], list[Target] | None]:
-    """``(images, targets)`` or images alone."""
+    """``(images, targets)`` or images alone.
+
+    Raises:
+        ValueError: anything else, or another number of targets than of images.
+    """
+    images, targets = batch, None
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and not isinstance(batch[1], Tensor):
         images, targets = batch
-        return list(images), None if targets is None else list(targets)
-    return list(batch), None
+    if not isinstance(images, (tuple, list)) or not all(isinstance(image, Tensor) for image in images):
+        raise ValueError(
+            "accelerate: expected verify as (images, targets) or images, lists as the model takes them, "
+            f"got {type(images).__name__}"
+        )
+    if targets is not None and len(targets) != len(images):
+        raise ValueError(
+            f"accelerate: expected verify with a target for each of {len(images)} images, got {len(targets)}"
+        )
+    return list(images), None if targets is None else list(targets)
 
 
 def results(model: nn.Module, images: Sequence[Tensor], targets: Sequence[Target] | None) -> Results:
@@ -130,6 +143,9 @@ def _compare_detections(
         if rows:
             score_gap = max(score_gap, float(scores[rows, columns].max()))
             box_gap = max(box_gap, float(boxes[rows, columns].max()))
+    if total == 0:
+        what = "detections, of which this batch has none to compare (at a lower score_thresh it would)"
+        return [Difference(f"{at}{what}", alone, 0.0)]
     return [
         Difference(f"{at}score", score_gap, tolerance.score),
         Difference(f"{at}box, pixels", box_gap, limit),
