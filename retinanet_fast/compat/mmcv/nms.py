@@ -14,6 +14,12 @@ from torch import Tensor
 from retinanet_fast import ops
 from retinanet_fast.compat.mmcv._soft_nms import METHODS, soft_nms_loop
 
+# Of nms_cfg, besides type, class_agnostic, split_thr and iou_thr.
+KNOWN_SETTINGS = {
+    "nms": ("iou_threshold", "offset", "score_threshold", "max_num"),
+    "soft_nms": ("iou_threshold", "sigma", "min_score", "method", "offset", "max_num"),
+}
+
 Array = TypeVar("Array", Tensor, np.ndarray)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -143,6 +149,10 @@ def batched_nms(
     if "iou_thr" in settings:
         settings["iou_threshold"] = settings.pop("iou_thr")
     kind = settings.pop("type", "nms")
+    if unknown := sorted(settings.keys() - KNOWN_SETTINGS.get(kind, settings.keys())):
+        raise TypeError(
+            f"batched_nms: expected nms_cfg with {', '.join(KNOWN_SETTINGS[kind])}, got {unknown[0]}"
+        )
     if kind == "nms":
         kept = _nms_indices(boxes, scores, classes, **settings)
         return torch.cat((boxes[kept], scores[kept][:, None]), dim=-1), kept
@@ -243,7 +253,11 @@ def _soft_nms(
 
 
 def _as_tensor(array: Array) -> Tensor:
-    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+    if isinstance(array, np.ndarray):
+        return torch.from_numpy(array)
+    if not isinstance(array, Tensor):
+        raise TypeError(f"nms: expected tensors or numpy arrays, got {type(array).__name__}")
+    return array
 
 
 def _like(example: Array, result: Tensor) -> Array:
