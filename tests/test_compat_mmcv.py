@@ -265,7 +265,9 @@ def test_errors_say_what_was_expected(
 
 
 def test_an_unknown_setting_of_nms_cfg_is_an_error() -> None:
-    with pytest.raises(TypeError, match=r"expected nms_cfg with iou_threshold, offset, .* max_num, got sigma"):
+    with pytest.raises(
+        TypeError, match=r"expected nms_cfg with iou_threshold, offset, .* max_num, got sigma"
+    ):
         mmcv.batched_nms(
             torch.zeros(2, 4), torch.zeros(2), LABEL, {"type": "nms", "iou_threshold": 0.5, "sigma": 1}
         )
