@@ -1,7 +1,8 @@
-"""Our pyramid on other networks: one's own, timm's, torchvision's; and timm's by a recipe's arch."""
+"""Our pyramid on other networks: one's own, timm's, torchvision's; the latter also by a recipe's arch."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from retinanet_fast import models
 from retinanet_fast.engine import checkpoint as checkpoints
+from retinanet_fast.engine.backbones import TORCHVISION_LEVELS, network_of_another_library
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.coco import Category
 from retinanet_fast.engine.errors import InputError
@@ -158,13 +160,54 @@ def test_a_recipe_with_a_network_of_timms(arch: str) -> None:
     train_and_detect(build_model(SMALL.replace(arch=arch), 3))
 
 
-@needs_timm
-def test_a_checkpoint_of_a_network_of_timms(tmp_path: Path) -> None:
+@needs_torchvision
+@pytest.mark.parametrize("arch", ["torchvision/mobilenet_v3_small", "torchvision/regnet_y_400mf"])
+def test_a_recipe_with_a_network_of_torchvisions(arch: str) -> None:
+    train_and_detect(build_model(SMALL.replace(arch=arch), 3))
+
+
+@needs_torchvision
+@pytest.mark.parametrize("nodes", TORCHVISION_LEVELS.items(), ids=lambda nodes: nodes[1][0])
+def test_the_levels_of_each_of_torchvisions_families(nodes: tuple[str, tuple[str, ...]]) -> None:
+    """``backbone_with_fpn`` checks the strides; the smallest name of a family stands for it."""
+    kind, _ = nodes
+    name = min(
+        (n for n in torchvision.models.list_models() if re.fullmatch(kind, n)), key=lambda n: (len(n), n)
+    )
+    body = network_of_another_library(f"torchvision/{name}")
+    assert body is not None
+    assert models.backbone_with_fpn(body, out_channels=8).out_channels == 8
+
+
+@needs_torchvision
+def test_networks_that_torchvision_has_not() -> None:
+    for name in ("vit_b_16", "resnet51"):
+        with pytest.raises(
+            InputError, match=f"arch torchvision/{name}: expected one of torchvision's ResNets"
+        ):
+            build_model(SMALL.replace(arch=f"torchvision/{name}"), 3)
+
+
+def test_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(InputError, match=r"torchvision is not installed: pip install torchvision$"):
+        build_model(SMALL.replace(arch="torchvision/resnet18"), 3)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param("timm/resnet18", marks=needs_timm),
+        pytest.param("torchvision/shufflenet_v2_x0_5", marks=needs_torchvision),
+    ],
+)
+def test_a_checkpoint_of_a_network_of_another_library(arch: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build_model(SMALL, 3).eval()
+    recipe = SMALL.replace(arch=arch)
+    model = build_model(recipe, 3).eval()
     categories = [Category(1, "a"), Category(2, "b")]
     path = tmp_path / checkpoints.LAST
-    checkpoints.Checkpoint(model.state_dict(), SMALL, categories, epoch=1).save(path)
+    checkpoints.Checkpoint(model.state_dict(), recipe, categories, epoch=1).save(path)
     restored = restore_model(checkpoints.load(path), path, torch.device("cpu"))
     images = torch.rand(1, 3, 64, 64)
     for a, b in zip(model.backbone(images), restored.backbone(images), strict=True):

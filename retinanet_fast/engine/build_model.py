@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from retinanet_fast import models
+from retinanet_fast.engine.backbones import network_of_another_library
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import V2, Recipe
-from retinanet_fast.models.backbone import STRIDES
 from retinanet_fast.models.resnet import ARCHITECTURES
 from retinanet_fast.nn import AnchorGenerator
 
-TIMM = "timm/"  # before the name of a model of timm's, as an arch
 # Channels per group of the head's group norm: 256 channels in 32 groups.
 GROUP_CHANNELS = 8
 # Standard deviation of the head's weights, as in the paper.
@@ -28,10 +27,11 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     As in torchvision, the backbone's batch norm is trained where the model starts from scratch. Where the recipe
     starts from given weights (``init``, which only training reads), batch norm and the backbone's first layers are
     frozen. ``resnet50_v2`` is torchvision's v2: its batch norm is always trained, its head has group norm, P6 is
-    computed from C5, and the box loss is GIoU. Of timm's networks (``timm/NAME``) everything is always trained.
+    computed from C5, and the box loss is GIoU. Of the networks of timm and torchvision (``timm/NAME``,
+    ``torchvision/NAME``) everything is always trained.
 
     Raises:
-        InputError: no such architecture, or timm is not installed.
+        InputError: no such architecture, or its library is not installed.
     """
     sizes = [(size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in recipe.anchor_sizes]
     keywords: dict[str, Any] = {
@@ -59,40 +59,23 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
 
 def _backbone(recipe: Recipe) -> nn.Module:
     channels = recipe.fpn_channels
-    if recipe.arch.startswith(TIMM):
+    body = network_of_another_library(recipe.arch)
+    if body is not None:
         try:
-            return models.backbone_with_fpn(_timm_body(recipe.arch), out_channels=channels)
+            return models.backbone_with_fpn(body, out_channels=channels)
         except ValueError as error:
             raise InputError(f"arch {recipe.arch}: {error}") from None
     if recipe.arch not in [*ARCHITECTURES, V2]:
         known = ", ".join([*ARCHITECTURES, V2])
-        raise InputError(f"arch {recipe.arch}: expected one of {known}, or timm/NAME")
+        raise InputError(f"arch {recipe.arch}: expected one of {known}, timm/NAME or torchvision/NAME")
     v2, pretrained = recipe.arch == V2, bool(recipe.init)
     norm = models.FrozenBatchNorm2d if pretrained and not v2 else nn.BatchNorm2d
-    body = models.ResNet(ARCHITECTURES["resnet50" if v2 else recipe.arch], norm)
+    own = models.ResNet(ARCHITECTURES["resnet50" if v2 else recipe.arch], norm)
     if pretrained:
-        body.freeze_all_but(recipe.trainable_layers)
-    top = models.LastLevelP6P7(body.out_channels[-1] if v2 else channels, channels)
-    pyramid = models.FeaturePyramidNetwork(body.out_channels, channels, top)
-    return models.BackboneWithFPN(body, pyramid, channels)
-
-
-def _timm_body(arch: str) -> nn.Module:
-    """A network of timm's that returns C3, C4 and C5, with fresh weights."""
-    try:
-        import timm
-    except ImportError:
-        raise InputError(f"arch {arch}: timm is not installed: pip install timm") from None
-    name = arch.removeprefix(TIMM)
-    try:
-        with torch.device("meta"):  # without the time to draw the weights
-            info = timm.create_model(name, features_only=True).feature_info
-        strides = info.reduction()
-        levels = [info.out_indices[strides.index(stride)] for stride in STRIDES]
-        return timm.create_model(name, features_only=True, out_indices=levels)
-    except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"arch {arch}: timm has no levels of strides 8, 16 and 32 of it: {reason}") from None
+        own.freeze_all_but(recipe.trainable_layers)
+    top = models.LastLevelP6P7(own.out_channels[-1] if v2 else channels, channels)
+    pyramid = models.FeaturePyramidNetwork(own.out_channels, channels, top)
+    return models.BackboneWithFPN(own, pyramid, channels)
 
 
 def start_near_identity(model: nn.Module) -> None:

@@ -38,7 +38,7 @@ class Recipe:
     # Model
     arch: str = _value(
         "resnet50",
-        "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ..., or timm/NAME of a model of timm's",
+        "backbone: resnet18 ... resnet152, resnext101_32x8d, resnet50_v2, ..., or timm/NAME, torchvision/NAME",
     )
     fpn_channels: int = _value(256, "channels of the feature pyramid and of the head")
     head_norm: bool = _value(
@@ -50,10 +50,11 @@ class Recipe:
     init: str = _value(
         "",
         "file of weights to start from, a checkpoint, or torchvision's, detectron2's or mmdetection's; "
-        "freezes batch norm (not v2's or timm's)",
+        "freezes batch norm (not v2's, timm's or torchvision's)",
     )
     trainable_layers: int = _value(
-        3, "with init, how many of the backbone's 5 layers are trained, the last ones (all of timm's)"
+        3,
+        "with init, how many of the backbone's 5 layers are trained, the last ones (all of timm's and torchvision's)",
     )
     anchor_sizes: list[int] = field(
         default_factory=lambda: [32, 64, 128, 256, 512],
