@@ -18,7 +18,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from retinanet_fast.models.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing, fold, same_mean
+from retinanet_fast.models.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing, fold, notes_on_mean
 from retinanet_fast.models.weights.settings import Settings
 from retinanet_fast.models.weights.state import BBOX_REG, BODY, CLS_LOGITS, Weights
 
@@ -126,10 +126,7 @@ def _trained(state: dict[str, Tensor], caffe_style: bool | None) -> tuple[Prepro
         f"{'1x1' if caffe_style else '3x3'} convolutions"
         + ("" if said else f"; if not so, give caffe_style={not caffe_style}")
     ]
-    if not same_mean(trained):
-        rgb = trained.mean[::-1] if trained.bgr else trained.mean
-        notes.append(f"trained with image_mean={[round(m / 255, 4) for m in rgb]}: give it to RetinaNet")
-    return trained, caffe_style, notes
+    return trained, caffe_style, notes + notes_on_mean(trained)
 
 
 def _counts(state: dict[str, Tensor], renamed: dict[str, Tensor], source: str) -> tuple[int, int]:

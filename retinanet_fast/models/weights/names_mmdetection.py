@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from retinanet_fast.models.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing, fold, same_mean
+from retinanet_fast.models.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing, fold, notes_on_mean
 from retinanet_fast.models.weights.settings import Settings
 from retinanet_fast.models.weights.state import BBOX_REG, BODY, CLS_LOGITS, Weights
 
@@ -114,7 +114,4 @@ def _trained(config: str, caffe_style: bool | None) -> tuple[Preprocessing, bool
         f"mmdetection's, {'' if said else 'taken to be '}of style {'caffe' if caffe_style else 'pytorch'}"
         + ("" if said else f"; if not so, give caffe_style={not caffe_style}")
     ]
-    if not same_mean(trained):
-        order = trained.mean[::-1] if trained.bgr else trained.mean
-        notes.append(f"trained with image_mean={[round(m / 255, 4) for m in order]}: give it to RetinaNet")
-    return trained, caffe_style, notes
+    return trained, caffe_style, notes + notes_on_mean(trained)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["CAFFE", "TORCHVISION", "Preprocessing", "fold", "same_mean"]
+__all__ = ["CAFFE", "TORCHVISION", "Preprocessing", "fold", "notes_on_mean"]
 
 FIRST_CONV = ("backbone.body.conv1.weight", "conv1.weight")
 # Means of ImageNet are written with 2 to 5 digits.
@@ -51,7 +51,9 @@ def fold(state: dict[str, Tensor], trained: Preprocessing) -> dict[str, Tensor]:
     return state
 
 
-def same_mean(trained: Preprocessing) -> bool:
-    """Whether images were centred at ImageNet's mean, which ``fold`` takes for given."""
+def notes_on_mean(trained: Preprocessing) -> list[str]:
+    """What is left to do where images were not centred at ImageNet's mean, which ``fold`` takes for given."""
     mean: Sequence[float] = trained.mean[::-1] if trained.bgr else trained.mean
-    return all(abs(a - b) < MEAN_TOLERANCE for a, b in zip(mean, TORCHVISION.mean, strict=True))
+    if all(abs(a - b) < MEAN_TOLERANCE for a, b in zip(mean, TORCHVISION.mean, strict=True)):
+        return []
+    return [f"trained with image_mean={[round(m / 255, 4) for m in mean]}: give it to RetinaNet"]
