@@ -94,24 +94,27 @@ class Runner:
         self, workload: Workload, case: Case, names: Sequence[str], expected: Any
     ) -> Iterator[Row]:
         """The same with the rounds of all providers in turn."""
-        rows, calls = [], []
+        rows: list[Row] = []
+        calls: list[tuple[Row, Call]] = []
         for name in names:
             row = self.blank_row(workload, name, case)
             try:
                 call = PROVIDERS[name].bind(case)
                 row.check = self.check(case, name, call, expected)
-                calls.append(call)
+                calls.append((row, call))
             except Unavailable:
                 continue
             except Exception as error:
                 row.error = one_line(error)
             rows.append(row)
-        timings = iter(zip(calls, self.harness.time_in_turn(calls), strict=True))
-        for row in rows:
-            if row.error is None:
-                call, timing = next(timings)
+        try:
+            timings = self.harness.time_in_turn([call for _, call in calls])
+            for (row, call), timing in zip(calls, timings, strict=True):
                 self.fill(row, case, timing, self.harness.memory(call))
-            yield row
+        except Exception as error:  # whose call it was is not known
+            for row, _ in calls:
+                row.error = one_line(error)
+        yield from rows
 
     def expected(self, case: Case) -> tuple[Any, Timing | None]:
         """The twin's result, and the time of that one call."""

@@ -225,6 +225,20 @@ def test_runner_reports_wrong_failing_and_missing_providers(fake_op: Runner, in_
     assert "FAILED: RuntimeError: first line" in report.table_block(list(rows.values()), [])
 
 
+def test_a_call_that_fails_while_it_is_timed_in_turn_is_a_result(fake_op: Runner) -> None:
+    calls: list[int] = []
+
+    def fails_later() -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("out of memory")
+        return torch.ones(1)
+
+    case = blank_case(calls={name: fails_later for name in ("ours", "eager")}, checked=False, in_turn=True)
+    rows = list(fake_op.run(Workload("w", lambda _: case, ("ours", "eager"))))
+    assert [row.error for row in rows] == ["RuntimeError: out of memory"] * 2
+
+
 # --- bars
 
 
