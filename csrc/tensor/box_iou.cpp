@@ -11,6 +11,8 @@ namespace {
 
 constexpr const char* kOp = "box_iou";
 
+bool is_integral(const at::Tensor& boxes) { return c10::isIntegralType(boxes.scalar_type(), /*includeBool=*/false); }
+
 void check(const at::Tensor& boxes1, const at::Tensor& boxes2) {
   check_boxes(kOp, "boxes1", boxes1);
   check_boxes(kOp, "boxes2", boxes2);
@@ -25,16 +27,19 @@ at::ScalarType iou_dtype(const at::Tensor& boxes1, const at::Tensor& boxes2) {
 
 at::Tensor widened(const at::Tensor& boxes, at::ScalarType dtype) { return boxes.to(dtype).contiguous(); }
 
-bool is_integral(const at::Tensor& boxes) { return c10::isIntegralType(boxes.scalar_type(), /*includeBool=*/false); }
+// Integers as the floating point numbers that they are computed as, other boxes themselves. Areas of whole pixels are
+// exact in float64, and a quotient of two of them is rounded to float32 as torchvision's.
+at::Tensor floating(const at::Tensor& boxes, const at::Tensor& others) {
+  if (!is_integral(boxes)) return boxes;
+  return boxes.to(is_integral(others) ? at::kDouble : iou_dtype(boxes, others));
+}
 
 at::Tensor box_iou(const at::Tensor& boxes1,    // [N, 4]
                    const at::Tensor& boxes2) {  // [M, 4]
   const at::ScalarType dtype = iou_dtype(boxes1, boxes2);
-  if (is_integral(boxes1) && is_integral(boxes2)) {
-    // Areas of whole pixels are exact in float64, and the quotient is rounded to float32 as torchvision's.
-    return box_iou(boxes1.to(at::kDouble), boxes2.to(at::kDouble)).to(dtype);
+  if (is_integral(boxes1) || is_integral(boxes2)) {
+    return box_iou(floating(boxes1, boxes2), floating(boxes2, boxes1)).to(dtype);
   }
-  if (is_integral(boxes1) || is_integral(boxes2)) return box_iou(boxes1.to(dtype), boxes2.to(dtype));
   check(boxes1, boxes2);
   const at::Tensor first = widened(boxes1, dtype);
   const at::Tensor second = widened(boxes2, dtype);
@@ -113,10 +118,7 @@ at::Tensor box_iou_autograd(const at::Tensor& boxes1, const at::Tensor& boxes2) 
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.call(boxes1, boxes2);
   }
-  const auto floating = [&](const at::Tensor& boxes) {
-    return is_integral(boxes) ? boxes.to(iou_dtype(boxes1, boxes2)) : boxes;
-  };
-  return BoxIou::apply(floating(boxes1), floating(boxes2));
+  return BoxIou::apply(floating(boxes1, boxes2), floating(boxes2, boxes1));
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {

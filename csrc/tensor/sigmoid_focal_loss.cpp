@@ -49,24 +49,18 @@ at::ScalarType loss_dtype(const at::Tensor& inputs, const at::Tensor& targets, b
   return wide_loss ? at::promote_types(dtype, at::kFloat) : dtype;
 }
 
-// Whether the kernels read these tensors as they are. They want one dtype, and write the losses of the single elements
-// in it.
-bool needs_conversion(const at::Tensor& inputs, const at::Tensor& targets, Reduction reduction, bool wide_loss) {
-  const at::ScalarType dtype = common_dtype(inputs, targets);
-  return inputs.scalar_type() != dtype || (targets.is_floating_point() && targets.scalar_type() != dtype) ||
-         (reduction == Reduction::kNone && loss_dtype(inputs, targets, wide_loss) != dtype);
+// The one dtype that the kernels read, in which they also write the losses of the single elements.
+at::ScalarType kernel_dtype(const at::Tensor& inputs, const at::Tensor& targets, Reduction reduction, bool wide_loss) {
+  return reduction == Reduction::kNone ? loss_dtype(inputs, targets, wide_loss) : common_dtype(inputs, targets);
 }
 
-struct Converted {
-  at::Tensor inputs;
-  at::Tensor targets;
+bool have_dtype(const at::Tensor& inputs, const at::Tensor& targets, at::ScalarType dtype) {
+  return inputs.scalar_type() == dtype && (!targets.is_floating_point() || targets.scalar_type() == dtype);
+}
 
-  Converted(const at::Tensor& x, const at::Tensor& t, Reduction reduction, bool wide_loss) {
-    const at::ScalarType dtype = reduction == Reduction::kNone ? loss_dtype(x, t, wide_loss) : common_dtype(x, t);
-    inputs = x.to(dtype);
-    targets = t.is_floating_point() ? t.to(dtype) : t;
-  }
-};
+at::Tensor soft_targets_to(const at::Tensor& targets, at::ScalarType dtype) {
+  return targets.is_floating_point() ? targets.to(dtype) : targets;
+}
 
 // `tensor` in the dense layout of `like`: itself where it has that already.
 at::Tensor with_layout_of(const at::Tensor& like, const at::Tensor& tensor) {
@@ -121,9 +115,10 @@ struct LossAndGradient {
 LossAndGradient compute(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
                         Reduction reduction, bool wide_loss, bool with_gradient) {
   check(inputs, targets, alpha, gamma);
-  if (needs_conversion(inputs, targets, reduction, wide_loss)) {
-    const Converted same(inputs, targets, reduction, wide_loss);
-    return compute(same.inputs, same.targets, alpha, gamma, reduction, wide_loss, with_gradient);
+  const at::ScalarType dtype = kernel_dtype(inputs, targets, reduction, wide_loss);
+  if (!have_dtype(inputs, targets, dtype)) {
+    return compute(inputs.to(dtype), soft_targets_to(targets, dtype), alpha, gamma, reduction, wide_loss,
+                   with_gradient);
   }
   const Prepared prepared(inputs, targets);
   LossAndGradient result;
@@ -253,11 +248,10 @@ at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tenso
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.call(inputs, targets, alpha, gamma, reduction, wide_loss);
   }
-  const Reduction kind = parse_reduction(kOp, reduction);
-  if (needs_conversion(inputs, targets, kind, wide_loss)) {
+  const at::ScalarType dtype = kernel_dtype(inputs, targets, parse_reduction(kOp, reduction), wide_loss);
+  if (!have_dtype(inputs, targets, dtype)) {  // converted here, where autograd records it
     check(inputs, targets, alpha, gamma);
-    const Converted same(inputs, targets, kind, wide_loss);  // recorded by autograd
-    return op.call(same.inputs, same.targets, alpha, gamma, reduction, wide_loss);
+    return op.call(inputs.to(dtype), soft_targets_to(targets, dtype), alpha, gamma, reduction, wide_loss);
   }
   return SigmoidFocalLoss::apply(inputs, targets, alpha, gamma, std::string(reduction), wide_loss);
 }

@@ -78,12 +78,12 @@ at::Tensor softmax_focal_loss(const at::Tensor& inputs,   // [N, C]
                               bool wide_loss) {
   const Reduction reduction = parse_reduction(kOp, reduction_name);
   check(inputs, targets, class_weights, alpha, gamma);
+  const at::ScalarType dtype = loss_dtype(inputs, wide_loss);
+  if (reduction == Reduction::kNone && dtype != inputs.scalar_type()) {  // a row's loss has the dtype of its logits
+    return softmax_focal_loss(inputs.to(dtype), targets, class_weights, alpha, gamma, reduction_name, wide_loss);
+  }
   const Prepared prepared(inputs, targets, class_weights);
   if (reduction == Reduction::kNone) {
-    const at::ScalarType dtype = loss_dtype(inputs, wide_loss);
-    if (dtype != inputs.scalar_type()) {  // the kernel writes a row's loss in the logits' dtype
-      return softmax_focal_loss(inputs.to(dtype), targets, class_weights, alpha, gamma, reduction_name, wide_loss);
-    }
     at::Tensor loss = at::empty({inputs.size(0)}, inputs.options());
     if (loss.numel() == 0) return loss;
     SoftmaxFocalLossParams params = prepared.params(alpha, gamma, reduction);
@@ -91,7 +91,7 @@ at::Tensor softmax_focal_loss(const at::Tensor& inputs,   // [N, C]
     prepared.run(params);
     return loss;
   }
-  at::Tensor sum = at::empty({}, inputs.options().dtype(loss_dtype(inputs, wide_loss)));
+  at::Tensor sum = at::empty({}, inputs.options().dtype(dtype));
   // As torch has it: the sum over nothing is 0, its mean NaN.
   if (inputs.size(0) == 0) return sum.fill_(reduction == Reduction::kSum ? 0.0 : NAN);
   SoftmaxFocalLossParams params = prepared.params(alpha, gamma, reduction);

@@ -17,10 +17,9 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         boxes2: ``[M, 4]``, on the same device. Of two dtypes the wider is the one to compute in.
 
     Returns:
-        ``[N, M]`` in float32, or float64 where boxes are float64; areas of integer boxes are exact (below 2^53);
-        ``nan`` for a pair of boxes without area (0 / 0) or with
-        a NaN corner. Differentiable by both. Where two corners coincide, the gradient is shared evenly, as in
-        ``torch.maximum``.
+        ``[N, M]`` in float32, or float64 where boxes are float64; ``nan`` for a pair of boxes without area (0 / 0) or
+        with a NaN corner. Areas of integer boxes are exact (below 2^53). Differentiable by both. Where two corners
+        coincide, the gradient is shared evenly, as in ``torch.maximum``.
 
     Raises:
         ValueError: a shape that is not ``[N, 4]``, or boxes on different devices.

@@ -19,10 +19,11 @@ class Settings(NamedTuple):
     a model's weights come back with them.
     """
 
-    frozen_eps: float | None = None  # of the frozen batch norms
-    stride_in_1x1: bool | None = (
-        None  # the stride of a bottleneck: in its first convolution, as in Caffe's ResNets
-    )
+    # The eps of the frozen batch norms.
+    frozen_eps: float | None = None
+    # Whether a bottleneck's stride is in its first convolution, as in Caffe's ResNets.
+    stride_in_1x1: bool | None = None
+    # Whether there is a ReLU between P6 and P7.
     relu_before_p7: bool | None = None
 
     def apply(self, model: nn.Module) -> list[str]:
