@@ -4,7 +4,7 @@ usage: generate_bindings.py cpp|stub FILE...
 
 Reads each `// comment` with the `define_op<...>(m, "schema")` below it in csrc/tensor/*.cpp. `cpp` prints the pybind11
 definitions that bindings.cpp includes; `stub` prints retinanet_fast/_C.pyi (`make format` writes it, a test compares).
-Backward ops have no comment and get no function: only the dispatcher calls them.
+Ops of autograd have no comment and get no function: only the dispatcher calls them.
 """
 
 import re

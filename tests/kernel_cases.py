@@ -208,6 +208,34 @@ def match(counts: tuple[int, ...], low_quality: bool, as_grid: bool) -> Case:
     return case
 
 
+def padded(
+    boxes: list[Tensor], labels: list[Tensor] | None = None, room: int = 2
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes [B, G, 4], labels [B, G] and counts [B], with padding that no kernel may take for a box."""
+    counts = torch.tensor([len(rows) for rows in boxes], device=boxes[0].device)
+    all_boxes = boxes[0].new_full((len(boxes), max(map(len, boxes)) + room, 4), torch.nan)
+    all_labels = torch.full(all_boxes.shape[:2], -7, device=all_boxes.device)
+    for image, rows in enumerate(boxes):
+        all_boxes[image, : len(rows)] = rows
+        if labels is not None:
+            all_labels[image, : len(rows)] = labels[image]
+    return all_boxes, all_labels, counts
+
+
+def match_padded(counts: tuple[int, ...], low_quality: bool) -> Case:
+    def case(device: str, dtype: torch.dtype) -> list[Tensor]:
+        boxes, _, real = padded([random_boxes(n, seed=n, device=device) for n in counts])
+        grid = GRID.to(device)
+        return [
+            ops.match_anchors(
+                anchors, boxes, gt_counts=real, allow_low_quality_matches=low_quality, match_zero_iou=False
+            )
+            for anchors in (grid, grid.boxes())
+        ]
+
+    return case
+
+
 def slice_of(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     """The same values inside a larger tensor: no image, cell or plane begins where a 16-byte vector does."""
     wide = x.new_zeros(x.shape[0], x.shape[1] + 3, *x.shape[2:]).contiguous(memory_format=memory_format)
@@ -243,6 +271,7 @@ def loss(
     sliced: bool = False,
     grid: AnchorGrid = GRID,
     deltas_dtype: dict[torch.dtype, torch.dtype] | None = None,
+    pad: bool = False,
 ) -> Case:
     def case(device: str, dtype: torch.dtype) -> list[Tensor]:
         logits, deltas = head(classes, device, dtype, channels_last, grid, sliced=sliced)
@@ -250,7 +279,12 @@ def loss(
             deltas = [x.detach().to(deltas_dtype[dtype]).requires_grad_() for x in deltas]
         gt_boxes = [random_boxes(n, seed=n + 1, device=device) for n in counts]
         gt_labels = [torch.arange(n, device=device) % classes for n in counts]
-        losses = ops.retinanet_loss(logits, deltas, grid.to(device), gt_boxes, gt_labels, box_loss=box_loss)
+        targets, real = (gt_boxes, gt_labels), None
+        if pad:
+            *targets, real = padded(gt_boxes, gt_labels)
+        losses = ops.retinanet_loss(
+            logits, deltas, grid.to(device), *targets, gt_counts=real, box_loss=box_loss
+        )
         total = -2 * losses["classification"] + 3 * losses["bbox_regression"]
         return [*losses.values(), *torch.autograd.grad(total, [*logits, *deltas])]
 
@@ -338,6 +372,11 @@ CASES: dict[str, Case] = {
         for as_grid in (True, False)
     },
     **{
+        f"match_anchors-padded-{counts}-{low_quality}": match_padded(counts, low_quality)
+        for counts in ((0,), (3, 40, 0))
+        for low_quality in (True, False)
+    },
+    **{
         f"retinanet_loss-{box_loss}-{classes}-{'nhwc' if last else 'nchw'}": loss(box_loss, classes, last)
         for box_loss, classes in (("l1", 3), ("smooth_l1", 1), ("giou", 8), ("l1", 11))
         for last in (False, True)
@@ -352,6 +391,7 @@ CASES: dict[str, Case] = {
     },
     # Deltas of another dtype than the logits.
     "retinanet_loss-mixed": loss("l1", 3, False, deltas_dtype=OTHER_DTYPE),
+    "retinanet_loss-padded": loss("giou", 3, False, (4, 9), pad=True),
     # Several blocks of box losses per image.
     "retinanet_loss-large": loss("l1", 2, True, (5, 40), grid=LARGE_GRID),
     **{

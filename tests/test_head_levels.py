@@ -18,12 +18,12 @@ Grid = tuple[Tensor, list[int], list[int]]
 
 
 def match_anchors(grid: Grid) -> None:
-    torch.ops.retinanet_fast.match_anchors(*grid, BOXES, 0.5, 0.4, True, True)
+    torch.ops.retinanet_fast.match_anchors(*grid, BOXES, None, 0.5, 0.4, True, True)
 
 
 def retinanet_loss(grid: Grid) -> None:
     options = 0.25, 2.0, "l1", 0.1, WEIGHTS, 0.5, 0.4, True, True
-    torch.ops.retinanet_fast.retinanet_loss(LOGITS, DELTAS, *grid, BOXES, LABELS, *options)
+    torch.ops.retinanet_fast.retinanet_loss(LOGITS, DELTAS, *grid, BOXES, LABELS, None, *options)
 
 
 def retinanet_detect(grid: Grid) -> None:

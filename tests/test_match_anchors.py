@@ -307,7 +307,7 @@ def test_bad_thresholds() -> None:
 def test_opcheck_and_compile() -> None:
     grid = make_grid()
     boxes = [random_boxes(n, seed=n) for n in (4, 0)]
-    rule = (0.5, 0.4, True, True)
+    rule = (None, 0.5, 0.4, True, True)
     strides, sizes = ([n for pair in pairs for n in pair] for pairs in (grid.strides, grid.grid_sizes))
     match = torch.ops.retinanet_fast.match_anchors.default
     torch.library.opcheck(match, (grid.base_anchors, strides, sizes, boxes, *rule))

@@ -103,7 +103,7 @@ def test_autocast_and_grad_scaler() -> None:
 
 def arguments(head: Head) -> tuple[object, ...]:
     pairs = [[n for pair in pairs for n in pair] for pairs in (head.grid.strides, head.grid.grid_sizes)]
-    rule = (0.25, 2.0, "l1", 1 / 9, (1.0, 1.0, 1.0, 1.0), 0.5, 0.4, True, True)
+    rule = (None, 0.25, 2.0, "l1", 1 / 9, (1.0, 1.0, 1.0, 1.0), 0.5, 0.4, True, True)
     return (
         head.logits, head.deltas, head.grid.base_anchors, *pairs, head.gt_boxes, head.gt_labels, *rule
     )  # fmt: skip
@@ -119,6 +119,9 @@ def test_opcheck(layout: Callable[[int, Tensor], Tensor]) -> None:
         leaf.requires_grad_(False)
     ones = (torch.ones(()), torch.ones(()))
     torch.library.opcheck(torch.ops.retinanet_fast.retinanet_loss_backward.default, (*ones, *arguments(head)))
+    both = torch.ops.retinanet_fast.retinanet_loss_with_gradients.default
+    for wanted in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(both, (*wanted, *arguments(head)))
 
 
 def test_compile() -> None:

@@ -52,6 +52,7 @@ struct Status {
     kOk,
     kBadLabel,  // labels[row] == value lies outside [low, high)
     kBadBox,    // box `row` of image `value` has no area
+    kBadCount,  // image `value` has no such number of boxes
     kCuda,      // `value` is a cudaError_t
   };
   Code code = Code::kOk;

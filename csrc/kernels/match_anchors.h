@@ -21,19 +21,22 @@ struct MatchRule {
 struct MatchAnchorsParams {
   Anchors anchors;
   const void* gt_boxes;       // [G, 4] xyxy of `dtype`, one image's boxes after the other's
-  const int64_t* gt_offsets;  // [B + 1] on the host: image b has boxes [gt_offsets[b], gt_offsets[b + 1])
+  const int64_t* gt_offsets;  // [B + 1] on the host: image b has rows [gt_offsets[b], gt_offsets[b + 1])
+  const int64_t* gt_counts;   // [B] on the kernel's device: so many of an image's rows are boxes; null: all of them
   int64_t batch_size;         // B
   MatchRule rule;
   int64_t num_boxes;        // G
   void* best_iou;           // [2, G] of `dtype`, workspace
   void* matches;            // [B, A] int32 rows of gt_boxes; with wide_matches int64 rows among the image's own boxes
   int32_t* num_foreground;  // [B] anchors with a box, or null
-  int64_t* bad_box;         // CUDA: host memory to which bad_box_code() of a box without area is written, or null
+  int64_t* bad_box;         // CUDA: host memory to which a bad_box_code() is written, or null
   DType dtype;              // float64 or float32
   bool wide_matches;
 };
 
-// A box of `image` that has no area (or a NaN or infinite corner), as one positive number.
+// A box of `image` that has no area (or a NaN or infinite corner), or a number of boxes that is none, as one positive
+// number.
+constexpr int64_t kBadCountRow = 0xfffffffe;
 RETINANET_FAST_INLINE int64_t bad_box_code(int64_t image, int64_t row) { return (image << 32 | row) + 1; }
 RETINANET_FAST_INLINE int64_t bad_box_image(int64_t code) { return (code - 1) >> 32; }
 RETINANET_FAST_INLINE int64_t bad_box_row(int64_t code) { return (code - 1) & 0xffffffff; }

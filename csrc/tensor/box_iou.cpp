@@ -93,13 +93,17 @@ std::tuple<at::Tensor, at::Tensor> box_iou_backward(const at::Tensor& grad_iou, 
           gradient_by_rows(grad_iou.t(), second, first).to(boxes2.scalar_type())};
 }
 
+}  // namespace
+
+namespace autograd {
+
 class BoxIou : public torch::autograd::Function<BoxIou> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& boxes1,
                             const at::Tensor& boxes2) {
     static const auto op = dispatcher_handle<box_iou>("box_iou");
     const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({boxes1, boxes2});
+    context->save_for_backward({saveable(boxes1), saveable(boxes2)});
     return op.call(boxes1, boxes2);
   }
 
@@ -112,13 +116,18 @@ class BoxIou : public torch::autograd::Function<BoxIou> {
   }
 };
 
+}  // namespace autograd
+
+namespace {
+
 at::Tensor box_iou_autograd(const at::Tensor& boxes1, const at::Tensor& boxes2) {
+  static const auto op = dispatcher_handle<box_iou>("box_iou");
+  if (has_tangent(boxes1) || has_tangent(boxes2)) return call_transformable(op, boxes1, boxes2);
   if (!needs_grad(boxes1, boxes2)) {
-    static const auto op = dispatcher_handle<box_iou>("box_iou");
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.call(boxes1, boxes2);
   }
-  return BoxIou::apply(floating(boxes1, boxes2), floating(boxes2, boxes1));
+  return autograd::BoxIou::apply(floating(boxes1, boxes2), floating(boxes2, boxes1));
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {

@@ -75,6 +75,10 @@ std::tuple<at::Tensor, at::Tensor> decode_boxes_backward(const at::Tensor& grad_
   return {grad_deltas.to(deltas.scalar_type()), grad_anchors.to(anchors.scalar_type())};
 }
 
+}  // namespace
+
+namespace autograd {
+
 class DecodeBoxes : public torch::autograd::Function<DecodeBoxes> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& deltas,
@@ -82,7 +86,7 @@ class DecodeBoxes : public torch::autograd::Function<DecodeBoxes> {
                             c10::SymIntArrayRef image_size) {
     static const auto op = dispatcher_handle<decode_boxes>("decode_boxes");
     const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({deltas, anchors});
+    context->save_for_backward({saveable(deltas), saveable(anchors)});
     context->saved_data["weights"] = weights.vec();
     context->saved_data["max_log_scale"] = max_log_scale;
     context->saved_data["image_size"] = image_size.vec();
@@ -103,9 +107,17 @@ class DecodeBoxes : public torch::autograd::Function<DecodeBoxes> {
   }
 };
 
+}  // namespace autograd
+
+namespace {
+
 at::Tensor decode_boxes_autograd(const at::Tensor& deltas, const at::Tensor& anchors, at::ArrayRef<double> weights,
                                  double max_log_scale, c10::SymIntArrayRef image_size) {
-  return DecodeBoxes::apply(deltas, anchors, weights, max_log_scale, image_size);
+  if (has_tangent(deltas) || has_tangent(anchors)) {
+    static const auto op = dispatcher_handle<decode_boxes>("decode_boxes");
+    return call_transformable(op, deltas, anchors, weights, max_log_scale, image_size);
+  }
+  return autograd::DecodeBoxes::apply(deltas, anchors, weights, max_log_scale, image_size);
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {

@@ -65,7 +65,8 @@ void raise_any(int64_t* words, const std::string& when) {
     const std::string context = std::string(kOps[i].name) + when;
     TORCH_CHECK_INDEX(code > 0, context, ": expected ", kOps[i].expected, ", got ", bad_label_value(code), " in row ",
                       bad_label_row(code), kOps[i].rows);
-    raise_unless_ok(context.c_str(), {Status::Code::kBadBox, bad_box_row(code), bad_box_image(code)});
+    const auto kind = bad_box_row(code) == kBadCountRow ? Status::Code::kBadCount : Status::Code::kBadBox;
+    raise_unless_ok(context.c_str(), {kind, bad_box_row(code), bad_box_image(code)});
   }
 }
 

@@ -56,13 +56,17 @@ std::tuple<at::Tensor, at::Tensor> encode_boxes_backward(const at::Tensor& grad_
   return {grad_boxes.to(boxes.scalar_type()), grad_anchors.to(anchors.scalar_type())};
 }
 
+}  // namespace
+
+namespace autograd {
+
 class EncodeBoxes : public torch::autograd::Function<EncodeBoxes> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& boxes,
                             const at::Tensor& anchors, at::ArrayRef<double> weights) {
     static const auto op = dispatcher_handle<encode_boxes>("encode_boxes");
     const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({boxes, anchors});
+    context->save_for_backward({saveable(boxes), saveable(anchors)});
     context->saved_data["weights"] = weights.vec();
     return op.call(boxes, anchors, weights);
   }
@@ -77,8 +81,16 @@ class EncodeBoxes : public torch::autograd::Function<EncodeBoxes> {
   }
 };
 
+}  // namespace autograd
+
+namespace {
+
 at::Tensor encode_boxes_autograd(const at::Tensor& boxes, const at::Tensor& anchors, at::ArrayRef<double> weights) {
-  return EncodeBoxes::apply(boxes, anchors, weights);
+  if (has_tangent(boxes) || has_tangent(anchors)) {
+    static const auto op = dispatcher_handle<encode_boxes>("encode_boxes");
+    return call_transformable(op, boxes, anchors, weights);
+  }
+  return autograd::EncodeBoxes::apply(boxes, anchors, weights);
 }
 
 TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {

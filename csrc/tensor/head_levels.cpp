@@ -44,6 +44,17 @@ void check_grid_numbers(const char* op, const char* what, at::IntArrayRef number
   }
 }
 
+at::Tensor counts_of(const char* op, const at::Tensor& counts, bool padded, int64_t batch_size,
+                     const at::Tensor& like) {
+  TORCH_CHECK_VALUE(padded, op, ": expected gt_counts beside gt_boxes [B, G, 4] alone, got them beside a list");
+  TORCH_CHECK_VALUE(counts.dim() == 1 && counts.size(0) == batch_size, op, ": expected gt_counts [", batch_size,
+                    "], got ", counts.sizes());
+  TORCH_CHECK_TYPE(counts.scalar_type() == at::kLong || counts.scalar_type() == at::kInt, op,
+                   ": expected gt_counts of int64 or int32, got ", counts.scalar_type());
+  check_same_device(op, "gt_counts", counts, like);
+  return counts.to(at::kLong).contiguous();
+}
+
 }  // namespace
 
 LevelStrides strides_of(const at::Tensor& level) {
@@ -159,24 +170,30 @@ at::Tensor concatenate(at::TensorList tensors, at::ScalarType dtype) {
   return whole;
 }
 
-GroundTruth ground_truth_of(const char* op, at::TensorList gt_boxes, const at::Tensor& anchors) {
+bool is_padded(at::TensorList gt_boxes) { return gt_boxes.size() == 1 && gt_boxes[0].dim() == 3; }
+
+GroundTruth ground_truth_of(const char* op, at::TensorList gt_boxes, const std::optional<at::Tensor>& gt_counts,
+                            const at::Tensor& anchors) {
   GroundTruth result;
   result.offsets.push_back(0);
   at::ScalarType dtype = anchors.scalar_type();
+  const bool padded = is_padded(gt_boxes);
   for (size_t image = 0; image < gt_boxes.size(); ++image) {
     const at::Tensor& boxes = gt_boxes[image];
-    TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4, op, ": expected gt_boxes[", image, "] [G, 4], got ",
-                      boxes.sizes());
+    TORCH_CHECK_VALUE((padded || boxes.dim() == 2) && boxes.size(-1) == 4, op, ": expected gt_boxes[", image,
+                      "] [G, 4], got ", boxes.sizes());
     TORCH_CHECK_VALUE(boxes.device() == anchors.device(), op, ": expected gt_boxes[", image, "] on ", anchors.device(),
                       ", got ", boxes.device());
     dtype = c10::promoteTypes(dtype, dtype_of(op, "gt_boxes", boxes) == DType::kFloat64 ? at::kDouble : at::kFloat);
-    result.offsets.push_back(result.offsets.back() + boxes.size(0));
+    const int64_t images = padded ? boxes.size(0) : 1;
+    for (int64_t i = 0; i < images; ++i) result.offsets.push_back(result.offsets.back() + boxes.size(-2));
   }
   if (gt_boxes.empty()) {
     result.boxes = at::empty({0, 4}, anchors.options().dtype(dtype));
   } else {
-    result.boxes = concatenate(gt_boxes, dtype);
+    result.boxes = concatenate(gt_boxes, dtype).view({-1, 4});
   }
+  if (gt_counts.has_value()) result.counts = counts_of(op, *gt_counts, padded, result.batch_size(), anchors);
   return result;
 }
 

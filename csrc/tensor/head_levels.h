@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <vector>
 
 #include "kernels/anchors.h"
@@ -37,10 +38,19 @@ at::Tensor concatenate(at::TensorList tensors, at::ScalarType dtype);
 struct GroundTruth {
   at::Tensor boxes;              // [G, 4] float64 or float32
   std::vector<int64_t> offsets;  // [B + 1]
+  at::Tensor counts;             // [B] int64: how many of an image's rows are boxes; undefined: all
+
+  int64_t batch_size() const { return int64_t(offsets.size()) - 1; }
+  const int64_t* counts_or_null() const { return counts.defined() ? counts.const_data_ptr<int64_t>() : nullptr; }
 };
 
-// `gt_boxes` are [G_i, 4] each, on the device of `anchors`. They are concatenated in the widest of their dtypes and
-// that of `anchors`, which is float64 or float32.
-GroundTruth ground_truth_of(const char* op, at::TensorList gt_boxes, const at::Tensor& anchors);
+// Whether `gt_boxes` is one tensor [B, G, 4] for all images.
+bool is_padded(at::TensorList gt_boxes);
+
+// `gt_boxes` are [G_i, 4] each, on the device of `anchors`; or one [B, G, 4], of which `gt_counts` [B] tell how many
+// rows are boxes. They lie in the result in the widest of their dtypes and that of `anchors`, which is float64 or
+// float32.
+GroundTruth ground_truth_of(const char* op, at::TensorList gt_boxes, const std::optional<at::Tensor>& gt_counts,
+                            const at::Tensor& anchors);
 
 }  // namespace retinanet_fast

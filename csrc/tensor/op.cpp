@@ -1,7 +1,11 @@
 #include "tensor/op.h"
 
+#include <algorithm>
+
 namespace retinanet_fast {
-namespace {
+
+// Classes of autograd have names outside of anonymous namespaces: a profiler shows them.
+namespace autograd {
 
 class OnceDifferentiable : public torch::autograd::Function<OnceDifferentiable> {
  public:
@@ -20,7 +24,7 @@ class OnceDifferentiable : public torch::autograd::Function<OnceDifferentiable> 
   }
 };
 
-}  // namespace
+}  // namespace autograd
 
 void raise_unless_ok(const char* op, const Status& status) {
   switch (status.code) {
@@ -31,9 +35,26 @@ void raise_unless_ok(const char* op, const Status& status) {
     case Status::Code::kBadBox:
       TORCH_CHECK_VALUE(false, op, ": expected finite gt_boxes with x2 > x1 and y2 > y1, got another in image ",
                         status.value, ", row ", status.row, "; remove it or correct its corners");
+    case Status::Code::kBadCount:
+      TORCH_CHECK_VALUE(false, op,
+                        ": expected gt_counts of at least 0 and at most the rows of gt_boxes, got another for "
+                        "image ",
+                        status.value);
     case Status::Code::kCuda: TORCH_CHECK(false, op, ": CUDA: ", cuda_error_text(status.value));
   }
   TORCH_INTERNAL_ASSERT(false, op, ": unknown status");
+}
+
+bool requires_grad(at::TensorList tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) { return requires_grad(tensor); });
+}
+
+bool has_tangent(at::TensorList tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) { return has_tangent(tensor); });
+}
+
+bool is_traced(at::TensorList tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) { return is_traced(tensor); });
 }
 
 torch::autograd::variable_list once_differentiable(const char* op, at::TensorList inputs,
@@ -44,7 +65,8 @@ torch::autograd::variable_list once_differentiable(const char* op, at::TensorLis
     if (gradient.defined()) defined.push_back(gradient);
   }
   if (defined.empty()) return gradients;
-  torch::autograd::variable_list wrapped = OnceDifferentiable::apply(inputs, at::TensorList(defined), std::string(op));
+  torch::autograd::variable_list wrapped =
+      autograd::OnceDifferentiable::apply(inputs, at::TensorList(defined), std::string(op));
   auto next = wrapped.begin();
   for (at::Tensor& gradient : gradients) {
     if (gradient.defined()) gradient = *next++;

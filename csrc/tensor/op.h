@@ -1,6 +1,7 @@
 // How every op is registered, launched and differentiated.
 #pragma once
 
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -9,6 +10,7 @@
 #include <initializer_list>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "kernels/common.h"
 #include "kernels/cpu/kernels.h"
@@ -75,9 +77,36 @@ void launch(const char* op, const at::Tensor& tensor, const Params& params,
 
 // ---- autograd -----------------------------------------------------------------------------------------------------
 
+inline bool requires_grad(const at::Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
+bool requires_grad(at::TensorList tensors);  // any of them
+
 template <class... Tensors>
 bool needs_grad(const Tensors&... tensors) {
-  return at::GradMode::is_enabled() && (... || (tensors.defined() && tensors.requires_grad()));
+  return at::GradMode::is_enabled() && (... || requires_grad(tensors));
+}
+
+// Whether a tensor has a tangent, in forward-mode AD.
+inline bool has_tangent(const at::Tensor& tensor) { return tensor.defined() && tensor._fw_grad(/*level=*/0).defined(); }
+bool has_tangent(at::TensorList tensors);
+
+// Calls what stands for `op` under torch.func's transforms: PyTorch's own ops (retinanet_fast/transforms), which carry
+// tangents along.
+template <class Handle, class... Args>
+auto call_transformable(const Handle& op, const Args&... args) {
+  constexpr auto key = c10::DispatchKey::FuncTorchDynamicLayerFrontMode;
+  TORCH_CHECK_NOT_IMPLEMENTED(op.hasKernelForDispatchKey(key), op.operator_name().name,
+                              ": forward-mode AD needs the Python package: import retinanet_fast.ops");
+  return op.redispatch(c10::DispatchKeySet(key), args...);
+}
+
+// Whether the call is recorded for torch.compile or torch.export.
+inline bool is_traced(const at::Tensor& tensor) { return tensor.defined() && at::isTensorSubclassLike(tensor); }
+bool is_traced(at::TensorList tensors);
+
+// What may be saved for the backward pass: `tensor`, or a copy of one that was made in inference mode, such as the
+// labels that a teacher gave, which autograd does not take.
+inline at::Tensor saveable(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.is_inference() ? tensor.clone() : tensor;
 }
 
 // What a backward pass returns: `gradients`. Where the pass itself is recorded (create_graph=True) they become
@@ -85,15 +114,13 @@ bool needs_grad(const Tensors&... tensors) {
 torch::autograd::variable_list once_differentiable(const char* op, at::TensorList inputs,
                                                    torch::autograd::variable_list gradients);
 
-// Multiplies gradients by a scale, in place: nobody else may hold them. With a scale of 1 they are not touched;
-// undefined ones are left out. Does not synchronise: on CUDA the kernel reads the scale, in one launch for each dtype.
+// Multiplies gradients that nobody else holds by a scale, in place. With a scale of 1 they are not touched. Does not
+// synchronise: on CUDA the kernel reads the scale, in one launch for each dtype. Traced ones are replaced, since a
+// compiled program may not change what its forward pass has saved.
 struct GradientsToScale {
-  at::TensorList gradients;
+  std::vector<at::Tensor>& gradients;
   const at::Tensor& scale;
 };
 void scale_gradients(std::initializer_list<GradientsToScale> groups);
-
-// The same for one gradient, which is returned.
-at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale);
 
 }  // namespace retinanet_fast

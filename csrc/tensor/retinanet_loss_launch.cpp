@@ -5,6 +5,7 @@
 #include <ATen/ops/empty_like.h>
 
 #include <algorithm>
+#include <string>
 
 #include "tensor/box_coding.h"
 #include "tensor/checks.h"
@@ -33,31 +34,39 @@ void check_options(const LossArguments& in) {
 }
 
 void check_targets(const LossArguments& in, int64_t batch_size) {
-  const auto images = size_t(batch_size);
-  TORCH_CHECK_VALUE(in.gt_boxes.size() == images && in.gt_labels.size() == images, kOp,
-                    ": expected gt_boxes and gt_labels of ", images, " images, got ", in.gt_boxes.size(), " and ",
-                    in.gt_labels.size());
-  for (size_t image = 0; image < images; ++image) {
-    const at::Tensor& labels = in.gt_labels[image];
+  const bool padded = is_padded(in.gt_boxes);
+  const auto images = [&](at::TensorList list) {
+    return padded && list.size() == 1 && list[0].dim() > 0 ? list[0].size(0) : int64_t(list.size());
+  };
+  TORCH_CHECK_VALUE(images(in.gt_boxes) == batch_size && images(in.gt_labels) == batch_size, kOp,
+                    ": expected gt_boxes and gt_labels of ", batch_size, " images, got ", images(in.gt_boxes), " and ",
+                    images(in.gt_labels));
+  for (size_t i = 0; i < in.gt_boxes.size(); ++i) {
+    const at::Tensor& labels = in.gt_labels[i];
+    const at::Tensor& boxes = in.gt_boxes[i];
     check_labels(kOp, "gt_labels", labels);
-    TORCH_CHECK_VALUE(
-        labels.dim() == 1 && in.gt_boxes[image].dim() == 2 && labels.size(0) == in.gt_boxes[image].size(0), kOp,
-        ": expected a label for each box of image ", image, ", got gt_labels ", labels.sizes(), " and gt_boxes ",
-        in.gt_boxes[image].sizes());
+    TORCH_CHECK_VALUE((padded || boxes.dim() == 2) && labels.sizes() == boxes.sizes().slice(0, boxes.dim() - 1), kOp,
+                      ": expected a label for each box of ", padded ? "all images" : "image " + std::to_string(i),
+                      ", got gt_labels ", labels.sizes(), " and gt_boxes ", boxes.sizes());
     check_same_device(kOp, "gt_labels", labels, in.cls_logits[0]);
   }
 }
 
 // The images' labels one after the other, [G] int64. On CUDA the kernel checks their values: the host does not wait.
-at::Tensor labels_of(const LossArguments& in, int64_t num_classes) {
+at::Tensor labels_of(const LossArguments& in, const GroundTruth& truth, int64_t num_classes) {
   if (in.gt_labels.empty()) return at::empty({0}, in.cls_logits[0].options().dtype(at::kLong));
-  const at::Tensor all = concatenate(in.gt_labels, at::kLong);
+  const at::Tensor all = concatenate(in.gt_labels, at::kLong).view(-1);
   if (!all.is_cpu()) return all;
-  const int64_t* label = all.const_data_ptr<int64_t>();
-  for (size_t image = 0; image < in.gt_labels.size(); ++image) {
-    for (int64_t row = 0; row < in.gt_labels[image].size(0); ++row, ++label) {
-      TORCH_CHECK_INDEX(*label >= 0 && *label < num_classes, kOp, ": expected gt_labels in [0, ", num_classes,
-                        "), got ", *label, " in image ", image, ", row ", row);
+  const int64_t* labels = all.const_data_ptr<int64_t>();
+  for (int64_t image = 0; image < truth.batch_size(); ++image) {
+    const int64_t first = truth.offsets[size_t(image)];
+    const int64_t rows = truth.offsets[size_t(image) + 1] - first;
+    const int64_t count = truth.counts.defined() ? truth.counts_or_null()[image] : rows;
+    const int64_t boxes = count <= rows ? count : 0;  // more are an error of the matching
+    for (int64_t row = 0; row < boxes; ++row) {
+      const int64_t label = labels[first + row];
+      TORCH_CHECK_INDEX(label >= 0 && label < num_classes, kOp, ": expected gt_labels in [0, ", num_classes, "), got ",
+                        label, " in image ", image, ", row ", row);
     }
   }
   return all;
@@ -86,24 +95,22 @@ LossLaunch::LossLaunch(const LossArguments& in) : in_(in) {
   match();
 }
 
-LossGradients LossLaunch::add_gradients(const std::vector<bool>& of_logits, const std::vector<bool>& of_deltas) {
-  LossGradients result{std::vector<at::Tensor>(of_logits.size()), std::vector<at::Tensor>(of_deltas.size())};
-  std::vector<at::Tensor> zeros;
+LossGradients LossLaunch::add_gradients(bool of_logits, bool of_deltas) {
+  LossGradients result;
   for (int64_t l = 0; l < params_.head.num_levels; ++l) {
     HeadGradients& gradients = params_.gradients[l];
-    if (of_logits[l]) {
-      at::Tensor& grad = result.cls_logits[l] = empty_dense_like(in_.cls_logits[l]);
+    if (of_logits) {
+      const at::Tensor& grad = result.cls_logits.emplace_back(empty_dense_like(in_.cls_logits[l]));
       gradients.logits = grad.mutable_data_ptr();
       gradients.logits_strides = strides_of(grad);
     }
-    if (of_deltas[l]) {
-      at::Tensor& grad = result.bbox_regression[l] = at::empty_like(in_.bbox_regression[l]);
-      zeros.push_back(grad);
+    if (of_deltas) {
+      const at::Tensor& grad = result.bbox_regression.emplace_back(at::empty_like(in_.bbox_regression[l]));
       gradients.deltas = grad.mutable_data_ptr();
       gradients.deltas_strides = strides_of(grad);
     }
   }
-  if (!zeros.empty()) at::_foreach_zero_(zeros);  // one launch on CUDA
+  if (of_deltas) at::_foreach_zero_(result.bbox_regression);  // one launch on CUDA
   return result;
 }
 
@@ -127,8 +134,8 @@ Losses LossLaunch::run(const at::Tensor& grad_classification, const at::Tensor& 
 
 void LossLaunch::match() {
   const at::Tensor& first = in_.cls_logits[0];
-  truth_ = ground_truth_of(kOp, in_.gt_boxes, anchors_.memory);
-  labels_ = labels_of(in_, params_.head.num_classes);
+  truth_ = ground_truth_of(kOp, in_.gt_boxes, in_.gt_counts, anchors_.memory);
+  labels_ = labels_of(in_, truth_, params_.head.num_classes);
   const DeferredError error(kOp, first);
   params_.bad_label = error.word();
   const auto ints = first.options().dtype(at::kInt);
@@ -144,6 +151,7 @@ void LossLaunch::match() {
       .anchors = params_.anchors,
       .gt_boxes = truth_.boxes.const_data_ptr(),
       .gt_offsets = truth_.offsets.data(),
+      .gt_counts = truth_.counts_or_null(),
       .batch_size = params_.head.batch_size,
       .rule = {in_.high_threshold, in_.low_threshold, in_.allow_low_quality_matches, in_.match_zero_iou},
       .num_boxes = truth_.boxes.size(0),

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/string_view.h>
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -13,13 +14,14 @@
 namespace retinanet_fast {
 
 struct LossArguments {
-  at::TensorList cls_logits;       // L of [B, K * C, H, W]
-  at::TensorList bbox_regression;  // L of [B, K * 4, H, W]
-  at::Tensor anchors;              // [A, 4], or a grid's base anchors [L, K, 4]
-  c10::SymIntArrayRef strides;     // [2 L], or empty
-  c10::SymIntArrayRef grid_sizes;  // [2 L], or empty
-  at::TensorList gt_boxes;         // B of [G, 4]
-  at::TensorList gt_labels;        // B of [G]
+  at::TensorList cls_logits;            // L of [B, K * C, H, W]
+  at::TensorList bbox_regression;       // L of [B, K * 4, H, W]
+  at::Tensor anchors;                   // [A, 4], or a grid's base anchors [L, K, 4]
+  c10::SymIntArrayRef strides;          // [2 L], or empty
+  c10::SymIntArrayRef grid_sizes;       // [2 L], or empty
+  at::TensorList gt_boxes;              // B of [G, 4], or one of [B, G, 4]
+  at::TensorList gt_labels;             // B of [G], or one of [B, G]
+  std::optional<at::Tensor> gt_counts;  // [B]
   double alpha;
   double gamma;
   c10::string_view box_loss;
@@ -50,7 +52,7 @@ struct LossArguments {
 using Losses = std::tuple<at::Tensor, at::Tensor>;  // classification, box; scalars
 
 struct LossGradients {
-  std::vector<at::Tensor> cls_logits;  // one per level, undefined where not asked for
+  std::vector<at::Tensor> cls_logits;  // one per level, or none
   std::vector<at::Tensor> bbox_regression;
 };
 
@@ -60,7 +62,7 @@ class LossLaunch {
  public:
   explicit LossLaunch(const LossArguments& in);
 
-  LossGradients add_gradients(const std::vector<bool>& of_logits, const std::vector<bool>& of_deltas);
+  LossGradients add_gradients(bool of_logits, bool of_deltas);
 
   // Gradients are multiplied by the incoming ones, if there are any.
   Losses run(const at::Tensor& grad_classification = {}, const at::Tensor& grad_box = {});

@@ -1,5 +1,7 @@
 #include "kernels/scale_gradient.h"
 
+#include <algorithm>
+
 #include "tensor/checks.h"
 #include "tensor/op.h"
 
@@ -14,7 +16,7 @@ void scale_gradients_of(DType dtype, std::initializer_list<GradientsToScale> gro
   at::Tensor any, factors[kMaxScaledGradients];
   for (const GradientsToScale& group : groups) {
     for (const at::Tensor& gradient : group.gradients) {
-      if (!gradient.defined() || gradient.numel() == 0 || dtype_of(kOp, "gradient", gradient) != dtype) continue;
+      if (gradient.numel() == 0 || dtype_of(kOp, "gradient", gradient) != dtype) continue;
       TORCH_INTERNAL_ASSERT(params.num_gradients < kMaxScaledGradients);
       any = gradient;
       // In the computing type: a float32 loss may have bfloat16 gradients.
@@ -31,14 +33,18 @@ void scale_gradients_of(DType dtype, std::initializer_list<GradientsToScale> gro
 }  // namespace
 
 void scale_gradients(std::initializer_list<GradientsToScale> groups) {
+  const bool traced = std::any_of(groups.begin(), groups.end(), [](const GradientsToScale& group) {
+    return is_traced(group.gradients) || is_traced(group.scale);
+  });
+  if (traced) {
+    for (const GradientsToScale& group : groups) {
+      for (at::Tensor& gradient : group.gradients) gradient = gradient.mul(group.scale).to(gradient.scalar_type());
+    }
+    return;
+  }
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
     scale_gradients_of(dtype, groups);
   }
-}
-
-at::Tensor scale_gradient(at::Tensor gradient, const at::Tensor& scale) {
-  scale_gradients({{gradient, scale}});
-  return gradient;
 }
 
 }  // namespace retinanet_fast

@@ -1,6 +1,5 @@
 #include "kernels/sigmoid_focal_loss.h"
 
-#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -154,6 +153,13 @@ at::Tensor sigmoid_focal_loss(const at::Tensor& inputs,   // [..., K]
   return compute(inputs, targets, alpha, gamma, parse_reduction(kOp, reduction), wide_loss, false).loss;
 }
 
+std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_with_gradient(const at::Tensor& inputs, const at::Tensor& targets,
+                                                                    double alpha, double gamma,
+                                                                    c10::string_view reduction, bool wide_loss) {
+  LossAndGradient result = compute(inputs, targets, alpha, gamma, parse_reduction(kOp, reduction), wide_loss, true);
+  return {std::move(result.loss), std::move(result.gradient)};
+}
+
 bool all_one_element(const at::Tensor& tensor) {
   return std::all_of(tensor.strides().begin(), tensor.strides().end(), [](int64_t stride) { return stride == 0; });
 }
@@ -192,12 +198,15 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_backward(const at::Tensor&
 // A reduced loss makes the gradient in the same pass, for an incoming gradient of 1, and the backward pass hands it
 // out: the logits are read once instead of twice. Not for
 // - float16, whose small numbers a GradScaler must scale before they are rounded;
-// - soft targets that need a gradient too;
-// - traced tensors (torch.compile, export), whose graph gets the plain backward op.
+// - soft targets that need a gradient too.
 bool makes_gradient_in_forward(const at::Tensor& inputs, const at::Tensor& targets, Reduction reduction) {
   return reduction != Reduction::kNone && inputs.requires_grad() && !targets.requires_grad() &&
-         inputs.scalar_type() != at::kHalf && !at::isTensorSubclassLike(inputs) && !at::isTensorSubclassLike(targets);
+         inputs.scalar_type() != at::kHalf;
 }
+
+}  // namespace
+
+namespace autograd {
 
 class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
  public:
@@ -206,7 +215,7 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
                             bool wide_loss) {
     static const auto op = dispatcher_handle<sigmoid_focal_loss>("sigmoid_focal_loss");
     const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({inputs, targets});
+    context->save_for_backward({saveable(inputs), saveable(targets)});
     context->saved_data["alpha"] = alpha;
     context->saved_data["gamma"] = gamma;
     context->saved_data["reduction"] = reduction;
@@ -215,9 +224,10 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
     if (!makes_gradient_in_forward(inputs, targets, kind)) {
       return op.call(inputs, targets, alpha, gamma, reduction, wide_loss);
     }
-    LossAndGradient result = compute(inputs, targets, alpha, gamma, kind, wide_loss, true);
-    context->saved_data["gradient"] = std::move(result.gradient);
-    return result.loss;
+    static const auto both = dispatcher_handle<sigmoid_focal_loss_with_gradient>("sigmoid_focal_loss_with_gradient");
+    auto [loss, gradient] = both.call(inputs, targets, alpha, gamma, reduction, wide_loss);
+    context->saved_data["gradient"] = std::move(gradient);
+    return loss;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
@@ -228,9 +238,10 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
     if (gradient != context->saved_data.end() && !at::GradMode::is_enabled()) {
       // Nothing else refers to it afterwards, so it may be scaled in place and accumulated without a copy. A second
       // backward pass computes it again.
-      at::Tensor taken = std::move(gradient->second).toTensor();
+      std::vector<at::Tensor> taken{std::move(gradient->second).toTensor()};
       context->saved_data.erase(gradient);
-      return {scale_gradient(std::move(taken), grads[0]), {}, {}, {}, {}, {}};
+      scale_gradients({{taken, grads[0]}});
+      return {taken[0], {}, {}, {}, {}, {}};
     }
     auto& data = context->saved_data;
     const bool targets_grad = data["targets_grad"].toBool();
@@ -241,9 +252,16 @@ class SigmoidFocalLoss : public torch::autograd::Function<SigmoidFocalLoss> {
   }
 };
 
+}  // namespace autograd
+
+namespace {
+
 at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tensor& targets, double alpha, double gamma,
                                        c10::string_view reduction, bool wide_loss) {
   static const auto op = dispatcher_handle<sigmoid_focal_loss>("sigmoid_focal_loss");
+  if (has_tangent(inputs) || has_tangent(targets)) {
+    return call_transformable(op, inputs, targets, alpha, gamma, reduction, wide_loss);
+  }
   if (!needs_grad(inputs, targets)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.call(inputs, targets, alpha, gamma, reduction, wide_loss);
@@ -253,7 +271,7 @@ at::Tensor sigmoid_focal_loss_autograd(const at::Tensor& inputs, const at::Tenso
     check(inputs, targets, alpha, gamma);
     return op.call(inputs.to(dtype), soft_targets_to(targets, dtype), alpha, gamma, reduction, wide_loss);
   }
-  return SigmoidFocalLoss::apply(inputs, targets, alpha, gamma, std::string(reduction), wide_loss);
+  return autograd::SigmoidFocalLoss::apply(inputs, targets, alpha, gamma, std::string(reduction), wide_loss);
 }
 
 // Under autocast the losses of float16 and bfloat16 logits are float32, as those of torch's cross entropies are: the
@@ -271,6 +289,10 @@ TORCH_LIBRARY_FRAGMENT(retinanet_fast, m) {
       m,
       "sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha=0.25, float gamma=2.0, str reduction=\"none\", "
       "bool wide_loss=False) -> Tensor");
+  define_op<sigmoid_focal_loss_with_gradient>(
+      m,
+      "sigmoid_focal_loss_with_gradient(Tensor inputs, Tensor targets, float alpha, float gamma, str reduction, "
+      "bool wide_loss) -> (Tensor, Tensor)");
   define_op<sigmoid_focal_loss_backward>(
       m,
       "sigmoid_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float alpha, float gamma, "

@@ -131,6 +131,10 @@ at::Tensor softmax_focal_loss_backward(const at::Tensor& grad_output,  // [N] or
   return grad_inputs;
 }
 
+}  // namespace
+
+namespace autograd {
+
 class SoftmaxFocalLoss : public torch::autograd::Function<SoftmaxFocalLoss> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& inputs,
@@ -138,7 +142,7 @@ class SoftmaxFocalLoss : public torch::autograd::Function<SoftmaxFocalLoss> {
                             const std::string& reduction, bool wide_loss) {
     static const auto op = dispatcher_handle<softmax_focal_loss>("softmax_focal_loss");
     const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({inputs, targets, class_weights.value_or(at::Tensor())});
+    context->save_for_backward({saveable(inputs), saveable(targets), saveable(class_weights.value_or(at::Tensor()))});
     context->saved_data["alpha"] = alpha;
     context->saved_data["gamma"] = gamma;
     context->saved_data["reduction"] = reduction;
@@ -157,16 +161,24 @@ class SoftmaxFocalLoss : public torch::autograd::Function<SoftmaxFocalLoss> {
   }
 };
 
+}  // namespace autograd
+
+namespace {
+
 at::Tensor softmax_focal_loss_autograd(const at::Tensor& inputs, const at::Tensor& targets,
                                        const Weights& class_weights, double alpha, double gamma,
                                        c10::string_view reduction, bool wide_loss) {
   static const auto op = dispatcher_handle<softmax_focal_loss>("softmax_focal_loss");
+  if (has_tangent(inputs) || (class_weights && has_tangent(*class_weights))) {
+    return call_transformable(op, inputs, targets, class_weights, alpha, gamma, reduction, wide_loss);
+  }
   if (needs_grad(inputs) || (class_weights && needs_grad(*class_weights))) {
     const at::ScalarType dtype = loss_dtype(inputs, wide_loss);
     if (reduction == "none" && inputs.is_floating_point() && inputs.scalar_type() != dtype) {  // recorded by autograd
       return op.call(inputs.to(dtype), targets, class_weights, alpha, gamma, reduction, wide_loss);
     }
-    return SoftmaxFocalLoss::apply(inputs, targets, class_weights, alpha, gamma, std::string(reduction), wide_loss);
+    return autograd::SoftmaxFocalLoss::apply(inputs, targets, class_weights, alpha, gamma, std::string(reduction),
+                                             wide_loss);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return op.call(inputs, targets, class_weights, alpha, gamma, reduction, wide_loss);

@@ -12,8 +12,9 @@ from retinanet_fast.structures import AnchorGrid
 
 def match_anchors(
     anchors: Tensor | AnchorGrid,
-    gt_boxes: Sequence[Tensor],
+    gt_boxes: Sequence[Tensor] | Tensor,
     *,
+    gt_counts: Tensor | None = None,
     high_threshold: float = 0.5,
     low_threshold: float = 0.4,
     allow_low_quality_matches: bool = True,
@@ -35,7 +36,11 @@ def match_anchors(
     Args:
         anchors: ``[A, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels, or an :class:`AnchorGrid`. An anchor with a
             NaN corner overlaps nothing.
-        gt_boxes: one tensor ``[G_i, 4]`` per image, on the anchors' device. ``G_i`` may be 0: all background.
+        gt_boxes: one tensor ``[G_i, 4]`` per image, on the anchors' device. ``G_i`` may be 0: all background. Or one
+            tensor ``[B, G, 4]`` for all images, whose rows after an image's count are padding that nothing looks at.
+            In this form nothing depends on the numbers of boxes but values on the device: no recompilation under
+            ``torch.compile``, and a CUDA graph sees new boxes at each replay.
+        gt_counts: how many of each image's ``G`` padded rows are boxes, ``[B]`` int64 or int32; by default all.
         high_threshold: IoU from which an anchor is foreground.
         low_threshold: IoU below which an anchor is background.
         allow_low_quality_matches: whether anchors that have a box's best IoU are foreground below the threshold.
@@ -49,13 +54,15 @@ def match_anchors(
 
     Raises:
         ValueError: wrong shapes or devices, ``low_threshold > high_threshold``, or a box that is not finite or has no
-            area, with its image and row. On CUDA the GPU alone sees such a box: it is left out, and the next call on
-            that device, or :func:`retinanet_fast.synchronize_errors`, raises the error, so that no call waits.
+            area, with its image and row, or a count below 0 or above ``G``. On CUDA the GPU alone sees the last two:
+            such a box is left out, such a count is 0, and the next call on that device, or
+            :func:`retinanet_fast.synchronize_errors`, raises the error, so that no call waits.
         TypeError: anchors or boxes that are not floating point.
     """
     return torch.ops.retinanet_fast.match_anchors(
         *grid_arguments(anchors),
-        list(gt_boxes),
+        target_list(gt_boxes),
+        gt_counts,
         high_threshold,
         low_threshold,
         allow_low_quality_matches,
@@ -74,6 +81,11 @@ def grid_arguments(anchors: Tensor | AnchorGrid) -> tuple[Tensor, list[int], lis
     return anchors, [], []
 
 
+def target_list(targets: Sequence[Tensor] | Tensor) -> list[Tensor]:
+    """The targets of a batch as the op's schema has them: one tensor per image, or a single padded one."""
+    return [targets] if isinstance(targets, Tensor) else list(targets)
+
+
 def count_anchors(anchors: Tensor, grid_sizes: Sequence[int]) -> int:
     """A, from the arguments of the op's schema."""
     if anchors.dim() == 2:
@@ -88,9 +100,12 @@ def _(
     strides: Sequence[int],
     grid_sizes: Sequence[int],
     gt_boxes: Sequence[Tensor],
+    gt_counts: Tensor | None,
     high_threshold: float,
     low_threshold: float,
     allow_low_quality_matches: bool,
     match_zero_iou: bool,
 ) -> Tensor:
-    return anchors.new_empty(len(gt_boxes), count_anchors(anchors, grid_sizes), dtype=torch.int64)
+    padded = len(gt_boxes) == 1 and gt_boxes[0].dim() == 3
+    batch = gt_boxes[0].shape[0] if padded else len(gt_boxes)
+    return anchors.new_empty(batch, count_anchors(anchors, grid_sizes), dtype=torch.int64)

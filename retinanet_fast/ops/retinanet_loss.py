@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retinanet_fast.ops.match_anchors import grid_arguments
+from retinanet_fast.ops.match_anchors import grid_arguments, target_list
 from retinanet_fast.structures import AnchorGrid
 
 
@@ -13,9 +13,10 @@ def retinanet_loss(
     cls_logits: Sequence[Tensor],
     bbox_regression: Sequence[Tensor],
     anchors: Tensor | AnchorGrid,
-    gt_boxes: Sequence[Tensor],
-    gt_labels: Sequence[Tensor],
+    gt_boxes: Sequence[Tensor] | Tensor,
+    gt_labels: Sequence[Tensor] | Tensor,
     *,
+    gt_counts: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 2.0,
     box_loss: str = "l1",
@@ -46,8 +47,10 @@ def retinanet_loss(
         bbox_regression: the deltas of the same levels, ``[B, K * 4, H, W]``, of any dtype but float64, which goes with
             float64 alone.
         anchors: an :class:`AnchorGrid`, or ``[A, 4]`` in the order level, y, x, k; xyxy in pixels.
-        gt_boxes: one tensor ``[G_i, 4]`` per image, xyxy in pixels.
-        gt_labels: their classes, ``[G_i]`` int64 in ``[0, C)``.
+        gt_boxes: one tensor ``[G_i, 4]`` per image, xyxy in pixels; or padded, ``[B, G, 4]``.
+        gt_labels: their classes, ``[G_i]`` int64 in ``[0, C)``; or ``[B, G]`` beside padded boxes.
+        gt_counts: how many of each image's ``G`` padded boxes are boxes, ``[B]`` int64; by default all. See
+            :func:`match_anchors`.
         alpha: the weight of foreground; background has ``1 - alpha``. -1: both have 1.
         gamma: the focusing exponent, at least 0.
         box_loss: ``"l1"``, ``"smooth_l1"`` or ``"giou"``.
@@ -70,8 +73,9 @@ def retinanet_loss(
         list(cls_logits),
         list(bbox_regression),
         *grid_arguments(anchors),
-        list(gt_boxes),
-        list(gt_labels),
+        target_list(gt_boxes),
+        target_list(gt_labels),
+        gt_counts,
         alpha,
         gamma,
         box_loss,
@@ -89,6 +93,23 @@ def retinanet_loss(
 def _(cls_logits: Sequence[Tensor], *_: object) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(cls_logits[0].dtype, torch.float32)
     return cls_logits[0].new_empty((), dtype=dtype), cls_logits[0].new_empty((), dtype=dtype)
+
+
+@torch.library.register_fake("retinanet_fast::retinanet_loss_with_gradients")
+def _(
+    of_logits: bool,
+    of_deltas: bool,
+    cls_logits: Sequence[Tensor],
+    bbox_regression: Sequence[Tensor],
+    *_: object,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    dtype = torch.promote_types(cls_logits[0].dtype, torch.float32)
+    return (
+        cls_logits[0].new_empty((), dtype=dtype),
+        cls_logits[0].new_empty((), dtype=dtype),
+        [torch.empty_like(x) for x in cls_logits] if of_logits else [],
+        [torch.empty_like(x) for x in bbox_regression] if of_deltas else [],
+    )
 
 
 @torch.library.register_fake("retinanet_fast::retinanet_loss_backward")

@@ -61,7 +61,7 @@ def _like(inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("retinanet_fast::sigmoid_focal_loss")
-def _(
+def _fake_loss(
     inputs: Tensor,
     targets: Tensor,
     alpha: float = 0.25,
@@ -75,6 +75,14 @@ def _(
     if wide_loss:
         dtype = torch.promote_types(dtype, torch.float32)
     return _like(inputs, targets).to(dtype) if reduction == "none" else inputs.new_empty((), dtype=dtype)
+
+
+@torch.library.register_fake("retinanet_fast::sigmoid_focal_loss_with_gradient")
+def _(
+    inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: str, wide_loss: bool
+) -> tuple[Tensor, Tensor]:
+    loss = _fake_loss(inputs, targets, alpha, gamma, reduction, wide_loss)
+    return loss, _like(inputs, targets)
 
 
 @torch.library.register_fake("retinanet_fast::sigmoid_focal_loss_backward")

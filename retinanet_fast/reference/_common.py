@@ -27,6 +27,13 @@ def reduce(loss: Tensor, reduction: str) -> Tensor:
     raise ValueError(f"expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
 
 
+def image_targets(targets: Sequence[Tensor] | Tensor, counts: Tensor | None) -> list[Tensor]:
+    """The targets of each image, without padding."""
+    if counts is None:
+        return list(targets)
+    return [rows[:count] for rows, count in zip(targets, counts.tolist(), strict=True)]
+
+
 def flatten_level(output: Tensor, values: int) -> Tensor:
     """One head output ``[B, K * values, H, W]`` as rows ``[B, H * W * K, values]``."""
     batch, channels, height, width = output.shape

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retinanet_fast.reference._common import compute_dtype
+from retinanet_fast.reference._common import compute_dtype, image_targets
 from retinanet_fast.reference.box_iou import box_iou
 from retinanet_fast.structures import AnchorGrid
 
 
 def match_anchors(
     anchors: Tensor | AnchorGrid,
-    gt_boxes: Sequence[Tensor],
+    gt_boxes: Sequence[Tensor] | Tensor,
     *,
+    gt_counts: Tensor | None = None,
     high_threshold: float = 0.5,
     low_threshold: float = 0.4,
     allow_low_quality_matches: bool = True,
@@ -25,7 +26,7 @@ def match_anchors(
     ``high_threshold``, is background below ``low_threshold``, and is ignored between the two. With low-quality matches,
     an anchor that has some box's best IoU (ties included) also belongs to its own best box. ``match_zero_iou=False``
     leaves out boxes that no anchor overlaps; otherwise, as in torchvision, they make every anchor that overlaps no box
-    foreground.
+    foreground. Boxes ``[B, G, 4]`` are padded: ``gt_counts[b]`` of image ``b``'s are boxes.
     """
     if low_threshold > high_threshold:
         raise ValueError(
@@ -33,7 +34,7 @@ def match_anchors(
         )
     anchor_boxes = anchors.boxes() if isinstance(anchors, AnchorGrid) else anchors
     matches = anchor_boxes.new_full((len(gt_boxes), len(anchor_boxes)), -1, dtype=torch.int64)
-    for image, boxes in enumerate(gt_boxes):
+    for image, boxes in enumerate(image_targets(gt_boxes, gt_counts)):
         _check_boxes(boxes, image)
         if len(boxes) == 0 or len(anchor_boxes) == 0:
             continue

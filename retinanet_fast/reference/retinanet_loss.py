@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retinanet_fast.reference._common import level_rows
+from retinanet_fast.reference._common import image_targets, level_rows
 from retinanet_fast.reference.decode_boxes import decode_boxes
 from retinanet_fast.reference.encode_boxes import encode_boxes
 from retinanet_fast.reference.match_anchors import match_anchors
@@ -18,9 +18,10 @@ def retinanet_loss(
     cls_logits: Sequence[Tensor],
     bbox_regression: Sequence[Tensor],
     anchors: Tensor | AnchorGrid,
-    gt_boxes: Sequence[Tensor],
-    gt_labels: Sequence[Tensor],
+    gt_boxes: Sequence[Tensor] | Tensor,
+    gt_labels: Sequence[Tensor] | Tensor,
     *,
+    gt_counts: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 2.0,
     box_loss: str = "l1",
@@ -38,6 +39,7 @@ def retinanet_loss(
     L1 or smooth L1 of the encoded deltas, or of GIoU of the decoded boxes. Both are divided by the number of its
     foreground anchors (at least 1); the batch's losses are the means over images, in at least float32.
     """
+    gt_boxes, gt_labels = (image_targets(targets, gt_counts) for targets in (gt_boxes, gt_labels))
     matches = match_anchors(
         anchors,
         gt_boxes,

@@ -258,7 +258,7 @@ class Matcher {
       });
     };
     if (p_.rule.allow_low_quality_matches) {
-      for (int64_t g = 0; g < p_.gt_offsets[p_.batch_size]; ++g) best_iou_[g] = 0;
+      for (int64_t g = 0; g < p_.num_boxes; ++g) best_iou_[g] = 0;
       for_each_strip([&](const Strip<C>& strip) { raise_best_iou(strip); });
     }
     if (p_.num_foreground) {
@@ -273,28 +273,38 @@ class Matcher {
  private:
   Status check_boxes() const {
     for (int64_t image = 0; image < p_.batch_size; ++image) {
-      for (int64_t g = p_.gt_offsets[image]; g < p_.gt_offsets[image + 1]; ++g) {
+      const int64_t rows = p_.gt_offsets[image + 1] - p_.gt_offsets[image];
+      if (p_.gt_counts && (p_.gt_counts[image] < 0 || p_.gt_counts[image] > rows)) {
+        return {Status::Code::kBadCount, -1, image};
+      }
+      for (int64_t g = p_.gt_offsets[image]; g < end_of(image); ++g) {
         if (!has_area(gt(g))) return {Status::Code::kBadBox, g - p_.gt_offsets[image], image};
       }
     }
     return {};
   }
 
+  int64_t end_of(int64_t image) const {
+    return p_.gt_counts ? p_.gt_offsets[image] + p_.gt_counts[image] : p_.gt_offsets[image + 1];
+  }
+
   Box<C> gt(int64_t g) const { return load_box(gt_boxes_ + 4 * g); }
 
   void raise_best_iou(const Strip<C>& strip) const {
-    for (int64_t g = 0; g < p_.gt_offsets[p_.batch_size]; ++g) {
-      const Box<C> box = gt(g);
-      const Range range = strip.near(box);
-      if (range.begin == range.end) continue;
-      const C best = best_in(strip, range, box);
-      if (best > 0) raise_to(best_iou_ + g, best);
+    for (int64_t image = 0; image < p_.batch_size; ++image) {
+      for (int64_t g = p_.gt_offsets[image]; g < end_of(image); ++g) {
+        const Box<C> box = gt(g);
+        const Range range = strip.near(box);
+        if (range.begin == range.end) continue;
+        const C best = best_in(strip, range, box);
+        if (best > 0) raise_to(best_iou_ + g, best);
+      }
     }
   }
 
   void match(const Strip<C>& strip, int64_t image) const {
     const int64_t begin = p_.gt_offsets[image];
-    const int64_t end = p_.gt_offsets[image + 1];
+    const int64_t end = end_of(image);
     const bool all_restored =
         begin < end && p_.rule.allow_low_quality_matches && p_.rule.match_zero_iou && any_without_overlap(begin, end);
     StripMatch<C> found;

@@ -11,8 +11,9 @@
 //   match_kernel     each anchor's best box, the first on ties, for kImagesOfBlock images per block. The IoUs are
 //                    computed again, with the same bits.
 // Moves the boxes (through the cache) and 4 or 8 bytes per anchor and image; no storage grows with anchors times boxes.
-// A box without area is reported through host memory and matches nothing. Deterministic: atomics are maxima of the bits
-// of numbers >= 0 and integer sums, which do not depend on the order of threads.
+// A box without area is reported through host memory and matches nothing; neither does a row that is padding.
+// Deterministic: atomics are maxima of the bits of numbers >= 0 and integer sums, which do not depend on the order of
+// threads.
 #include "kernels/match_anchors.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -186,7 +187,19 @@ __device__ int64_t nearest_cell(double centre, double centre_of_first, int32_t s
   return int64_t(fmin(cells - 1.0, fmax(0.0, rint((centre - centre_of_first) / stride))));
 }
 
-// best_iou[g] becomes an IoU that some anchor has with box g, or 0; infinity for a box without area, which is skipped.
+// Whether `count` can be the number of boxes among `rows`.
+__device__ bool is_count(int64_t count, int32_t rows) { return count >= 0 && count <= rows; }
+
+// Where counts say how many rows are boxes, every image has as many rows: whether row g is one of the others.
+__device__ bool is_padding(const MatchAnchorsParams& p, int32_t g) {
+  if (!p.gt_counts) return false;
+  const int32_t rows = int32_t(p.num_boxes / p.batch_size);
+  const int64_t count = p.gt_counts[g / rows];
+  return g % rows >= count || !is_count(count, rows);
+}
+
+// best_iou[g] becomes an IoU that some anchor has with box g, or 0; infinity for padding and for a box without area,
+// which are skipped.
 template <class C>
 __global__ void __launch_bounds__(kThreads)
     prepare_kernel(MatchAnchorsParams p, int32_t first_box, int32_t boxes, int64_t first_image, int32_t images) {
@@ -195,7 +208,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i / 32 >= boxes) return;
   const int32_t g = first_box + i / 32;
   const Box<C> gt = load_box(static_cast<const C*>(p.gt_boxes) + 4 * int64_t(g));
-  C best = has_area(gt) ? C(0) : std::numeric_limits<C>::infinity();
+  C best = has_area(gt) && !is_padding(p, g) ? C(0) : std::numeric_limits<C>::infinity();
   const int32_t shapes = p.anchors.boxes || best > C(0) ? 0 : p.anchors.num_levels * p.anchors.anchors_per_cell;
   for (int32_t shape = i % 32; shape < shapes; shape += 32) {
     const AnchorLevel& level = p.anchors.levels[shape / p.anchors.anchors_per_cell];
@@ -242,12 +255,22 @@ struct ImageRule {
   C low;         // of an IoU with some box that an anchor reaches which is not background, unless `nowhere`
   bool any;      // there is a box with area
   bool nowhere;  // some box's best IoU is 0, so that every anchor has it
+  int32_t end;   // of its boxes
 };
 
-// The rule of the image that has boxes [first, end), found by a warp. The first block reports a box without area.
+// The rule of the image that has rows [first, end), found by a warp. The first block reports a box without area, and a
+// number of boxes that is none, which counts as 0.
 template <class C>
 __device__ ImageRule<C> image_rule(const MatchAnchorsParams& p, int64_t image, int32_t first, int32_t end) {
   constexpr C infinity = std::numeric_limits<C>::infinity();
+  if (p.gt_counts) {
+    const int64_t count = p.gt_counts[image];
+    const bool valid = is_count(count, end - first);
+    if (!valid && blockIdx.x == 0 && threadIdx.x % 32 == 0 && p.bad_box) {
+      *p.bad_box = bad_box_code(image, kBadCountRow);
+    }
+    end = first + (valid ? int32_t(count) : 0);
+  }
   C least = infinity;
   for (int32_t g = first + int32_t(threadIdx.x % 32); g < end; g += 32) {
     const C best = static_cast<const C*>(p.best_iou)[g];
@@ -257,7 +280,7 @@ __device__ ImageRule<C> image_rule(const MatchAnchorsParams& p, int64_t image, i
   least = warp_min(least);
   const bool nowhere = p.rule.allow_low_quality_matches && p.rule.match_zero_iou && least == C(0);
   const C bound = p.rule.allow_low_quality_matches ? min2(least, C(p.rule.low_threshold)) : C(p.rule.low_threshold);
-  return {lowered(bound), least < infinity, nowhere};
+  return {lowered(bound), least < infinity, nowhere, end};
 }
 
 template <class C>
@@ -281,13 +304,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) match_kernel(MatchAnchorsPa
   for (int i = 0; i < images; ++i) {
     const int64_t image = batch.first + first_image + i;
     const int32_t first = batch.offsets[first_image + i];
-    const int32_t end = batch.offsets[first_image + i + 1];
     const ImageRule<C> rule = rules[i];
     C best = 0;
     int32_t row = first;
     bool restored = rule.nowhere;
-    for (int32_t begin = first; begin < end; begin += 32) {
-      const NearBox<C> mine = box_at(p, static_cast<const C*>(p.best_iou), begin + lane, end);
+    for (int32_t begin = first; begin < rule.end; begin += 32) {
+      const NearBox<C> mine = box_at(p, static_cast<const C*>(p.best_iou), begin + lane, rule.end);
       const unsigned near = __ballot_sync(kAllLanes, anchors.may_reach(mine, rule.low));
       if (near == 0) continue;
       unsigned reached = anchors.reached(list, mine, near, max2(lowered(best), rule.low));
