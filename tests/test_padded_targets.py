@@ -68,7 +68,7 @@ def test_without_counts_all_rows_are_boxes() -> None:
 @pytest.mark.parametrize(
     ("counts", "error", "message"),
     [
-        (torch.tensor([1, 6]), ValueError, r"expected gt_counts of at least 0 and at most the rows of gt_boxes, .* image 1"),
+        (torch.tensor([1, 6]), ValueError, r"expected gt_counts of at least 0 and at most .* image 1"),
         (torch.tensor([-1, 2]), ValueError, r"expected gt_counts of at least 0 .* image 0"),
         (torch.tensor([1]), ValueError, r"expected gt_counts \[2\], got \[1\]"),
         (torch.tensor([1.0, 2.0]), TypeError, "expected gt_counts of int64 or int32, got Float"),

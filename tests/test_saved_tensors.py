@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import generator, make_grid, random_boxes
-from loss_cases import Head, boxes_of
 from functorch.compile import make_boxed_func
+from loss_cases import Head, boxes_of
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 
