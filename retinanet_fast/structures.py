@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-__all__ = ["AnchorGrid", "Detections"]
+__all__ = ["AnchorGrid", "Detections", "size_tensor"]
 
 
 class AnchorGrid(NamedTuple):
@@ -45,6 +45,17 @@ def _level_boxes(base: Tensor, stride: tuple[int, int], size: tuple[int, int]) -
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
     shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1)
     return (shifts[:, :, None, :] + base).reshape(-1, 4)
+
+
+def size_tensor(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(height, width) pairs as ``[B, 2]`` int64: on the host, where the kernels read them without a copy that would
+    wait, or in a traced program, which knows symbols alone, on ``device``."""
+    if not torch.compiler.is_compiling():
+        return torch.tensor([list(size) for size in sizes], dtype=torch.int64, device="cpu").reshape(-1, 2)
+    rows = [
+        torch.stack([torch.full((), n, dtype=torch.int64, device=device) for n in size]) for size in sizes
+    ]
+    return torch.stack(rows)
 
 
 @dataclass(eq=False)
@@ -92,11 +103,11 @@ class Detections:
 
     def _without_padding(self, image: int, count: int) -> dict[str, Tensor]:
         return {
-            "boxes": self.boxes[image, :count],
-            "scores": self.scores[image, :count],
-            "labels": self.labels[image, :count],
+            "boxes": self.boxes[image].narrow(0, 0, count),
+            "scores": self.scores[image].narrow(0, 0, count),
+            "labels": self.labels[image].narrow(0, 0, count),
         }
 
 
-# As a pytree node it can be returned from compiled and exported programs.
-torch.export.register_dataclass(Detections)
+# As a pytree node it can be returned from compiled and exported programs; the name is how a saved program finds it.
+torch.export.register_dataclass(Detections, serialized_type_name="retinanet_fast.Detections")

@@ -1,6 +1,7 @@
 """RetinaNet with ResNet and ResNeXt FPN backbones, a drop-in for torchvision's detection models."""
 
 from retinanet_fast.models.backbone import backbone_with_fpn
+from retinanet_fast.models.batch_detector import BatchDetector
 from retinanet_fast.models.builders import (
     retinanet_resnet18_fpn,
     retinanet_resnet34_fpn,
@@ -20,6 +21,7 @@ from retinanet_fast.models.weights import LoadReport, load_weights
 
 __all__ = [
     "BackboneWithFPN",
+    "BatchDetector",
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "LastLevelP6P7",

@@ -11,8 +11,8 @@ from retinanet_fast import ops
 from retinanet_fast.models.head import RetinaNetHead
 from retinanet_fast.models.torchvision_parts import anchors_of, box_loss_of, check_parts, levels_of
 from retinanet_fast.models.weights import rename_old_keys
-from retinanet_fast.nn import DetectionTransform, retinanet_anchor_generator
-from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD
+from retinanet_fast.nn import DetectionTransform, ImageBatch, retinanet_anchor_generator
+from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD, sizes_of
 from retinanet_fast.structures import AnchorGrid, Detections
 
 __all__ = ["RetinaNet"]
@@ -97,19 +97,34 @@ class RetinaNet(nn.Module):
         self.register_load_state_dict_pre_hook(rename_old_keys)
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+        self, images: Sequence[Tensor] | Tensor, targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        if self.training:
-            _check_targets(targets, len(images))
+        if not self.training:
+            return self.detect_batch(images).unpack()
+        _check_targets(targets, len(images))
         batch, scaled_targets = self.transform(images, targets)
+        return self.compute_loss(scaled_targets, *self._predict(batch))
+
+    def detect_batch(self, images: Sequence[Tensor] | Tensor) -> Detections:
+        """What evaluation returns, at fixed size: nothing in it depends on values, so it compiles and exports whole.
+
+        ``model(images)`` is ``model.eval().detect_batch(images).unpack()``.
+
+        Args:
+            images: as in a call of the model, or one tensor ``[B, 3, H, W]``.
+
+        Returns:
+            ``Detections`` in the pixels of the images, with D = ``detections_per_img``; no host round trip.
+        """
+        batch, _ = self.transform(images)
+        detections = self.detect(*self._predict(batch), batch.image_sizes)
+        return self.transform.postprocess(detections, batch.image_sizes, sizes_of(images))
+
+    def _predict(self, batch: ImageBatch) -> tuple[dict[str, list[Tensor]], Tensor | AnchorGrid]:
+        """The head's outputs and the anchors."""
         features = _levels(self.backbone(batch.tensors))
         head_outputs = levels_of(self.head(features), features)
-        anchors = anchors_of(self.anchor_generator, batch, features)
-        if self.training:
-            return self.compute_loss(scaled_targets, head_outputs, anchors)
-        detections = self.detect(head_outputs, anchors, batch.image_sizes)
-        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        return self.transform.postprocess(detections, batch.image_sizes, original_sizes).unpack()
+        return head_outputs, anchors_of(self.anchor_generator, batch, features)
 
     def compute_loss(
         self,
@@ -132,7 +147,7 @@ class RetinaNet(nn.Module):
         self,
         head_outputs: Mapping[str, Sequence[Tensor]],
         anchors: Tensor | AnchorGrid,
-        image_sizes: Sequence[tuple[int, int]],
+        image_sizes: Sequence[tuple[int, int]] | Tensor,
     ) -> Detections:
         """The detections of the head's outputs, in the pixels of the resized images; no host round trip."""
         return ops.retinanet_detect(

@@ -76,9 +76,10 @@ class AnchorGenerator(nn.Module):
         if len(feature_sizes) != len(self.sizes):
             raise ValueError(f"AnchorGenerator: expected {len(self.sizes)} levels, got {len(feature_sizes)}")
         height, width = image_size
-        grid_sizes = tuple((int(h), int(w)) for h, w in feature_sizes)
+        # No int(): while a program is traced the sizes are symbols, and int() would make them constants.
+        grid_sizes = tuple((h, w) for h, w in feature_sizes)
         if self.strides is None:
-            strides = tuple((int(height) // h, int(width) // w) for h, w in grid_sizes)
+            strides = tuple((height // h, width // w) for h, w in grid_sizes)
         else:
             strides = tuple((stride, stride) for stride in self.strides)
         return AnchorGrid(self.base_anchors, strides, grid_sizes)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retinanet_fast.structures import Detections
+from retinanet_fast.structures import Detections, size_tensor
 
 __all__ = ["DetectionTransform", "ImageBatch"]
 
@@ -20,6 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Size = tuple[int, int]  # (height, width)
+Sizes = Sequence[Size] | Tensor  # B pairs, or [B, 2] int64
 Target = dict[str, Tensor]
 
 
@@ -27,7 +28,7 @@ class ImageBatch(NamedTuple):
     """Images padded to one size, and the size of each before the padding."""
 
     tensors: Tensor  # [B, C, H, W]
-    image_sizes: list[Size]  # B pairs (height, width)
+    image_sizes: Sizes  # those of one tensor [B, C, h, w] are a tensor
 
 
 class DetectionTransform(nn.Module):
@@ -60,60 +61,85 @@ class DetectionTransform(nn.Module):
         self.fixed_size = fixed_size
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+        self, images: Sequence[Tensor] | Tensor, targets: Sequence[Target] | None = None
     ) -> tuple[ImageBatch, list[Target] | None]:
-        """The batch of images ``[C, H, W]``, float in 0 to 1, and their targets; the arguments are not changed."""
+        """The batch of the images and their targets; the arguments are not changed.
+
+        Args:
+            images: ``[C, H, W]`` each, or ``[B, C, H, W]``; float in 0 to 1.
+            targets: one dict per image.
+        """
         _check_images(images)
-        mean, std = (images[0].new_tensor(x)[:, None, None] for x in (self.image_mean, self.image_std))
-        resized = [self._resize((image - mean) / std) for image in images]
+        # What is resized at once: an image, or all that are one tensor.
+        parts = [images] if isinstance(images, Tensor) else [image[None] for image in images]
+        mean, std = (parts[0].new_tensor(x)[:, None, None] for x in (self.image_mean, self.image_std))
+        resized = [self._resize((part - mean) / std) for part in parts]
         if targets is not None:
+            each = resized * len(targets) if isinstance(images, Tensor) else resized
             targets = [
                 {**target, "boxes": _scale_boxes(target["boxes"], image.shape[-2:], new.shape[-2:])}
-                for target, image, new in zip(targets, images, resized, strict=True)
+                for target, image, new in zip(targets, images, each, strict=True)
             ]
-        sizes = [(image.shape[-2], image.shape[-1]) for image in resized]
+        sizes = sizes_of(resized[0] if isinstance(images, Tensor) else resized)
         return ImageBatch(self._pad(resized), sizes), targets
 
-    def postprocess(
-        self, detections: Detections, image_sizes: Sequence[Size], original_sizes: Sequence[Size]
-    ) -> Detections:
+    def postprocess(self, detections: Detections, image_sizes: Sizes, original_sizes: Sizes) -> Detections:
         """The detections with their boxes in the pixels of the original images."""
-        scales = [_scales(old, new) for old, new in zip(image_sizes, original_sizes, strict=True)]
-        scale = torch.tensor(scales, dtype=detections.boxes.dtype).to(detections.boxes.device)
-        return replace(detections, boxes=detections.boxes * scale[:, None, :])
+        boxes = detections.boxes
+        old, new = (
+            sizes if isinstance(sizes, Tensor) else size_tensor(sizes, boxes.device)
+            for sizes in (image_sizes, original_sizes)
+        )
+        scale = (new.double() / old.double()).to(boxes.dtype).flip(1).repeat(1, 2)  # x, y, x, y
+        return replace(detections, boxes=boxes * scale[:, None, :].to(boxes.device))
 
     def extra_repr(self) -> str:
         return f"min_size={self.min_size}, max_size={self.max_size}, fixed_size={self.fixed_size}"
 
-    def _resize(self, image: Tensor) -> Tensor:
-        size = self._resized_size(image.shape[-2], image.shape[-1])
-        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+    def _resize(self, images: Tensor) -> Tensor:
+        size = self._resized_size(images.shape[-2], images.shape[-1])
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
     def _resized_size(self, height: int, width: int) -> Size:
         if self.fixed_size is not None:
             return self.fixed_size[1], self.fixed_size[0]
         min_size = self.min_size[-1]
         if self.training and len(self.min_size) > 1:
-            min_size = self.min_size[int(torch.rand(()) * len(self.min_size))]
-        scale = min(min_size / min(height, width), self.max_size / max(height, width))
-        return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+            min_size = self.min_size[int(torch.rand((), device="cpu") * len(self.min_size))]
+        # sym_min and sym_max: in a traced program, min() and max() of sizes would tie it to which of them is larger.
+        shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
+        scale = torch.sym_min(min_size / shorter, self.max_size / longer)
+        return (
+            torch.sym_max(1, torch.sym_int(height * scale)),
+            torch.sym_max(1, torch.sym_int(width * scale)),
+        )
 
-    def _pad(self, images: Sequence[Tensor]) -> Tensor:
-        height = self._round_up(max(image.shape[-2] for image in images))
-        width = self._round_up(max(image.shape[-1] for image in images))
-        batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
-        for padded, image in zip(batch, images, strict=True):
-            padded[:, : image.shape[-2], : image.shape[-1]] = image
+    def _pad(self, parts: Sequence[Tensor]) -> Tensor:
+        height = self._round_up(reduce(torch.sym_max, [part.shape[-2] for part in parts]))
+        width = self._round_up(reduce(torch.sym_max, [part.shape[-1] for part in parts]))
+        if len(parts) == 1:
+            return F.pad(parts[0], (0, width - parts[0].shape[-1], 0, height - parts[0].shape[-2]))
+        batch = parts[0].new_zeros(len(parts), parts[0].shape[1], height, width)
+        for padded, part in zip(batch, parts, strict=True):
+            padded[:, : part.shape[-2], : part.shape[-1]] = part[0]
         return batch
 
     def _round_up(self, length: int) -> int:
-        return math.ceil(length / self.size_divisible) * self.size_divisible
+        return (length + self.size_divisible - 1) // self.size_divisible * self.size_divisible
 
 
-def _check_images(images: Sequence[Tensor]) -> None:
-    if len(images) == 0:
+def sizes_of(images: Sequence[Tensor] | Tensor) -> Sizes:
+    """(height, width) of each image."""
+    if isinstance(images, Tensor):
+        return size_tensor([(images.shape[-2], images.shape[-1])], images.device).expand(images.shape[0], 2)
+    return [(image.shape[-2], image.shape[-1]) for image in images]
+
+
+def _check_images(images: Sequence[Tensor] | Tensor) -> None:
+    # Of a tensor not len(), which makes the batch of a traced program a constant.
+    if (images.shape[0] if isinstance(images, Tensor) and images.dim() > 0 else len(images)) == 0:
         raise ValueError("expected at least one image, got none")
-    for index, image in enumerate(images):
+    for index, image in enumerate([images[0]] if isinstance(images, Tensor) else images):
         if image.dim() != 3:
             raise ValueError(f"expected images [C, H, W], got {list(image.shape)} at index {index}")
         if not image.is_floating_point():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast.ops.match_anchors import grid_arguments
-from retinanet_fast.structures import AnchorGrid, Detections
+from retinanet_fast.structures import AnchorGrid, Detections, size_tensor
 
 
 def retinanet_detect(
@@ -64,7 +64,7 @@ def retinanet_detect(
         ValueError: shapes, devices or settings that do not match.
         TypeError: outputs that are not floating point or of mixed dtypes, or image sizes that are not integers.
     """
-    sizes = image_sizes if isinstance(image_sizes, Tensor) else _size_tensor(image_sizes)
+    sizes = image_sizes if isinstance(image_sizes, Tensor) else size_tensor(image_sizes, cls_logits[0].device)
     per_class = isinstance(score_thresh, Tensor)
     return Detections(
         *torch.ops.retinanet_fast.retinanet_detect(
@@ -82,11 +82,6 @@ def retinanet_detect(
             soft_nms_sigma,
         )
     )
-
-
-def _size_tensor(image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """The sizes as a tensor on the host: the kernels read them there, without a copy that would synchronise."""
-    return torch.tensor([list(size) for size in image_sizes], dtype=torch.int64).reshape(-1, 2)
 
 
 @torch.library.register_fake("retinanet_fast::retinanet_detect")
