@@ -94,7 +94,9 @@ def check_detect(folder: Path, head: list[Tensor], sizes: Tensor, **options: Any
     expected = function(*head, sizes)
     # Scores and boxes are computed in float64 on both sides and rounded once, so the same bits are expected. Another
     # exp may differ in float64's last bit, which a float32 shows once in 2^28 numbers.
-    for ours, theirs in zip(exported(folder, function, [*head, sizes])([*head, sizes]), expected, strict=True):
+    for ours, theirs in zip(
+        exported(folder, function, [*head, sizes])([*head, sizes]), expected, strict=True
+    ):
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)
     return Detections(*expected)
@@ -114,7 +116,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ",".join(options) or "defaults")
 def test_detect_is_the_ops(tmp_path: Path, options: dict[str, Any]) -> None:
     found = check_detect(tmp_path, levels(2, [(8, 12), (4, 3)]), SIZES, **options)
-    assert (found.counts == 0).all() == (options.get("score_thresh") == 1.0)
+    assert (found.counts > 0).all() or options == {"score_thresh": 1.0}
 
 
 def test_detect_on_given_anchors(tmp_path: Path) -> None:
@@ -149,7 +151,10 @@ def test_one_file_for_any_batch_and_size(tmp_path: Path) -> None:
     dynamic = [{0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}] * 4 + [{0: Dim.AUTO}]
     run = exported(tmp_path, function, [*levels(2, [(8, 12), (4, 3)]), SIZES], dynamic)
     for batch, shapes in ((1, [(2, 2), (1, 1)]), (3, [(16, 9), (7, 5)])):
-        inputs = [*levels(batch, shapes, seed=batch), torch.tensor([[90 + image, 70] for image in range(batch)])]
+        inputs = [
+            *levels(batch, shapes, seed=batch),
+            torch.tensor([[90 + image, 70] for image in range(batch)]),
+        ]
         for ours, theirs in zip(run(inputs), function(*inputs), strict=True):
             assert torch.equal(ours, theirs)
 
@@ -182,7 +187,9 @@ def test_nms(tmp_path: Path, threshold: float) -> None:
         return ops.nms(boxes, scores, threshold), ops.batched_nms(boxes, scores, idxs, threshold)
 
     inputs = [boxes, scores, idxs]
-    assert [torch.equal(*pair) for pair in zip(exported(tmp_path, function, inputs)(inputs), function(*inputs))] == [
+    assert [
+        torch.equal(*pair) for pair in zip(exported(tmp_path, function, inputs)(inputs), function(*inputs))
+    ] == [
         True,
         True,
     ]
@@ -191,17 +198,24 @@ def test_nms(tmp_path: Path, threshold: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_box_ops(tmp_path: Path, dtype: torch.dtype) -> None:
     anchors, boxes = boxes_of(30).to(dtype), boxes_of(30, seed=1).to(dtype)
+    deltas = torch.randn(30, 4, generator=torch.Generator().manual_seed(2)).to(dtype)
     weights = (10.0, 10.0, 5.0, 5.0)
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        anchors, boxes = tensors
-        deltas = ops.encode_boxes(boxes, anchors, weights)
-        decoded = ops.decode_boxes(deltas * 1.5, anchors, weights, image_size=(70, 80))
-        return deltas, decoded, ops.decode_boxes(deltas, anchors, weights), ops.box_iou(anchors, boxes)
+        anchors, boxes, deltas = tensors
+        return (
+            ops.encode_boxes(boxes, anchors, weights),
+            ops.decode_boxes(deltas, anchors, weights),
+            ops.decode_boxes(deltas, anchors, weights, image_size=(70, 80)),
+            ops.box_iou(anchors, boxes),
+        )
 
-    results = exported(tmp_path, function, [anchors, boxes])([anchors, boxes])
-    # ONNX computes in float64 what the ops compute in float32: some roundings of coordinates up to 120.
-    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3}[dtype]
-    for ours, theirs in zip(results, function(anchors, boxes), strict=True):
+    inputs = [anchors, boxes, deltas]
+    # ONNX computes in float64 what the ops compute in float32: a few roundings of coordinates up to 120 (1e-5), and
+    # then perhaps the next float16 (2^-10).
+    rtol, atol = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-5, 1e-4), torch.float16: (2**-10, 1e-4)}[
+        dtype
+    ]
+    for ours, theirs in zip(exported(tmp_path, function, inputs)(inputs), function(*inputs), strict=True):
         assert ours.dtype == theirs.dtype
-        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * 10)
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)
