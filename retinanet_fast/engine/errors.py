@@ -19,7 +19,6 @@ TRAIN_PACKAGES = {"PIL": "pillow", "pycocotools": "pycocotools", "matplotlib": "
 EXPORT_PACKAGES = {
     "onnx": "onnx",
     "onnxscript": "onnxscript",
-    "onnx_ir": "onnxscript",
     "onnxruntime": "onnxruntime",
 }
 # Each extra of pyproject.toml that a user needs: the modules of its packages.

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from retinanet_fast.engine.coco import one_line
 from retinanet_fast.engine.data import read_image, to_model
 from retinanet_fast.engine.demo_data import RenderOptions, render_image
 from retinanet_fast.engine.errors import CheckError, InputError
 from retinanet_fast.export import Agreement, compare, export_model, load_exported
-from retinanet_fast.models import BatchDetector
+from retinanet_fast.models import BatchDetector, RetinaNet
 
 # What the formats need besides torch, to write a file and to run it.
 PACKAGES = {"torch": (), "aoti": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
@@ -54,7 +54,7 @@ def parse_size(word: str) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def export_checked(model: nn.Module, file: Path, options: ExportOptions, pictures: list[Path]) -> Agreement:
+def export_checked(model: RetinaNet, file: Path, options: ExportOptions, pictures: list[Path]) -> Agreement:
     """Write ``file``, load it anew, and compare its detections with the model's.
 
     Args:
@@ -85,7 +85,7 @@ def export_checked(model: nn.Module, file: Path, options: ExportOptions, picture
     return agreement
 
 
-def check(model: nn.Module, file: Path, options: ExportOptions, images: list[Tensor]) -> Agreement:
+def check(model: RetinaNet, file: Path, options: ExportOptions, images: list[Tensor]) -> Agreement:
     """How far the file's detections on uint8 images [3, H, W] are from the model's."""
     device = next(model.parameters()).device
     run, detector = load_exported(file, options.format), BatchDetector(model.eval())
@@ -98,7 +98,7 @@ def check(model: nn.Module, file: Path, options: ExportOptions, images: list[Ten
             mirrored = [image, image.flip(-1), image.flip(-2), image.flip(-1, -2)]
             batch = torch.stack([mirrored[index % 4] for index in range(options.batch or 2)])
             expected = detector(batch).to("cpu")
-            agreement += compare(expected, run(batch).to("cpu"), float(model.score_thresh))  # type: ignore[arg-type]
+            agreement += compare(expected, run(batch).to("cpu"), model.score_thresh)
     return agreement
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from retinanet_fast.export.onnx_table import onnx_translations
-from retinanet_fast.models import BatchDetector
+from retinanet_fast.models import BatchDetector, RetinaNet
 from retinanet_fast.structures import Detections
 
 __all__ = ["FORMATS", "export_model", "load_exported"]
@@ -26,7 +26,7 @@ EXAMPLE = (2, 224, 288)
 
 
 def export_model(
-    model: nn.Module,
+    model: RetinaNet,
     file: Path | str,
     format: str,
     *,
@@ -54,16 +54,17 @@ def export_model(
     """
     if format not in FORMATS:
         raise ValueError(f"export_model: expected a format of {', '.join(FORMATS)}, got {format!r}")
-    program = trace(model, size, batch)
-    if format == "torch":
-        torch.export.save(program, file)
-    elif format == "aoti":
-        torch._inductor.aoti_compile_and_package(program, package_path=str(file))
-    else:
-        _write_onnx(program, Path(file))
+    with _quiet():
+        program = trace(model, size, batch)
+        if format == "torch":
+            torch.export.save(program, file)
+        elif format == "aoti":
+            torch._inductor.aoti_compile_and_package(program, package_path=str(file))
+        else:
+            _write_onnx(program, file)
 
 
-def trace(model: nn.Module, size: tuple[int, int] | None, batch: int | None) -> ExportedProgram:
+def trace(model: RetinaNet, size: tuple[int, int] | None, batch: int | None) -> ExportedProgram:
     """The evaluation as a program of ``torch.export``."""
     height, width = size or EXAMPLE[1:]
     device = next(model.parameters()).device
@@ -87,23 +88,24 @@ def load_exported(file: Path | str, format: str) -> Callable[[Tensor], Detection
         return lambda images: module(images)
     if format == "aoti":
         package = torch._inductor.aoti_load_package(str(file))
-        return lambda images: package(images)
+        return lambda images: package(
+            images.contiguous()
+        )  # it reads the memory without a look at the strides
     if format == "onnx":
         return _onnx_runtime(file)
     raise ValueError(f"load_exported: expected a format of {', '.join(FORMATS)}, got {format!r}")
 
 
-def _write_onnx(program: ExportedProgram, file: Path) -> None:
-    with _quiet():
-        onnx_program = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=18,
-            custom_translation_table=onnx_translations(),
-            input_names=["images"],
-            output_names=OUTPUTS,
-            verbose=False,
-        )
+def _write_onnx(program: ExportedProgram, file: Path | str) -> None:
+    onnx_program = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=18,
+        custom_translation_table=onnx_translations(),
+        input_names=["images"],
+        output_names=OUTPUTS,
+        verbose=False,
+    )
     assert onnx_program is not None
     onnx_program.save(file, external_data=False)
 
@@ -122,7 +124,17 @@ def _onnx_runtime(file: Path | str) -> Callable[[Tensor], Detections]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on its own deprecations and on operators of libraries that are not there."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    """Without torch's notes on its own deprecations, and on operators of libraries that are not installed."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter", "onnxscript")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -6,32 +6,32 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
+from onnx import TensorProto, numpy_helper
 from onnxscript import opset18 as op
 
 # A value of the graph that is being built. (Its library gives no useful static type.)
 Value = Any
 
-FLOAT, DOUBLE, INT64 = ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64
-_NUMPY = {FLOAT: np.float32, DOUBLE: np.float64, INT64: np.int64}
+FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
+_NUMPY: dict[int, Any] = {FLOAT: np.float32, DOUBLE: np.float64, INT64: np.int64}
 
 
-def constant(value: Any, dtype: ir.DataType) -> Value:
+def constant(value: Any, dtype: int) -> Value:
     """A number or an array of the graph; a bare Python number would become int64 or float32."""
-    return op.Constant(value=ir.tensor(np.asarray(value, dtype=_NUMPY[dtype])))
+    return op.Constant(value=numpy_helper.from_array(np.asarray(value, dtype=_NUMPY[dtype])))
 
 
-def integers(values: int | Value | Sequence[int | Value]) -> Value:
-    """An int64 ``[N]`` from numbers and scalars of the graph, as ``SymInt`` arguments come."""
-    parts = values if isinstance(values, list | tuple) else [values]
-    tensors = [
+def integers(values: Any) -> Value:
+    """An int64 ``[N]`` from numbers and scalars of the graph (one, or a list), as ``SymInt`` arguments come."""
+    parts: list[Any] = values if isinstance(values, list) else [values]
+    tensors: list[Value] = [
         constant([part], INT64) if isinstance(part, int) else op.Reshape(part, constant([1], INT64))
         for part in parts
     ]
     return tensors[0] if len(tensors) == 1 else op.Concat(*tensors, axis=0)
 
 
-def cast(value: Value, dtype: ir.DataType) -> Value:
+def cast(value: Value, dtype: int) -> Value:
     return op.Cast(value, to=dtype)
 
 
