@@ -16,13 +16,23 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+OPS_LIBRARY = "libretinanet_fast_ops"
 OLDEST_SETUPTOOLS = 77  # older ones refuse the form of pyproject.toml's licence, in 60 lines
 
 
 class CMakeBuild(build_ext):
     """Configures and builds in build/<python>-torch<version>/, which is kept so that the next build is short."""
 
+    def get_ext_filename(self, fullname: str) -> str:
+        # The library of the ops is no module: its name says nothing of Python, and a C++ program loads it too.
+        package, _, name = fullname.rpartition(".")
+        return (
+            os.path.join(package, f"{name}.so") if name == OPS_LIBRARY else super().get_ext_filename(fullname)
+        )
+
     def build_extension(self, ext: Extension) -> None:
+        if ext.name.endswith(OPS_LIBRARY):
+            return  # written with the module, which links it
         try:
             import torch
         except ImportError:
@@ -70,4 +80,5 @@ if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
         f"retinanet_fast is built with setuptools >= {OLDEST_SETUPTOOLS}, this Python has {setuptools.__version__}.\n"
         "Without build isolation pip takes the one that is installed: pip install --upgrade setuptools"
     )
-setup(ext_modules=[Extension("retinanet_fast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+files = [f"retinanet_fast.{name}" for name in (OPS_LIBRARY, "_C")]
+setup(ext_modules=[Extension(name, sources=[]) for name in files], cmdclass={"build_ext": CMakeBuild})

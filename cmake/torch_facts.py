@@ -17,7 +17,7 @@ if not any(os.path.isdir(os.path.join(folder, "pybind11")) for folder in include
 
     include_dirs.append(pybind11.get_include())
 
-libraries = ["torch_python", "torch", "torch_cpu", "c10"]
+libraries = ["torch", "torch_cpu", "c10"]  # and torch_python, for the module alone
 if torch.version.cuda:
     libraries += ["torch_cuda", "c10_cuda"]
 

@@ -6,9 +6,11 @@
 ``retinanet_fast.models``        RetinaNet and its builders
 ``retinanet_fast.accelerate``    lets torchvision's RetinaNet, FCOS, SSD and R-CNNs run on the ops
 ``retinanet_fast.compat``        other libraries' functions over the ops: torchvision, fvcore, detectron2, mmcv, ...
+``retinanet_fast.export``        models as files for other programs: torch.export, AOTInductor, ONNX
 ``retinanet_fast.load_weights``  gives a model its weights, from torchvision's, detectron2's and mmdetection's files too
 ``retinanet_fast.synchronize_errors``   raises now what the GPU found wrong in labels or boxes
 ``retinanet_fast.release_kept_memory``  gives back the memory of large CPU results
+``retinanet_fast.ops_library``          the library that registers the ops, for programs without Python
 
 All of these are imported when they are first used: ``import retinanet_fast`` alone does not import torch.
 ``python -m retinanet_fast.selftest`` checks every op on this machine.
@@ -18,7 +20,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retinanet_fast import acceleration, compat, models, nn, ops, reference
+    from pathlib import Path
+
+    from retinanet_fast import acceleration, compat, export, models, nn, ops, reference
     from retinanet_fast.acceleration import accelerate
     from retinanet_fast.models import load_weights
 
@@ -28,16 +32,18 @@ __all__ = [
     "acceleration",
     "build_info",
     "compat",
+    "export",
     "load_weights",
     "models",
     "nn",
     "ops",
+    "ops_library",
     "reference",
     "release_kept_memory",
     "synchronize_errors",
 ]
 
-_MODULES = ("acceleration", "compat", "models", "nn", "ops", "reference")
+_MODULES = ("acceleration", "compat", "export", "models", "nn", "ops", "reference")
 
 
 def build_info() -> dict[str, Any]:
@@ -45,6 +51,20 @@ def build_info() -> dict[str, Any]:
     from retinanet_fast import _ext
 
     return _ext.build_info()
+
+
+def ops_library() -> "Path":
+    """The shared library of the ops, for programs without Python.
+
+    Loading it, by ``dlopen`` in C++ or by ``torch.ops.load_library``, registers ``torch.ops.retinanet_fast.*``. It
+    needs the torch that it was built for, and no Python.
+
+    Raises:
+        ImportError: it has not been built, or for another torch.
+    """
+    from retinanet_fast import _ext
+
+    return _ext.OPS_LIBRARY
 
 
 def synchronize_errors() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 PACKAGE = Path(__file__).resolve().parent
+OPS_LIBRARY = PACKAGE / "libretinanet_fast_ops.so"
 
 
 def _load() -> ModuleType:

@@ -34,6 +34,7 @@ LAYERS = {
     "models": 3,
     "compat": 4,
     "acceleration": 4,
+    "export": 4,
     "engine": 5,
     "cli": 6,
     "selftest": 6,

@@ -92,12 +92,21 @@ def test_the_extension_says_which_torch_it_is_built_for() -> None:
 def test_the_extension_has_no_standard_library_of_its_own() -> None:
     """A static libstdc++, which g++ takes where there is no other, has locales of its own: an error message that holds
     a number would be a crash."""
-    module = str(_ext._C.__file__)
-    symbols = subprocess.run(
-        ["nm", "-D", "--defined-only", module], capture_output=True, text=True, check=True
-    )
-    assert "PyInit__C" in symbols.stdout
-    assert "_ZNSt6locale7classicEv" not in symbols.stdout
+    assert "PyInit__C" in symbols_of(str(_ext._C.__file__), "--defined-only")
+    for file in (str(_ext._C.__file__), str(retinanet_fast.ops_library())):
+        assert "_ZNSt6locale7classicEv" not in symbols_of(file, "--defined-only")
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm, the binutils' reader of symbols")
+def test_the_library_of_the_ops_needs_no_python() -> None:
+    """A program without Python loads it; every symbol that it lacks must be in torch or in the system."""
+    assert " PyErr_SetString" in symbols_of(str(_ext._C.__file__), "--undefined-only")
+    missing = symbols_of(str(retinanet_fast.ops_library()), "--undefined-only")
+    assert re.findall(r" _?Py\w+", missing) == []
+
+
+def symbols_of(file: str, kind: str) -> str:
+    return subprocess.run(["nm", "-D", kind, file], capture_output=True, text=True, check=True).stdout
 
 
 def test_there_are_no_late_errors_on_the_cpu() -> None:

@@ -7,6 +7,9 @@
 
 #include "math/scalar.h"
 
+// What the Python module calls in the library of the ops, whose other names are hidden.
+#define RETINANET_FAST_API __attribute__((visibility("default")))
+
 namespace retinanet_fast {
 
 enum class DType : int8_t { kFloat64, kFloat32, kFloat16, kBFloat16 };

@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "kernels/common.h"
+
 namespace retinanet_fast {
 
 class DeferredError {
@@ -24,6 +26,6 @@ class DeferredError {
 };
 
 // Waits for every device on which such an op has run, and raises what they left.
-void synchronize_errors();
+RETINANET_FAST_API void synchronize_errors();
 
 }  // namespace retinanet_fast

@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "kernels/common.h"
+
 namespace retinanet_fast {
 
 // An uninitialised dense tensor with the sizes, dtype and device of `like`, in its layout if that is dense. On the CPU
@@ -13,6 +15,6 @@ at::Tensor empty_dense_like(const at::Tensor& like);
 at::Tensor empty_dense_like(const at::Tensor& like, at::IntArrayRef sizes);
 
 // Gives the kept memory back to the system.
-void release_kept_memory();
+RETINANET_FAST_API void release_kept_memory();
 
 }  // namespace retinanet_fast

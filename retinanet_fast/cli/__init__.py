@@ -1,6 +1,7 @@
 """``retinanet-fast``: reads the command line and calls the engine.
 
-Exit codes: 0 done; 1 training or the build failed; 2 bad input, told in one line; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 training, the build or the check of an exported file failed; 2 bad input, told in one line; 130
+stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from collections.abc import Sequence
 
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
-from retinanet_fast.engine.errors import InputError, TrainingError, describe_import_error
+from retinanet_fast.cli.exporting import export_command
+from retinanet_fast.engine.errors import CheckError, InputError, TrainingError, describe_import_error
 
 COMMANDS = {
     "demo": commands.demo_command,
     "train": commands.train_command,
     "eval": commands.eval_command,
     "predict": commands.predict_command,
+    "export": export_command,
     "info": commands.info_command,
 }
 
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         COMMANDS[options.command](options)
     except InputError as error:
         return _fail(str(error), 2)
-    except TrainingError as error:
+    except (TrainingError, CheckError) as error:
         return _fail(str(error), 1)
     except ImportError as error:
         return _fail(describe_import_error(error), 1)

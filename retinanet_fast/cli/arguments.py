@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from retinanet_fast import __version__
+from retinanet_fast.cli.exporting import add_export
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import Recipe
@@ -22,6 +23,7 @@ Train a RetinaNet on any COCO-format data set and detect with it.
   retinanet-fast train --recipe bccd --data DIR --out RUN    train
   retinanet-fast eval --checkpoint RUN --data DIR            COCO's twelve numbers
   retinanet-fast predict --checkpoint RUN PICTURE ...        pictures with boxes, and a json
+  retinanet-fast export RUN --format onnx --out FILE         a file for other programs
 """
 DATA_HELP = """\
 data set:
@@ -51,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(add("train", "train on a COCO-format data set"))
     _add_eval(add("eval", "COCO's twelve numbers, by pycocotools"))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
+    add_export(add("export", "write a model to a file for other programs, and check the file"))
     choices.add_parser("bench", help="run the benchmarks of the source tree (bench --help: their options)")
     add("info", "what the ops were built from and for, and what is here")
     return parser

@@ -21,7 +21,7 @@ GROUP_CHANNELS = 8
 HEAD_DEVIATION = 0.01
 
 
-def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
+def build_model(recipe: Recipe, num_classes: int) -> models.RetinaNet:
     """A fresh RetinaNet; ``num_classes`` counts the background.
 
     As in torchvision, the backbone's batch norm is trained where the model starts from scratch. Where the recipe

@@ -11,15 +11,30 @@ class TrainingError(Exception):
     """Training cannot go on, for example because the loss is not finite. One line; exit code 1."""
 
 
+class CheckError(Exception):
+    """An exported file does not do what the model does. One line; exit code 1."""
+
+
 TRAIN_PACKAGES = {"PIL": "pillow", "pycocotools": "pycocotools", "matplotlib": "matplotlib"}
+EXPORT_PACKAGES = {
+    "onnx": "onnx",
+    "onnxscript": "onnxscript",
+    "onnxruntime": "onnxruntime",
+}
+# Each extra of pyproject.toml that a user needs: the modules of its packages.
+EXTRAS = {"train": TRAIN_PACKAGES, "export": EXPORT_PACKAGES}
 
 
 def describe_import_error(error: ImportError) -> str:
-    """In one line; where a package of the extra ``train`` is missing, how to install it."""
-    package = TRAIN_PACKAGES.get((error.name or "").partition(".")[0])
-    if package is None:
-        return str(error)
-    return f'this needs {package}, which is not installed here: pip install "retinanet_fast[train]"'
+    """In one line; where a package of an extra is missing, how to install it."""
+    module = (error.name or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if module in packages:
+            return (
+                f"this needs {packages[module]}, which is not installed here: "
+                f'pip install "retinanet_fast[{extra}]"'
+            )
+    return str(error)
 
 
 class Problems:

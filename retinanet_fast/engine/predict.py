@@ -22,6 +22,7 @@ from retinanet_fast.engine.evaluate import coco_results, run_model
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.progress import Progress
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.models import RetinaNet
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Predictions:
     images_per_second: float
 
 
-def restore_model(state: Checkpoint, source: Path, device: torch.device) -> nn.Module:
+def restore_model(state: Checkpoint, source: Path, device: torch.device) -> RetinaNet:
     """The model of a checkpoint, ready to detect.
 
     Raises:

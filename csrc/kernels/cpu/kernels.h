@@ -43,7 +43,7 @@ struct CpuKernels {
 
 // The table of the best level that this processor has, or of the one that the environment variable
 // RETINANET_FAST_CPU_LEVEL names; throws std::runtime_error where that is unknown or not supported.
-const CpuKernels& cpu_kernels();
+RETINANET_FAST_API const CpuKernels& cpu_kernels();
 
 #ifdef RETINANET_FAST_CPU_NAMESPACE
 namespace RETINANET_FAST_CPU_NAMESPACE {
