@@ -1,4 +1,4 @@
-"""What several twins share: the dtype that they compute in, reductions, and the layout of the head's outputs."""
+"""What several twins share: the dtype that they compute in, checks of labels, reductions, the head's layout."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -32,6 +33,17 @@ def image_targets(targets: Sequence[Tensor] | Tensor, counts: Tensor | None) -> 
     if counts is None:
         return list(targets)
     return [rows[:count] for rows, count in zip(targets, counts.tolist(), strict=True)]
+
+
+def check_labels(op: str, labels: Tensor, low: int, high: int) -> None:
+    """Raises an IndexError for a label outside ``[low, high)``; traced labels, which have no values, are not checked."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(labels):  # by vmap, which hides values
+        labels = torch._C._functorch.get_unwrapped(labels)
+    if is_fake(labels) or labels.is_meta or labels.numel() == 0:
+        return
+    least, most = int(labels.min()), int(labels.max())
+    if least < low or most >= high:
+        raise IndexError(f"{op}: expected labels in [{low}, {high}), got [{least}, {most}]")
 
 
 def flatten_level(output: Tensor, values: int) -> Tensor:

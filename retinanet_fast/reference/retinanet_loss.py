@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retinanet_fast.reference._common import image_targets, level_rows
+from retinanet_fast.reference._common import check_labels, image_targets, level_rows
 from retinanet_fast.reference.decode_boxes import decode_boxes
 from retinanet_fast.reference.encode_boxes import encode_boxes
 from retinanet_fast.reference.match_anchors import match_anchors
@@ -49,29 +49,60 @@ def retinanet_loss(
         match_zero_iou=match_zero_iou,
     )
     anchor_boxes = anchors.boxes() if isinstance(anchors, AnchorGrid) else anchors
+    return losses_of_matches(
+        cls_logits,
+        bbox_regression,
+        anchor_boxes,
+        matches,
+        gt_boxes,
+        gt_labels,
+        alpha=alpha,
+        gamma=gamma,
+        box_loss=box_loss,
+        smooth_l1_beta=smooth_l1_beta,
+        box_weights=box_weights,
+    )
+
+
+def losses_of_matches(
+    cls_logits: Sequence[Tensor],
+    bbox_regression: Sequence[Tensor],
+    anchors: Tensor,
+    matches: Tensor,
+    gt_boxes: Sequence[Tensor],
+    gt_labels: Sequence[Tensor],
+    *,
+    alpha: float,
+    gamma: float,
+    box_loss: str,
+    smooth_l1_beta: float,
+    box_weights: Sequence[float],
+) -> dict[str, Tensor]:
+    """The losses with ``matches`` ``[B, A]`` of anchors ``[A, 4]``. No step depends on values: it can be batched."""
     rows = level_rows(cls_logits, bbox_regression)
     logits = torch.cat([level_logits for level_logits, _ in rows], dim=1)
     deltas = torch.cat([level_deltas for _, level_deltas in rows], dim=1)
     classification, regression = logits.new_zeros(()), deltas.new_zeros(())
     for image, (boxes, labels) in enumerate(zip(gt_boxes, gt_labels, strict=True)):
+        check_labels("retinanet_loss", labels, 0, logits.shape[-1])
         match = matches[image]
         foreground = match >= 0
         divisor = foreground.sum().clamp_min(1)
+        row = match.clamp_min(-1)  # the last for an anchor without a box: a label and a box are added for it
 
-        targets = match.clone()
-        targets[foreground] = labels[match[foreground]]
+        targets = torch.where(foreground, F.pad(labels, (0, 1))[row], match)
         focal = sigmoid_focal_loss(logits[image], targets, alpha, gamma, reduction="sum")
         classification = classification + focal / divisor
 
         box = _box_loss(
-            deltas[image, foreground],
-            anchor_boxes[foreground],
-            boxes[match[foreground]].to(deltas.dtype),
+            deltas[image].masked_fill(~foreground[:, None], 0),
+            anchors,
+            torch.cat([boxes.to(deltas.dtype), deltas.new_tensor([[0, 0, 1, 1]])])[row],
             box_loss,
             smooth_l1_beta,
             box_weights,
         )
-        regression = regression + box / divisor
+        regression = regression + box.masked_fill(~foreground, 0).sum() / divisor
     batch = max(1, len(gt_boxes))
     return {"classification": classification / batch, "bbox_regression": regression / batch}
 
@@ -80,11 +111,12 @@ def _box_loss(
     deltas: Tensor, anchors: Tensor, boxes: Tensor, kind: str, beta: float, weights: Sequence[float]
 ) -> Tensor:
     if kind == "l1":
-        return (deltas - encode_boxes(boxes, anchors, weights)).abs().sum()
+        return (deltas - encode_boxes(boxes, anchors, weights)).abs().sum(dim=1)
     if kind == "smooth_l1":
-        return F.smooth_l1_loss(deltas, encode_boxes(boxes, anchors, weights), reduction="sum", beta=beta)
+        codes = encode_boxes(boxes, anchors, weights)
+        return F.smooth_l1_loss(deltas, codes, reduction="none", beta=beta).sum(dim=1)
     if kind == "giou":
-        return _giou_loss(decode_boxes(deltas, anchors, weights), boxes).sum()
+        return _giou_loss(decode_boxes(deltas, anchors, weights), boxes)
     raise ValueError(f"retinanet_loss: expected box_loss 'l1', 'smooth_l1' or 'giou', got {kind!r}")
 
 

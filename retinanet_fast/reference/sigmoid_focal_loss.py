@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retinanet_fast.reference._common import compute_dtype, reduce
+from retinanet_fast.reference._common import check_labels, compute_dtype, reduce
 
 
 def sigmoid_focal_loss(
@@ -41,9 +41,5 @@ def _focal(x: Tensor, t: Tensor, alpha: float, gamma: float) -> Tensor:
 
 def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
     num_classes = like.shape[-1]
-    if labels.numel() and (labels.min() < -2 or labels.max() >= num_classes):
-        raise IndexError(
-            f"sigmoid_focal_loss: expected labels in [-2, {num_classes}), "
-            f"got [{int(labels.min())}, {int(labels.max())}]"
-        )
+    check_labels("sigmoid_focal_loss", labels, -2, num_classes)
     return (labels[..., None] == torch.arange(num_classes, device=labels.device)).to(like.dtype)

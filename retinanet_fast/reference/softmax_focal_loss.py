@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retinanet_fast.reference._common import compute_dtype, reduce
+from retinanet_fast.reference._common import check_labels, compute_dtype, reduce
 
 
 def softmax_focal_loss(
@@ -22,12 +22,7 @@ def softmax_focal_loss(
     """
     if not 0 <= gamma < float("inf"):
         raise ValueError(f"softmax_focal_loss: expected gamma finite and not negative, got {gamma}")
-    num_classes = inputs.shape[1]
-    if targets.numel() and (targets.min() < 0 or targets.max() >= num_classes):
-        raise IndexError(
-            f"softmax_focal_loss: expected labels in [0, {num_classes}), "
-            f"got [{int(targets.min())}, {int(targets.max())}]"
-        )
+    check_labels("softmax_focal_loss", targets, 0, inputs.shape[1])
     x = inputs.to(compute_dtype(inputs))
     log_p = x.log_softmax(dim=1).gather(1, targets[:, None].long())[:, 0]
     # 1 - p_t without cancellation. The floor keeps its power's gradient finite for gamma < 1.
