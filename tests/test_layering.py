@@ -27,18 +27,20 @@ C_STANDARD = re.compile(r"[a-z_]+(\.h)?")
 # Python modules from the bottom up; an import may name its own layer or a lower one.
 LAYERS = {
     "structures": 0,
+    "_checks": 0,
     "_ext": 0,
     "reference": 1,
-    "ops": 1,
-    "nn": 2,
-    "models": 3,
-    "compat": 4,
-    "acceleration": 4,
-    "export": 4,
-    "engine": 5,
-    "cli": 6,
-    "selftest": 6,
-    "__main__": 7,
+    "_transforms": 2,
+    "ops": 3,
+    "nn": 4,
+    "models": 5,
+    "compat": 6,
+    "acceleration": 6,
+    "export": 6,
+    "engine": 7,
+    "cli": 8,
+    "selftest": 8,
+    "__main__": 9,
 }
 
 

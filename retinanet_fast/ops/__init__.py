@@ -1,5 +1,6 @@
 """The ops as functions, for CPU and CUDA; ``retinanet_fast.reference`` has the same names in plain PyTorch."""
 
+from retinanet_fast import _transforms  # noqa: F401  what the ops are under torch.func
 from retinanet_fast.ops.batched_nms import batched_nms
 from retinanet_fast.ops.box_iou import box_iou
 from retinanet_fast.ops.decode_boxes import decode_boxes

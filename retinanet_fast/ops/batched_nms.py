@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast._checks.boxes import check_batched_nms
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -36,5 +37,6 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
 @torch.library.register_fake("retinanet_fast::batched_nms")
 def _(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    check_batched_nms(boxes, scores, idxs)
     count = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty(count, dtype=torch.int64)

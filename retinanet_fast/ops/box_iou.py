@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast._checks.boxes import check_box_iou
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 @torch.library.register_fake("retinanet_fast::box_iou")
 def _(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    check_box_iou(boxes1, boxes2)
     dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
     return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0], dtype=dtype)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast._checks.boxes import check_decode_boxes
 
 
 def decode_boxes(
@@ -52,6 +53,7 @@ def _(
     max_log_scale: float,
     image_size: Sequence[int],
 ) -> Tensor:
+    check_decode_boxes(deltas, anchors, weights, image_size)
     return deltas.new_empty(deltas.shape, dtype=torch.promote_types(deltas.dtype, anchors.dtype))
 
 

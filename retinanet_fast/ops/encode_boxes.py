@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast._checks.boxes import check_encode_boxes
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
@@ -36,6 +37,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0
 
 @torch.library.register_fake("retinanet_fast::encode_boxes")
 def _(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor:
+    check_encode_boxes(boxes, anchors, weights)
     return boxes.new_empty(boxes.shape, dtype=torch.promote_types(boxes.dtype, anchors.dtype))
 
 

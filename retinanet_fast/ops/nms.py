@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast._checks.boxes import check_nms
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -37,5 +38,6 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 @torch.library.register_fake("retinanet_fast::nms")
 def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    check_nms("nms", boxes, scores)
     count = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty(count, dtype=torch.int64)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from retinanet_fast._checks.head import check_retinanet_detect
 from retinanet_fast.ops.match_anchors import grid_arguments
 from retinanet_fast.structures import AnchorGrid, Detections, size_tensor
 
@@ -101,6 +102,20 @@ def _(
     soft_nms: str,
     soft_nms_sigma: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_retinanet_detect(
+        cls_logits,
+        bbox_regression,
+        anchors,
+        strides,
+        grid_sizes,
+        image_sizes,
+        class_thresh,
+        topk_candidates,
+        detections_per_img,
+        box_weights,
+        soft_nms,
+        soft_nms_sigma,
+    )
     first, limit = cls_logits[0], detections_per_img
     batch = first.shape[0]
     return (

@@ -1,10 +1,12 @@
 """RetinaNet's two training losses from the head's own outputs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from retinanet_fast._checks.head import check_retinanet_loss
 from retinanet_fast.ops.match_anchors import grid_arguments, target_list
 from retinanet_fast.structures import AnchorGrid
 
@@ -90,7 +92,8 @@ def retinanet_loss(
 
 
 @torch.library.register_fake("retinanet_fast::retinanet_loss")
-def _(cls_logits: Sequence[Tensor], *_: object) -> tuple[Tensor, Tensor]:
+def _(cls_logits: Sequence[Tensor], *arguments: Any) -> tuple[Tensor, Tensor]:
+    check_retinanet_loss(cls_logits, *arguments)
     dtype = torch.promote_types(cls_logits[0].dtype, torch.float32)
     return cls_logits[0].new_empty((), dtype=dtype), cls_logits[0].new_empty((), dtype=dtype)
 

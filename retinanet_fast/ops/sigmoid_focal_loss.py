@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast._checks.focal_losses import check_sigmoid_focal_loss
 
 _sigmoid_focal_loss = torch.ops.retinanet_fast.sigmoid_focal_loss.default
 
@@ -69,6 +70,7 @@ def _fake_loss(
     reduction: str = "none",
     wide_loss: bool = False,
 ) -> Tensor:
+    check_sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)
     dtype = inputs.dtype
     if targets.is_floating_point():
         dtype = torch.promote_types(dtype, targets.dtype)

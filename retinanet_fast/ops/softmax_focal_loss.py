@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast._checks.focal_losses import check_softmax_focal_loss
 
 _softmax_focal_loss = torch.ops.retinanet_fast.softmax_focal_loss.default
 
@@ -69,6 +70,7 @@ def _(
     reduction: str = "mean",
     wide_loss: bool = False,
 ) -> Tensor:
+    check_softmax_focal_loss(inputs, targets, class_weights, alpha, gamma, reduction)
     dtype = torch.promote_types(inputs.dtype, torch.float32) if wide_loss else inputs.dtype
     return inputs.new_empty(inputs.shape[0] if reduction == "none" else (), dtype=dtype)
 

@@ -36,7 +36,7 @@ def image_targets(targets: Sequence[Tensor] | Tensor, counts: Tensor | None) -> 
 
 
 def check_labels(op: str, labels: Tensor, low: int, high: int) -> None:
-    """Raises an IndexError for a label outside ``[low, high)``; traced labels, which have no values, are not checked."""
+    """Raises an IndexError for a label outside ``[low, high)``. Traced labels have no values to check."""
     while torch._C._functorch.is_functorch_wrapped_tensor(labels):  # by vmap, which hides values
         labels = torch._C._functorch.get_unwrapped(labels)
     if is_fake(labels) or labels.is_meta or labels.numel() == 0:
