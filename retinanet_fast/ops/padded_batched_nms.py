@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,19 @@ def padded_batched_nms(
         TypeError: boxes that are not floating point, scores of another dtype, or idxs that are not integers.
     """
     _check(boxes, scores, idxs, counts, max_output)
+    if torch._C._are_functorch_transforms_active():
+        return _Transformed.apply(boxes, scores, idxs, iou_threshold, counts, max_output)
+    return _padded_batched_nms(boxes, scores, idxs, iou_threshold, counts, max_output)
+
+
+def _padded_batched_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor,
+    iou_threshold: float,
+    counts: Tensor | None,
+    max_output: int | None,
+) -> tuple[Tensor, Tensor]:
     batch, n = scores.shape
     image = torch.arange(batch, device=boxes.device)[:, None].expand(batch, n)
     if counts is not None:
@@ -58,6 +73,60 @@ def padded_batched_nms(
     output = kept.new_full((batch + 1, limit + 1), -1)
     output[owner, place.clamp(max=limit)] = kept[order] % max(n, 1)
     return output[:batch, :limit].contiguous(), first.diff().clamp(max=limit)
+
+
+class _Transformed(torch.autograd.Function):
+    """The function under ``torch.func``'s transforms: what vmap batches is more images, and nothing has a gradient."""
+
+    @staticmethod
+    def forward(
+        boxes: Tensor,
+        scores: Tensor,
+        idxs: Tensor,
+        iou_threshold: float,
+        counts: Tensor | None,
+        max_output: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        return _padded_batched_nms(boxes, scores, idxs, iou_threshold, counts, max_output)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        return (None,) * 6
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Tensor | None) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        boxes: Tensor,
+        scores: Tensor,
+        idxs: Tensor,
+        iou_threshold: float,
+        counts: Tensor | None,
+        max_output: int | None,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        def images(tensor: Tensor, dim: int | None) -> Tensor:
+            """``[V, B, ...]`` as ``[V * B, ...]``."""
+            batched = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            return batched.flatten(0, 1)
+
+        kept, num_kept = padded_batched_nms(
+            images(boxes, in_dims[0]),
+            images(scores, in_dims[1]),
+            images(idxs, in_dims[2]),
+            iou_threshold,
+            counts=None if counts is None else images(counts, in_dims[4]),
+            max_output=max_output,
+        )
+        sizes = info.batch_size, -1 if num_kept.numel() else 0
+        return (kept.unflatten(0, sizes), num_kept.unflatten(0, sizes)), (0, 0)
 
 
 def _check(

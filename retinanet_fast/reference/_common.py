@@ -39,7 +39,8 @@ def check_labels(op: str, labels: Tensor, low: int, high: int) -> None:
     """Raises an IndexError for a label outside ``[low, high)``. Traced labels have no values to check."""
     while torch._C._functorch.is_functorch_wrapped_tensor(labels):  # by vmap, which hides values
         labels = torch._C._functorch.get_unwrapped(labels)
-    if is_fake(labels) or labels.is_meta or labels.numel() == 0:
+    traced = is_fake(labels) or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    if traced or labels.is_meta or labels.numel() == 0:
         return
     least, most = int(labels.min()), int(labels.max())
     if least < low or most >= high:
