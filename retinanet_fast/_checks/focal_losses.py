@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from retinanet_fast._checks.arguments import (
@@ -14,6 +15,7 @@ from retinanet_fast._checks.arguments import (
     check_reduction,
     check_same_device,
     check_shape,
+    check_type,
     check_value,
     shape,
 )
@@ -37,17 +39,22 @@ def check_sigmoid_focal_loss(
         )
         check_floating(op, "targets", targets)
         return
-    check_labels(op, "targets", targets)
-    check_value(inputs.dim() >= 1, lambda: f"{op}: expected integer targets with inputs [..., K], got []")
-    one_hot = "; one-hot targets are floating point: targets.float()" if targets.dim() == inputs.dim() else ""
-    check_shape(
-        targets,
-        inputs.shape[:-1],
-        lambda: (
+    check_type(
+        targets.dtype in (torch.int64, torch.int32),
+        lambda: f"{op}: expected targets of a floating point dtype, int64 or int32, got {targets.dtype}",
+    )
+
+    def message() -> str:
+        one_hot = (
+            "; one-hot targets are floating point: targets.float()" if targets.dim() == inputs.dim() else ""
+        )
+        return (
             f"{op}: expected integer targets of shape inputs.shape[:-1] with inputs {shape(inputs)}, "
             f"got {shape(targets)}{one_hot}"
-        ),
-    )
+        )
+
+    check_value(inputs.dim() >= 1, message)
+    check_shape(targets, inputs.shape[:-1], message)
 
 
 def check_softmax_focal_loss(

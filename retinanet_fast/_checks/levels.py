@@ -45,7 +45,7 @@ def check_levels(op: str, cls_logits: Sequence[Tensor], bbox_regression: Sequenc
                 (*like.shape[:2], *tensor.shape[2:]),
                 lambda level=level, logits=logits: (  # type: ignore[misc]
                     f"{op}: expected every level to have the batch and channels of the first, "
-                    f"{shape(first[0])}, got {shape(logits)} at level {level}"
+                    f"[{first[0].shape[0]}, {first[0].shape[1]}, H, W], got {shape(logits)} at level {level}"
                 ),
             )
 
@@ -127,14 +127,19 @@ def check_anchors_of_head(
         )
         return
 
-    def message() -> str:
-        cells = " and ".join(f"{height} x {width}" for height, width in sizes)
-        return (
-            f"{op}: expected an AnchorGrid of {len(sizes)} levels with {per_cell} anchors per cell and {cells} cells, "
-            f"got {anchors.shape[0]} levels with {anchors.shape[1]} and {list(grid_sizes)}"
-        )
+    cells = list(zip(grid_sizes[::2], grid_sizes[1::2], strict=True))
+    for level, (height, width) in enumerate(sizes):
 
-    check_value(anchors.shape[0] == len(sizes), message)
-    check_value(anchors.shape[1] == per_cell, message)
-    for found, wanted in zip(grid_sizes, (size for level in sizes for size in level), strict=True):
-        check_value(found == wanted, message)
+        def message(level: int = level, height: IntLike = height, width: IntLike = width) -> str:
+            found = f"{anchors.shape[0]} levels with {anchors.shape[1]}"
+            if level < len(cells):
+                found += f" and {cells[level][0]} x {cells[level][1]}"
+            return (
+                f"{op}: expected an AnchorGrid of {len(sizes)} levels with {per_cell} anchors per cell and "
+                f"{height} x {width} cells at level {level}, got {found}"
+            )
+
+        check_value(anchors.shape[0] == len(sizes), message)
+        check_value(anchors.shape[1] == per_cell, message)
+        check_value(cells[level][0] == height, message)
+        check_value(cells[level][1] == width, message)
