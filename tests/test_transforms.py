@@ -10,11 +10,9 @@ from cases import generator, make_grid
 from focal_cases import logits
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
-from transform_cases import ANCHORS, CASES, CLASSES, F64, GRID, GT, TARGETS, Case, head_outputs, shifted
+from transform_cases import CASES, CLASSES, F64, GRID, GT, TARGETS, Case, head_outputs
 
 from retinanet_fast import ops, reference
-from retinanet_fast._transforms import boxes as box_decompositions
-from retinanet_fast._transforms import focal_losses, matching
 
 
 def scalar(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -150,40 +148,45 @@ def test_gradients_of_each_image_of_a_model() -> None:
         assert_same({n: g[image] for n, g in found.items()}, {n: p.grad for n, p in layer.named_parameters()})
 
 
+def test_gradients_of_each_sample_with_padded_targets() -> None:
+    outputs = tuple(torch.stack(parts) for parts in zip(*map(head_outputs, range(3)), strict=True))
+    classes = torch.tensor([[0, 2, 1], [1, -1, 99], [-1, -1, -1]])  # padding has any label
+    counts = torch.tensor([3, 1, 0])
+
+    def loss(outputs: tuple[Tensor, ...], boxes: Tensor, classes: Tensor, counts: Tensor) -> Tensor:
+        targets = boxes[None], classes[None]
+        losses = ops.retinanet_loss(outputs[:2], outputs[2:], GRID, *targets, gt_counts=counts[None])
+        return losses["classification"] + 3 * losses["bbox_regression"]
+
+    found = vmap(grad(loss))(outputs, torch.stack(GT), classes, counts)
+    for call, count in enumerate(counts.tolist()):
+        leaves = [x[call].clone().requires_grad_() for x in outputs]
+        losses = ops.retinanet_loss(leaves[:2], leaves[2:], GRID, [GT[call][:count]], [classes[call, :count]])
+        (losses["classification"] + 3 * losses["bbox_regression"]).backward()
+        assert_same([x[call] for x in found], [x.grad for x in leaves])
+
+
 # ---- dual tensors and compiled functions ---------------------------------------------------------------------------
 
 
-def test_decompositions_take_the_dual_tensors_of_forward_mode() -> None:
-    """As they are called for them: with no transform active."""
-    grid = [*GRID.strides[0], *GRID.strides[1]], [*GRID.grid_sizes[0], *GRID.grid_sizes[1]]
-    head = head_outputs(0)
-    rule = (0.25, 2.0, "smooth_l1", 0.1, (1.0,) * 4, 0.5, 0.4, True, True)
+def test_dual_tensors_of_forward_mode(case: Case) -> None:
+    """Without a transform the ops call their decompositions themselves."""
+    make, inputs = case
+    function = make(ops, 0)
+    directions = tuple(torch.randn(x.shape, generator=generator(3), dtype=F64) for x in inputs(0))
+    with forward_ad.dual_level():
+        duals = map(forward_ad.make_dual, inputs(0), directions)
+        found, tangent = forward_ad.unpack_dual(function(*duals))
+    assert_same((found, tangent), jvp(function, inputs(0), directions))
 
-    def whole(*outputs: Tensor) -> Tensor:
-        targets = [GT[0]], [torch.tensor([0, 2, 1])]
-        return sum(
-            matching.retinanet_loss(outputs[:2], outputs[2:], GRID.base_anchors, *grid, *targets, *rule)
-        )
 
-    functions = [
-        (lambda x: focal_losses.sigmoid_focal_loss(x, TARGETS[0]), logits(6, CLASSES, dtype=F64)),
-        (
-            lambda x: focal_losses.softmax_focal_loss(x, TARGETS[0].clamp_min(0)),
-            logits(6, CLASSES, dtype=F64),
-        ),
-        (lambda b: box_decompositions.box_iou(b, ANCHORS), shifted(1)),
-        (lambda b: box_decompositions.encode_boxes(b, ANCHORS, (1.0,) * 4), shifted(1)),
-        (lambda d: box_decompositions.decode_boxes(d, ANCHORS, (1.0,) * 4, 4.0, ()), shifted(1) / 50),
-        (lambda x: whole(x, *head[1:]), head[0]),
-    ]
-    for function, x in functions:
-        direction = torch.randn(x.shape, generator=generator(3), dtype=F64)
-        with forward_ad.dual_level():
-            tangent = forward_ad.unpack_dual(function(forward_ad.make_dual(x, direction))).tangent
-        step = 1e-6
-        difference = (function(x + step * direction) - function(x - step * direction)) / (2 * step)
-        # A central difference: the third derivative times step^2, and rounding errors over step.
-        torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-7 * float(difference.abs().max()))
+def test_jacobians_of_forward_mode_autograd(case: Case) -> None:
+    make, inputs = case
+    expected = torch.autograd.functional.jacobian(make(reference, 0), inputs(0))
+    found = torch.autograd.functional.jacobian(
+        make(ops, 0), inputs(0), vectorize=True, strategy="forward-mode"
+    )
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize("name", ["sigmoid_focal_loss-labels", "box_iou", "retinanet_loss-l1"])

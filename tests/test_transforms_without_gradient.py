@@ -43,6 +43,19 @@ def test_matching_where_some_images_are_batched() -> None:
     )
 
 
+def test_matching_of_padded_boxes() -> None:
+    boxes, counts = batch_of_boxes(), torch.tensor([[5, 3], [0, 1], [2, 4]])
+    expected = torch.stack(
+        [ops.match_anchors(GRID, b, gt_counts=c) for b, c in zip(boxes, counts, strict=True)]
+    )
+    found = vmap(lambda b, c: ops.match_anchors(GRID, b, gt_counts=c), in_dims=(2, 1))(
+        boxes.movedim(0, 2), counts.movedim(0, 1)
+    )
+    assert torch.equal(found, expected)
+    shared = vmap(lambda b: ops.match_anchors(GRID, b, gt_counts=counts[0]))(boxes)
+    assert torch.equal(shared[1], ops.match_anchors(GRID, boxes[1], gt_counts=counts[0]))
+
+
 def test_matching_of_batched_anchors() -> None:
     boxes = batch_of_boxes()[:, 0]
     anchors = torch.stack([GRID.boxes() + 3 * call for call in range(3)])

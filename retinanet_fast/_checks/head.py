@@ -14,7 +14,6 @@ from retinanet_fast._checks.arguments import (
     check_focal,
     check_integer,
     check_labels,
-    check_rows,
     check_same_device,
     check_shape,
     check_thresholds,
@@ -25,31 +24,51 @@ from retinanet_fast._checks.arguments import (
 from retinanet_fast._checks.levels import check_anchors, check_anchors_of_head, check_levels
 
 
-def check_gt_boxes(op: str, gt_boxes: Sequence[Tensor], like: Tensor) -> None:
+def is_padded(gt_boxes: Sequence[Tensor]) -> bool:
+    """Whether the one tensor of the list is ``[B, G, 4]``."""
+    return len(gt_boxes) == 1 and gt_boxes[0].dim() == 3
+
+
+def check_gt_boxes(op: str, gt_boxes: Sequence[Tensor], gt_counts: Tensor | None, like: Tensor) -> None:
+    padded = is_padded(gt_boxes)
     for image, boxes in enumerate(gt_boxes):
-        check_rows(op, f"gt_boxes[{image}]", "G", boxes)
+        message = f"{op}: expected gt_boxes[{image}] [G, 4], got {shape(boxes)}"
+        check_value(padded or boxes.dim() == 2, lambda message=message: message)  # type: ignore[misc]
+        check_value(boxes.shape[-1] == 4, lambda message=message: message)  # type: ignore[misc]
         check_same_device(op, f"gt_boxes[{image}]", boxes, like)
         check_floating(op, "gt_boxes", boxes)
+    if gt_counts is None:
+        return
+    check_value(
+        padded, lambda: f"{op}: expected gt_counts beside gt_boxes [B, G, 4] alone, got them beside a list"
+    )
+    images, found = gt_boxes[0].shape[0], shape(gt_counts)
+    check_shape(gt_counts, (images,), lambda: f"{op}: expected gt_counts [{images}], got {found}")
+    check_labels(op, "gt_counts", gt_counts)
+    check_same_device(op, "gt_counts", gt_counts, like)
 
 
 def _check_gt_labels(op: str, gt_boxes: Sequence[Tensor], gt_labels: Sequence[Tensor], like: Tensor) -> None:
-    images = like.shape[0]
-    for found in (len(gt_boxes), len(gt_labels)):
+    images, padded = like.shape[0], is_padded(gt_boxes)
+    found = [
+        targets[0].shape[0] if padded and len(targets) == 1 and targets[0].dim() > 0 else len(targets)
+        for targets in (gt_boxes, gt_labels)
+    ]
+    for count in found:
         check_value(
-            images == found,
+            images == count,
             lambda: (
-                f"{op}: expected gt_boxes and gt_labels of {images} images, "
-                f"got {len(gt_boxes)} and {len(gt_labels)}"
+                f"{op}: expected gt_boxes and gt_labels of {images} images, got {found[0]} and {found[1]}"
             ),
         )
     for image, (boxes, labels) in enumerate(zip(gt_boxes, gt_labels, strict=True)):
         check_labels(op, "gt_labels", labels)
         message = (
-            f"{op}: expected a label for each box of image {image}, "
+            f"{op}: expected a label for each box of {'all images' if padded else f'image {image}'}, "
             f"got gt_labels {shape(labels)} and gt_boxes {shape(boxes)}"
         )
-        check_value(boxes.dim() == 2, lambda message=message: message)  # type: ignore[misc]
-        check_shape(labels, boxes.shape[:1], lambda message=message: message)  # type: ignore[misc]
+        check_value(padded or boxes.dim() == 2, lambda message=message: message)  # type: ignore[misc]
+        check_shape(labels, boxes.shape[:-1], lambda message=message: message)  # type: ignore[misc]
         check_same_device(op, "gt_labels", labels, like)
 
 
@@ -58,13 +77,14 @@ def check_match_anchors(
     strides: Sequence[IntLike],
     grid_sizes: Sequence[IntLike],
     gt_boxes: Sequence[Tensor],
+    gt_counts: Tensor | None,
     high_threshold: float,
     low_threshold: float,
 ) -> None:
     op = "match_anchors"
     check_thresholds(op, high_threshold, low_threshold)
     check_anchors(op, anchors, strides, grid_sizes, anchors)
-    check_gt_boxes(op, gt_boxes, anchors)
+    check_gt_boxes(op, gt_boxes, gt_counts, anchors)
 
 
 def check_retinanet_loss(
@@ -75,6 +95,7 @@ def check_retinanet_loss(
     grid_sizes: Sequence[IntLike],
     gt_boxes: Sequence[Tensor],
     gt_labels: Sequence[Tensor],
+    gt_counts: Tensor | None,
     alpha: float,
     gamma: float,
     box_loss: str,
@@ -105,7 +126,7 @@ def check_retinanet_loss(
         box_loss in ("l1", "smooth_l1", "giou"),
         lambda: f"{op}: expected box_loss 'l1', 'smooth_l1' or 'giou', got {box_loss!r}",
     )
-    check_gt_boxes(op, gt_boxes, cls_logits[0])
+    check_gt_boxes(op, gt_boxes, gt_counts, cls_logits[0])
 
 
 def check_retinanet_detect(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retinanet_fast._checks.head import check_retinanet_loss
+from retinanet_fast._checks.head import check_retinanet_loss, is_padded
 from retinanet_fast._transforms.batch import one_by_one, vmap_rule
 from retinanet_fast._transforms.decompose import decomposition
 from retinanet_fast.reference.retinanet_loss import losses_of_matches
@@ -26,6 +26,7 @@ def retinanet_loss(
     grid_sizes: Sequence[int],
     gt_boxes: Sequence[Tensor],
     gt_labels: Sequence[Tensor],
+    gt_counts: Tensor | None,
     alpha: float,
     gamma: float,
     box_loss: str,
@@ -44,6 +45,7 @@ def retinanet_loss(
         grid_sizes,
         gt_boxes,
         gt_labels,
+        gt_counts,
         alpha,
         gamma,
         box_loss,
@@ -57,11 +59,19 @@ def retinanet_loss(
         strides,
         grid_sizes,
         gt_boxes,
+        gt_counts,
         high_threshold,
         low_threshold,
         allow_low_quality_matches,
         match_zero_iou,
     )
+    if is_padded(gt_boxes):
+        boxes, labels = gt_boxes[0], gt_labels[0]
+        if gt_counts is not None:  # no anchor has a row of padding, whose labels may be anything
+            labels = torch.where(
+                torch.arange(labels.shape[1], device=labels.device) < gt_counts[:, None], labels, 0
+            )
+        gt_boxes, gt_labels = boxes.unbind(), labels.unbind()
     losses = losses_of_matches(
         cls_logits,
         bbox_regression,
@@ -93,16 +103,22 @@ def _match_anchors_rule(
     strides: Sequence[int],
     grid_sizes: Sequence[int],
     gt_boxes: Sequence[Tensor],
+    gt_counts: Tensor | None,
     *options: float,
 ) -> tuple[Tensor, int]:
     """What is batched over boxes alone is more images of one call."""
-    size, images = info.batch_size, len(gt_boxes)
+    size = info.batch_size
     if in_dims[0] is not None:
-        return one_by_one(_match_anchors, size, in_dims, (anchors, strides, grid_sizes, gt_boxes, *options))
-    batched = [
-        boxes.expand(size, *boxes.shape) if dim is None else boxes.movedim(dim, 0)
-        for boxes, dim in zip(gt_boxes, in_dims[3], strict=True)
-    ]
-    every = [boxes[index] for index in range(size) for boxes in batched]
-    matches = _match_anchors(anchors, strides, grid_sizes, every, *options)
+        arguments = (anchors, strides, grid_sizes, gt_boxes, gt_counts, *options)
+        return one_by_one(_match_anchors, size, in_dims, arguments)
+
+    def batched(targets: Tensor, dim: int | None) -> Tensor:
+        return targets.expand(size, *targets.shape) if dim is None else targets.movedim(dim, 0)
+
+    lists = [batched(boxes, dim) for boxes, dim in zip(gt_boxes, in_dims[3], strict=True)]
+    padded = len(lists) == 1 and lists[0].dim() == 4
+    images = lists[0].shape[1] if padded else len(lists)
+    every = [lists[0].flatten(0, 1)] if padded else [boxes[call] for call in range(size) for boxes in lists]
+    counts = None if gt_counts is None else batched(gt_counts, in_dims[4]).flatten()
+    matches = _match_anchors(anchors, strides, grid_sizes, every, counts, *options)
     return matches.unflatten(0, (size, images)), 0
