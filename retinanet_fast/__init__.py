@@ -9,6 +9,7 @@
 ``retinanet_fast.export``        models as files for other programs: torch.export, AOTInductor, ONNX
 ``retinanet_fast.load_weights``  gives a model its weights, from torchvision's, detectron2's and mmdetection's files too
 ``retinanet_fast.synchronize_errors``   raises now what the GPU found wrong in labels or boxes
+``retinanet_fast.register_dtensor``  lets the losses and box ops take the DTensors of ``torch.distributed.tensor``
 ``retinanet_fast.release_kept_memory``  gives back the memory of large CPU results
 ``retinanet_fast.ops_library``          the library that registers the ops, for programs without Python
 
@@ -39,6 +40,7 @@ __all__ = [
     "ops",
     "ops_library",
     "reference",
+    "register_dtensor",
     "release_kept_memory",
     "synchronize_errors",
 ]
@@ -88,6 +90,19 @@ def release_kept_memory() -> None:
     from retinanet_fast import _ext
 
     _ext._C.release_kept_memory()
+
+
+def register_dtensor() -> None:
+    """Let the ops take the DTensors of ``torch.distributed.tensor``, which this function imports.
+
+    The focal losses (by rows, and with float targets by any dimension), :func:`retinanet_fast.ops.box_iou`,
+    ``encode_boxes`` and ``decode_boxes`` (by rows) then work on each process's shard, and their gradients too: with
+    ``reduction="sum"`` the result is a partial sum. ``reduction="mean"`` gathers its inputs first, so that for sharded
+    ones a sum, divided, is better. The other ops raise a NotImplementedError that says what to call them with.
+    """
+    from retinanet_fast import _dtensor
+
+    _dtensor.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,7 @@ LAYERS = {
     "_checks": 0,
     "_ext": 0,
     "reference": 1,
+    "_dtensor": 1,
     "_transforms": 2,
     "ops": 3,
     "nn": 4,
