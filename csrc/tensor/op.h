@@ -89,7 +89,7 @@ bool needs_grad(const Tensors&... tensors) {
 inline bool has_tangent(const at::Tensor& tensor) { return tensor.defined() && tensor._fw_grad(/*level=*/0).defined(); }
 bool has_tangent(at::TensorList tensors);
 
-// Calls what stands for `op` under torch.func's transforms: PyTorch's own ops (retinanet_fast/transforms), which carry
+// Calls what stands for `op` under torch.func's transforms: PyTorch's own ops (retinanet_fast/_transforms), which carry
 // tangents along.
 template <class Handle, class... Args>
 auto call_transformable(const Handle& op, const Args&... args) {
