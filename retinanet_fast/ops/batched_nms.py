@@ -27,10 +27,12 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Returns:
         ``[M]`` int64, the indices of the kept boxes of all classes by descending score. Not differentiable.
+        To derivatives of ``torch.func`` the indices are constants.
 
     Raises:
         ValueError: shapes or devices that do not match.
         TypeError: boxes or scores that are not floating point, or complex idxs.
+        NotImplementedError: under ``vmap``, where results would differ in length; :func:`padded_batched_nms` pads them.
     """
     return torch.ops.retinanet_fast.batched_nms(boxes, scores, idxs, iou_threshold)
 

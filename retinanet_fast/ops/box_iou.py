@@ -21,6 +21,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         ``[N, M]`` in float32, or float64 where boxes are float64; ``nan`` for a pair of boxes without area (0 / 0) or
         with a NaN corner. Areas of integer boxes are exact (below 2^53). Differentiable by both. Where two corners
         coincide, the gradient is shared evenly, as in ``torch.maximum``.
+        Under ``torch.func``'s transforms and for dual tensors plain PyTorch computes them, with derivatives of any
+        order.
 
     Raises:
         ValueError: a shape that is not ``[N, 4]``, or boxes on different devices.

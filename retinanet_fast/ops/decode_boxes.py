@@ -37,6 +37,8 @@ def decode_boxes(
         ``[N, 4]`` boxes in the wider of the two dtypes; float16 and bfloat16 are computed in float32. NaN
         deltas give NaN boxes, clipped or not. Differentiable by deltas and anchors. As with ``torch.clamp``, the
         gradient is 0 outside a clamp's range and passes at its ends.
+        Under ``torch.func``'s transforms and for dual tensors plain PyTorch computes them, with derivatives of any
+        order.
 
     Raises:
         ValueError: shapes that are not ``[N, 4]`` or differ in ``N``, different devices, not four weights.

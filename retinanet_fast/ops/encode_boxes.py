@@ -27,6 +27,8 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0
         ``[N, 4]`` deltas ``(dx, dy, dw, dh)`` in the wider of the two dtypes; float16 and bfloat16 are
         computed in float32. A side that is not positive gives ``nan`` or ``inf``, as the formula does.
         Differentiable by boxes and anchors.
+        Under ``torch.func``'s transforms and for dual tensors plain PyTorch computes them, with derivatives of any
+        order.
 
     Raises:
         ValueError: shapes that are not ``[N, 4]`` or differ in ``N``, different devices, not four weights.

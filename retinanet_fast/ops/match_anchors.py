@@ -52,6 +52,7 @@ def match_anchors(
         ``[B, A]`` int64: the index of the box in its image, -1 background, -2 ignored (between the thresholds). IoUs
         are computed in float32, or in float64 if anchors or boxes are float64. The same on CPU and CUDA. Not
         differentiable.
+        Under ``vmap``, batched boxes are more images of one call; to derivatives the matches are constants.
 
     Raises:
         ValueError: wrong shapes or devices, ``low_threshold > high_threshold``, or a box that is not finite or has no

@@ -28,10 +28,12 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Returns:
         ``[M]`` int64, the indices of the kept boxes by descending score. Not differentiable. On CUDA the call
         synchronises once, to learn M.
+        To derivatives of ``torch.func`` the indices are constants.
 
     Raises:
         ValueError: shapes or devices that do not match.
         TypeError: boxes or scores that are not floating point.
+        NotImplementedError: under ``vmap``, where results would differ in length; :func:`padded_batched_nms` pads them.
     """
     return torch.ops.retinanet_fast.nms(boxes, scores, iou_threshold)
 

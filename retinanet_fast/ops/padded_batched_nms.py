@@ -36,6 +36,7 @@ def padded_batched_nms(
         ``(kept, num_kept)``: ``kept`` ``[B, M]`` int64, indices into each image's N boxes by descending score, and -1
         after the first ``num_kept[b]``; ``num_kept`` ``[B]`` int64. Not differentiable. On CUDA the call
         synchronises once for the whole batch.
+        Under ``vmap``, what is batched is more images of one call; to derivatives the results are constants.
 
     Raises:
         ValueError: shapes or devices that do not match, or a negative ``max_output``.

@@ -60,6 +60,7 @@ def retinanet_detect(
     Returns:
         :class:`Detections` of float32 boxes ``[B, D, 4]`` and scores ``[B, D]``, int64 labels ``[B, D]`` in ``[0, C)``
         and counts ``[B]``. After an image's count, boxes and scores are 0 and labels -1. Not differentiable.
+        Under ``vmap`` the op is called for one index after the other; to derivatives its results are constants.
 
     Raises:
         ValueError: shapes, devices or settings that do not match.

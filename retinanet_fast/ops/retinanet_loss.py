@@ -64,6 +64,9 @@ def retinanet_loss(
         ``{"classification": ..., "bbox_regression": ...}``, scalars in float32 (float64 for float64 outputs);
         float16 and bfloat16 are computed in float32. Differentiable by logits and deltas, once. The same bits on
         every run and for any number of threads.
+        Under ``torch.func``'s transforms (per-image gradients by ``vmap(grad(...))``, say) and for dual tensors plain
+        PyTorch computes the losses from the op's own matches, with derivatives of any order; it stores what it computes
+        per anchor.
 
     Raises:
         ValueError: shapes, devices or options that do not match, or a box without area (see :func:`match_anchors`).

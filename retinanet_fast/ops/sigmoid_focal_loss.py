@@ -43,7 +43,8 @@ def sigmoid_focal_loss(
 
         Differentiable once by ``inputs`` and by float ``targets``. A reduced loss is computed together with its
         gradient by ``inputs`` (except in float16 and while being traced), which is kept until the backward pass; a
-        second backward pass, after ``retain_graph=True``, computes it again.
+        second backward pass, after ``retain_graph=True``, computes it again. Under ``torch.func``'s transforms and for
+        the dual tensors of forward-mode AD plain PyTorch computes the loss, with derivatives of any order.
 
     Raises:
         ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
@@ -51,7 +52,7 @@ def sigmoid_focal_loss(
         TypeError: a dtype other than these.
         IndexError: an integer target outside [-2, K). On CUDA its row counts as ignored, and the next call, or
             :func:`retinanet_fast.synchronize_errors`, raises the error.
-        NotImplementedError: a second derivative.
+        NotImplementedError: a second derivative by ``torch.autograd``; ``torch.func`` has one.
     """
     return _sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)
 

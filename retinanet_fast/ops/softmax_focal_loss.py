@@ -40,7 +40,8 @@ def softmax_focal_loss(
     Returns:
         A scalar, or the losses ``[N]``, in the dtype of ``inputs``; under autocast in float32 at least, as
         :func:`sigmoid_focal_loss` has it. Of no rows at all the sum is 0 and the mean NaN. A NaN logit makes its row's
-        loss and gradient NaN. Differentiable once by ``inputs``.
+        loss and gradient NaN. Differentiable once by ``inputs``; by ``torch.func`` and forward-mode AD as
+        :func:`sigmoid_focal_loss`.
 
     Raises:
         ValueError: shapes that do not match, tensors on different devices, ``alpha``, ``gamma`` or ``reduction``
@@ -48,7 +49,7 @@ def softmax_focal_loss(
         TypeError: a dtype other than these.
         IndexError: a target outside [0, C). On CUDA its row has no loss, and the next call, or
             :func:`retinanet_fast.synchronize_errors`, raises the error.
-        NotImplementedError: a second derivative.
+        NotImplementedError: a second derivative by ``torch.autograd``; ``torch.func`` has one.
     """
     if alpha is None:
         return _softmax_focal_loss(inputs, targets, None, 1.0, gamma, reduction)
