@@ -129,6 +129,17 @@ def test_a_coarse_multiple_leaves_few_padded_sizes() -> None:
     assert len(padded[fine]) > 8
 
 
+def test_the_network_alone_has_a_graph_per_padded_size() -> None:
+    model, plain = tiny(size_divisible=64), tiny(size_divisible=64)
+    model.network = torch.compile(model.network, dynamic=False, backend="aot_eager")  # type: ignore[method-assign]
+    padded = set()
+    for images, targets in batches(12):
+        padded.add(model.transform.batch_sizes(images).padded)
+        for key, loss in model(images, targets).items():
+            torch.testing.assert_close(loss, plain(images, targets)[key], rtol=1e-5, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == len(padded) > 1
+
+
 @pytest.mark.slow
 def test_inductor_gives_the_eager_results() -> None:
     """Compiles C++ for a minute or two."""

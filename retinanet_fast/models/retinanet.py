@@ -129,10 +129,21 @@ class RetinaNet(nn.Module):
         detections = self.detect(*self._predict(batch), batch.image_sizes)
         return self.transform.postprocess(detections, batch.image_sizes, sizes_of(images))
 
+    def network(self, images: Tensor) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+        """Backbone and head, which is all that has weights: the part to compile for training.
+
+        Args:
+            images: the padded batch ``[B, 3, H, W]``, normalised.
+
+        Returns:
+            The head's outputs, ``cls_logits`` and ``bbox_regression`` as lists of levels, and the backbone's levels.
+        """
+        features = _levels(self.backbone(images))
+        return levels_of(self.head(features), features), features
+
     def _predict(self, batch: ImageBatch) -> tuple[dict[str, list[Tensor]], Tensor | AnchorGrid]:
         """The head's outputs and the anchors."""
-        features = _levels(self.backbone(batch.tensors))
-        head_outputs = levels_of(self.head(features), features)
+        head_outputs, features = self.network(batch.tensors)
         return head_outputs, anchors_of(self.anchor_generator, batch, features)
 
     def compute_loss(
