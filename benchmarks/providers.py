@@ -51,6 +51,7 @@ PROVIDERS = {
         Provider("ours", "retinanet_fast.ops", summary="the compiled ops"),
         Provider("eager", "retinanet_fast.reference", summary="the eager twins"),
         Provider("compile", "retinanet_fast.reference", True, "the eager twins under torch.compile"),
+        Provider("ours-compile", "retinanet_fast.ops", True, "the compiled ops inside torch.compile"),
         Provider("torchvision", "benchmarks.torchvision_ops", summary="torchvision's own code"),
         Provider(
             "torchvision-compile", "benchmarks.torchvision_ops", True, "torchvision under torch.compile"

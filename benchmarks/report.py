@@ -131,6 +131,7 @@ COLORS = {
     "ours": "#1b1b1b",
     "eager": "#4c78a8",
     "compile": "#72b7b2",
+    "ours-compile": "#7f7f7f",
     "torchvision": "#e45756",
     "torchvision-compile": "#f2a900",
 }

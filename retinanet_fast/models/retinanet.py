@@ -9,26 +9,31 @@ from torch import Tensor, nn
 
 from retinanet_fast import ops
 from retinanet_fast.models.head import RetinaNetHead
+from retinanet_fast.models.targets import Targets, check_targets
 from retinanet_fast.models.torchvision_parts import anchors_of, box_loss_of, check_parts, levels_of
 from retinanet_fast.models.weights import rename_old_keys
-from retinanet_fast.nn import DetectionTransform, ImageBatch, retinanet_anchor_generator
-from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD, sizes_of
+from retinanet_fast.nn import BatchSizes, DetectionTransform, ImageBatch, retinanet_anchor_generator
+from retinanet_fast.nn.batch_sizes import sizes_of
+from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD
 from retinanet_fast.structures import AnchorGrid, Detections
 
 __all__ = ["RetinaNet"]
-
-Target = dict[str, Tensor]
 
 
 class RetinaNet(nn.Module):
     """RetinaNet (https://arxiv.org/abs/1708.02002) with the inputs, outputs and state dict of torchvision's.
 
-    It is called with ``images``, a list of float tensors ``[3, H, W]`` in 0 to 1, of any sizes.
+    It is called with ``images``, a list of float tensors ``[3, H, W]`` in 0 to 1, of any sizes, or one tensor
+    ``[B, 3, H, W]``.
 
     In training it also takes ``targets``, one dict per image of ``boxes`` (float ``[N, 4]``, xyxy in the image's
     pixels, x2 > x1 and y2 > y1) and ``labels`` (int64 ``[N]`` in ``[0, num_classes)``), and returns the losses
     ``{"classification", "bbox_regression"}``. In evaluation it returns one dict per image of ``boxes``, ``scores``
     and ``labels``, best first.
+
+    ``targets`` may also be one dict of padded ``boxes`` ``[B, G, 4]``, ``labels`` ``[B, G]`` and ``counts`` ``[B]``
+    (without it, all rows are boxes), as ``nn.pad_targets`` makes it. ``sizes``, a third argument, is
+    ``transform.batch_sizes(images)``, computed before the call where the call itself is compiled.
 
     Args:
         backbone: turns images into a list or a dict of levels with ``backbone.out_channels`` channels each.
@@ -97,49 +102,72 @@ class RetinaNet(nn.Module):
         self.register_load_state_dict_pre_hook(rename_old_keys)
 
     def forward(
-        self, images: Sequence[Tensor] | Tensor, targets: Sequence[Target] | None = None
+        self,
+        images: Sequence[Tensor] | Tensor,
+        targets: Targets | None = None,
+        sizes: BatchSizes | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         if not self.training:
-            return self.detect_batch(images).unpack()
-        _check_targets(targets, len(images))
-        batch, scaled_targets = self.transform(images, targets)
-        return self.compute_loss(scaled_targets, *self._predict(batch))
+            return self.detect_batch(images, sizes).unpack()
+        checked = check_targets(targets, images)
+        batch, scaled = self.transform(images, checked, sizes)
+        return self.compute_loss(scaled, *self._predict(batch))
 
-    def detect_batch(self, images: Sequence[Tensor] | Tensor) -> Detections:
-        """What evaluation returns, at fixed size: nothing in it depends on values, so it compiles and exports whole.
+    def detect_batch(self, images: Sequence[Tensor] | Tensor, sizes: BatchSizes | None = None) -> Detections:
+        """What evaluation returns, at fixed size: no shape in it depends on values, so it compiles and exports whole.
 
-        ``model(images)`` is ``model.eval().detect_batch(images).unpack()``.
+        ``model(images)`` of a model in evaluation is ``model.detect_batch(images).unpack()``.
 
         Args:
-            images: as in a call of the model, or one tensor ``[B, 3, H, W]``.
+            images: as in a call of the model.
+            sizes: the same.
 
         Returns:
             ``Detections`` in the pixels of the images, with D = ``detections_per_img``; no host round trip.
         """
-        batch, _ = self.transform(images)
+        batch, _ = self.transform(images, None, sizes)
         detections = self.detect(*self._predict(batch), batch.image_sizes)
         return self.transform.postprocess(detections, batch.image_sizes, sizes_of(images))
 
+    def network(self, images: Tensor) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+        """Backbone and head, which is all that has weights: the part to compile for training.
+
+        Args:
+            images: the padded batch ``[B, 3, H, W]``, normalised.
+
+        Returns:
+            The head's outputs, ``cls_logits`` and ``bbox_regression`` as lists of levels, and the backbone's levels.
+        """
+        features = _levels(self.backbone(images))
+        return levels_of(self.head(features), features), features
+
     def _predict(self, batch: ImageBatch) -> tuple[dict[str, list[Tensor]], Tensor | AnchorGrid]:
         """The head's outputs and the anchors."""
-        features = _levels(self.backbone(batch.tensors))
-        head_outputs = levels_of(self.head(features), features)
+        head_outputs, features = self.network(batch.tensors)
         return head_outputs, anchors_of(self.anchor_generator, batch, features)
 
     def compute_loss(
         self,
-        targets: Sequence[Target],
+        targets: Targets,
         head_outputs: Mapping[str, Sequence[Tensor]],
         anchors: Tensor | AnchorGrid,
     ) -> dict[str, Tensor]:
         """The two losses of the head's outputs, whose levels are read where they lie."""
+        boxes: Sequence[Tensor] | Tensor
+        labels: Sequence[Tensor] | Tensor
+        if isinstance(targets, Mapping):
+            boxes, labels, counts = targets["boxes"], targets["labels"], targets.get("counts")
+        else:
+            boxes, labels = ([target[key] for target in targets] for key in ("boxes", "labels"))
+            counts = None
         options = {**self.loss_options, **(box_loss_of(self.head) if self.box_loss_of_head else {})}
         return ops.retinanet_loss(
             head_outputs["cls_logits"],
             head_outputs["bbox_regression"],
             anchors,
-            [target["boxes"] for target in targets],
-            [target["labels"] for target in targets],
+            boxes,
+            labels,
+            gt_counts=counts,
             **options,
         )
 
@@ -173,22 +201,3 @@ def _levels(features: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> list[
     if isinstance(features, Tensor):
         return [features]
     return list(features.values()) if isinstance(features, Mapping) else list(features)
-
-
-def _check_targets(targets: Sequence[Target] | None, num_images: int) -> None:
-    """Shapes alone: ``ops.retinanet_loss`` looks at the values, on their device."""
-    if targets is None:
-        raise ValueError("RetinaNet: expected targets in training mode, got None; call .eval() to detect")
-    if len(targets) != num_images:
-        raise ValueError(f"RetinaNet: expected {num_images} targets, one per image, got {len(targets)}")
-    for index, target in enumerate(targets):
-        if not {"boxes", "labels"} <= target.keys():
-            raise ValueError(f"RetinaNet: expected boxes and labels in target {index}, got {sorted(target)}")
-        boxes, labels = target["boxes"], target["labels"]
-        if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
-            found = list(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__
-            raise ValueError(f"RetinaNet: expected boxes [N, 4] in target {index}, got {found}")
-        if labels.shape != boxes.shape[:1]:
-            raise ValueError(
-                f"RetinaNet: expected labels [{len(boxes)}] in target {index}, got {list(labels.shape)}"
-            )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retinanet_fast.nn.batch_sizes import BatchSizes, Size, Sizes, padded_size, resized_size, sizes_of
 from retinanet_fast.structures import Detections, size_tensor
 
 __all__ = ["DetectionTransform", "ImageBatch"]
@@ -19,9 +19,8 @@ __all__ = ["DetectionTransform", "ImageBatch"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Size = tuple[int, int]  # (height, width)
-Sizes = Sequence[Size] | Tensor  # B pairs, or [B, 2] int64
 Target = dict[str, Tensor]
+Targets = Sequence[Target] | Mapping[str, Tensor]  # one per image, or padded for all
 
 
 class ImageBatch(NamedTuple):
@@ -41,6 +40,9 @@ class DetectionTransform(nn.Module):
     per image from torch's generator, and evaluation takes the last. ``fixed_size`` (width, height) resizes every
     image to one size instead. The targets' ``boxes`` are scaled with their image; their other entries are passed on
     unchanged.
+
+    In a compiled graph no size can be drawn. ``batch_sizes`` draws and computes all of them outside, which also makes
+    for much shorter expressions, and so compile times, inside.
     """
 
     def __init__(
@@ -60,79 +62,82 @@ class DetectionTransform(nn.Module):
         self.size_divisible = size_divisible
         self.fixed_size = fixed_size
 
+    def batch_sizes(self, images: Sequence[Tensor] | Tensor) -> BatchSizes:
+        """The sizes that a call with ``images`` gives them and the batch, with any ``min_size`` drawn."""
+        each = [images] if isinstance(images, Tensor) else images
+        resized = tuple(self._resized_size(image.shape[-2], image.shape[-1]) for image in each)
+        return BatchSizes(resized, padded_size(resized, self.size_divisible))
+
     def forward(
-        self, images: Sequence[Tensor] | Tensor, targets: Sequence[Target] | None = None
-    ) -> tuple[ImageBatch, list[Target] | None]:
+        self,
+        images: Sequence[Tensor] | Tensor,
+        targets: Targets | None = None,
+        sizes: BatchSizes | None = None,
+    ) -> tuple[ImageBatch, Targets | None]:
         """The batch of the images and their targets; the arguments are not changed.
 
         Args:
             images: ``[C, H, W]`` each, or ``[B, C, H, W]``; float in 0 to 1.
-            targets: one dict per image.
+            targets: one dict per image, or one for all with padded ``boxes`` ``[B, G, 4]`` (see ``pad_targets``).
+            sizes: ``batch_sizes(images)``, which is also the default.
         """
         _check_images(images)
+        sizes = sizes or self.batch_sizes(images)
         # What is resized at once: an image, or all that are one tensor.
         parts = [images] if isinstance(images, Tensor) else [image[None] for image in images]
         mean, std = (parts[0].new_tensor(x)[:, None, None] for x in (self.image_mean, self.image_std))
-        resized = [self._resize((part - mean) / std) for part in parts]
-        if targets is not None:
-            each = resized * len(targets) if isinstance(images, Tensor) else resized
-            targets = [
-                {**target, "boxes": _scale_boxes(target["boxes"], image.shape[-2:], new.shape[-2:])}
-                for target, image, new in zip(targets, images, each, strict=True)
+        resized = [
+            F.interpolate((part - mean) / std, size=size, mode="bilinear", align_corners=False)
+            for part, size in zip(parts, sizes.resized, strict=True)
+        ]
+        image_sizes = sizes_of(resized[0] if isinstance(images, Tensor) else resized)
+        scaled: Targets | None = None
+        if isinstance(targets, Mapping):
+            scale = _scale_tensor(sizes_of(images), image_sizes, targets["boxes"])
+            scaled = {**targets, "boxes": targets["boxes"] * scale}
+        elif targets is not None:
+            each = list(zip(parts, resized, strict=True)) * (
+                len(targets) if isinstance(images, Tensor) else 1
+            )
+            scaled = [
+                {**target, "boxes": _scale_boxes(target["boxes"], old.shape[-2:], new.shape[-2:])}
+                for target, (old, new) in zip(targets, each, strict=True)
             ]
-        sizes = sizes_of(resized[0] if isinstance(images, Tensor) else resized)
-        return ImageBatch(self._pad(resized), sizes), targets
+        return ImageBatch(_pad(resized, sizes.padded), image_sizes), scaled
 
     def postprocess(self, detections: Detections, image_sizes: Sizes, original_sizes: Sizes) -> Detections:
         """The detections with their boxes in the pixels of the original images."""
-        boxes = detections.boxes
-        old, new = (
-            sizes if isinstance(sizes, Tensor) else size_tensor(sizes, boxes.device)
-            for sizes in (image_sizes, original_sizes)
-        )
-        scale = (new.double() / old.double()).to(boxes.dtype).flip(1).repeat(1, 2)  # x, y, x, y
-        return replace(detections, boxes=boxes * scale[:, None, :].to(boxes.device))
+        scale = _scale_tensor(image_sizes, original_sizes, detections.boxes)
+        return replace(detections, boxes=detections.boxes * scale)
 
     def extra_repr(self) -> str:
         return f"min_size={self.min_size}, max_size={self.max_size}, fixed_size={self.fixed_size}"
 
-    def _resize(self, images: Tensor) -> Tensor:
-        size = self._resized_size(images.shape[-2], images.shape[-1])
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-
     def _resized_size(self, height: int, width: int) -> Size:
         if self.fixed_size is not None:
             return self.fixed_size[1], self.fixed_size[0]
-        min_size = self.min_size[-1]
-        if self.training and len(self.min_size) > 1:
-            min_size = self.min_size[int(torch.rand((), device="cpu") * len(self.min_size))]
-        # sym_min and sym_max: in a traced program, min() and max() of sizes would tie it to which of them is larger.
-        shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
-        scale = torch.sym_min(min_size / shorter, self.max_size / longer)
-        return (
-            torch.sym_max(1, torch.sym_int(height * scale)),
-            torch.sym_max(1, torch.sym_int(width * scale)),
-        )
+        min_size = self._draw_min_size() if self.training and len(self.min_size) > 1 else self.min_size[-1]
+        return resized_size(height, width, min_size, self.max_size)
 
-    def _pad(self, parts: Sequence[Tensor]) -> Tensor:
-        height = self._round_up(reduce(torch.sym_max, [part.shape[-2] for part in parts]))
-        width = self._round_up(reduce(torch.sym_max, [part.shape[-1] for part in parts]))
-        if len(parts) == 1:
-            return F.pad(parts[0], (0, width - parts[0].shape[-1], 0, height - parts[0].shape[-2]))
-        batch = parts[0].new_zeros(len(parts), parts[0].shape[1], height, width)
-        for padded, part in zip(batch, parts, strict=True):
-            padded[:, : part.shape[-2], : part.shape[-1]] = part[0]
-        return batch
-
-    def _round_up(self, length: int) -> int:
-        return (length + self.size_divisible - 1) // self.size_divisible * self.size_divisible
+    def _draw_min_size(self) -> int:
+        if torch.compiler.is_compiling():
+            raise RuntimeError(
+                "DetectionTransform: expected sizes, since a compiled graph cannot draw one of several min_size, got "
+                "none; draw outside: model(images, targets, sizes=model.transform.batch_sizes(images))"
+            )
+        return self.min_size[int(torch.rand((), device="cpu") * len(self.min_size))]
 
 
-def sizes_of(images: Sequence[Tensor] | Tensor) -> Sizes:
-    """(height, width) of each image."""
-    if isinstance(images, Tensor):
-        return size_tensor([(images.shape[-2], images.shape[-1])], images.device).expand(images.shape[0], 2)
-    return [(image.shape[-2], image.shape[-1]) for image in images]
+def _pad(parts: Sequence[Tensor], size: Size) -> Tensor:
+    height, width = size
+    if len(parts) == 1 or torch.compiler.is_compiling():
+        # Traced, writing into parts of one tensor would tie the program to whether an image fills it.
+        padded = [F.pad(part, (0, width - part.shape[-1], 0, height - part.shape[-2])) for part in parts]
+        return torch.cat(padded) if len(padded) > 1 else padded[0]
+    batch = parts[0].new_zeros(len(parts), parts[0].shape[1], height, width)
+    for row, part in zip(batch, parts, strict=True):
+        row[:, : part.shape[-2], : part.shape[-1]] = part[0]
+    return batch
 
 
 def _check_images(images: Sequence[Tensor] | Tensor) -> None:
@@ -152,6 +157,13 @@ def _check_images(images: Sequence[Tensor] | Tensor) -> None:
 def _scales(old: Sequence[int], new: Sequence[int]) -> tuple[float, float, float, float]:
     y, x = new[0] / old[0], new[1] / old[1]
     return x, y, x, y
+
+
+def _scale_tensor(old: Sizes, new: Sizes, boxes: Tensor) -> Tensor:
+    """The factors of ``boxes`` ``[B, N, 4]``, ``[B, 1, 4]``, rounded as a product with Python's floats rounds them."""
+    old, new = (x if isinstance(x, Tensor) else size_tensor(x, boxes.device) for x in (old, new))
+    scale = (new.double() / old.double()).to(boxes.dtype)
+    return scale.flip(1).repeat(1, 2)[:, None, :].to(boxes.device)
 
 
 def _scale_boxes(boxes: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
