@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from data_sets import real
-from export_model import make_detector, pictures
+from export_model import RECIPE, make_detector, pictures
 
 from retinanet_fast.engine.data import read_image
 from retinanet_fast.export import Agreement, compare, export_model, load_exported
@@ -66,16 +66,16 @@ def test_a_program_of_one_size(tmp_path: Path) -> None:
     assert (found.boxes, found.scores, found.alone) == (0, 0, 0)
 
 
-def test_unknown_formats_are_refused(tmp_path: Path) -> None:
+def test_unknown_formats_and_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a format of torch, aoti, onnx, got 'tflite'"):
         export_model(make_detector(), tmp_path / "model", "tflite")
+    with pytest.raises(ValueError, match=r"expected a file whose name ends in \.pt2, .*model\.pth"):
+        export_model(make_detector(), tmp_path / "model.pth", "torch")
     with pytest.raises(ValueError, match="expected a format of torch, aoti, onnx, got 'tflite'"):
         load_exported(tmp_path / "model", "tflite")
 
 
 def test_a_model_whose_levels_have_one_cell_needs_a_size(tmp_path: Path) -> None:
-    from export_model import RECIPE
-
     small = make_detector(RECIPE.replace(min_size=[128]))
     with pytest.raises(ValueError, match=r"resizes images to 128 pixels.*give a size"):
         export_model(small, tmp_path / "model.pt2", "torch")

@@ -50,11 +50,14 @@ def export_model(
         batch: B, or None for any.
 
     Raises:
-        ValueError: another format, a model of small images without a size, or settings that ONNX cannot express.
+        ValueError: another format, a name without ``.pt2`` for torch's formats, a model of small images without a size,
+            or settings that ONNX cannot express.
         ImportError: "onnx" without onnx and onnxscript.
     """
     if format not in FORMATS:
         raise ValueError(f"export_model: expected a format of {', '.join(FORMATS)}, got {format!r}")
+    if format != "onnx" and Path(file).suffix != ".pt2":
+        raise ValueError(f"export_model: expected a file whose name ends in .pt2, as torch does, got {file}")
     with _quiet():
         program = trace(model, size, batch)
         if format == "torch":
@@ -149,6 +152,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message="No complete tensor found")  # of the anchors, a view
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
