@@ -1,4 +1,4 @@
-"""What works with torch and numpy alone, and what is said where a package of the extra `train` is missing."""
+"""What works with torch and numpy alone, and what is said where a package of an extra is missing."""
 
 from __future__ import annotations
 
@@ -51,16 +51,23 @@ def test_a_command_names_the_extra_that_it_lacks() -> None:
     assert done.stderr.splitlines() == [said] * 4
 
 
-@pytest.mark.parametrize(("module", "package"), errors.TRAIN_PACKAGES.items())
-def test_every_package_of_the_extra_is_named(module: str, package: str) -> None:
+@pytest.mark.parametrize(
+    ("extra", "module", "package"),
+    [(extra, *names) for extra, packages in errors.EXTRAS.items() for names in packages.items()],
+)
+def test_every_package_of_an_extra_is_named(extra: str, module: str, package: str) -> None:
     error = ModuleNotFoundError(f"No module named '{module}.part'", name=f"{module}.part")
-    assert f"needs {package}, " in errors.describe_import_error(error)
+    said = errors.describe_import_error(error)
+    assert f"needs {package}, " in said
+    assert f'"retinanet_fast[{extra}]"' in said
     assert errors.describe_import_error(ImportError("built for another torch")) == "built for another torch"
 
 
-def test_the_extra_is_what_the_errors_know() -> None:
+def test_the_extras_are_what_the_errors_know() -> None:
     if not PYPROJECT.exists():
         pytest.skip("the tests lie outside the source tree")
     project = tomllib.loads(PYPROJECT.read_text())["project"]
-    assert set(project["optional-dependencies"]["train"]) == set(errors.TRAIN_PACKAGES.values())
+    for extra, packages in errors.EXTRAS.items():
+        listed = {entry.split(">")[0] for entry in project["optional-dependencies"][extra]}
+        assert listed == set(packages.values())
     assert [dependency.split(">")[0] for dependency in project["dependencies"][:2]] == ["torch", "numpy"]

@@ -21,6 +21,7 @@ __all__ = ["FORMATS", "export_model", "load_exported"]
 
 FORMATS = ("torch", "aoti", "onnx")
 OUTPUTS = ["boxes", "scores", "labels", "counts"]
+COARSEST_STRIDE = 128  # of P7
 # Of the images that a program with dynamic sizes is traced with. All differ, none is 1: no two are taken for one.
 EXAMPLE = (2, 224, 288)
 
@@ -49,11 +50,14 @@ def export_model(
         batch: B, or None for any.
 
     Raises:
-        ValueError: another format, or settings of the model that ONNX cannot express.
+        ValueError: another format, a name without ``.pt2`` for torch's formats, a model of small images without a size,
+            or settings that ONNX cannot express.
         ImportError: "onnx" without onnx and onnxscript.
     """
     if format not in FORMATS:
         raise ValueError(f"export_model: expected a format of {', '.join(FORMATS)}, got {format!r}")
+    if format != "onnx" and Path(file).suffix != ".pt2":
+        raise ValueError(f"export_model: expected a file whose name ends in .pt2, as torch does, got {file}")
     with _quiet():
         program = trace(model, size, batch)
         if format == "torch":
@@ -66,6 +70,8 @@ def export_model(
 
 def trace(model: RetinaNet, size: tuple[int, int] | None, batch: int | None) -> ExportedProgram:
     """The evaluation as a program of ``torch.export``."""
+    if size is None:
+        _check_levels(model)
     height, width = size or EXAMPLE[1:]
     device = next(model.parameters()).device
     images = torch.zeros(batch or EXAMPLE[0], 3, height, width, device=device)
@@ -74,6 +80,18 @@ def trace(model: RetinaNet, size: tuple[int, int] | None, batch: int | None) -> 
         dynamic |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with torch.no_grad():
         return torch.export.export(BatchDetector(model.eval()), (images,), dynamic_shapes=(dynamic,))
+
+
+def _check_levels(model: RetinaNet) -> None:
+    """A level of one cell is a program of its own, which does not hold for other sizes."""
+    transform = model.transform
+    shorter = transform.fixed_size[1] if transform.fixed_size is not None else transform.min_size[-1]
+    padded = -(-shorter // transform.size_divisible) * transform.size_divisible
+    if padded <= COARSEST_STRIDE:
+        raise ValueError(
+            f"export_model: expected a model whose levels have several cells, and this one resizes images to {shorter} "
+            f"pixels, of which P7 has one in {COARSEST_STRIDE}; give a size"
+        )
 
 
 def load_exported(file: Path | str, format: str) -> Callable[[Tensor], Detections]:
@@ -134,6 +152,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message="No complete tensor found")  # of the anchors, a view
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
