@@ -73,6 +73,7 @@ $(VENV)/.docs: docs/requirements.txt $(VENV)/.built
 
 # -n -W: a reference that does not resolve, or any other warning, is an error.
 docs: $(VENV)/.docs  ## the documentation, in docs/_build/html/index.html
+	rm -rf docs/_build
 	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
 	$(BIN)/python docs/check_site.py docs/_build/html
 

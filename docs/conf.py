@@ -45,8 +45,11 @@ napoleon_preprocess_types = False
 # Every reference must resolve (-n -W), but for the libraries that this site does not describe.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|PIL|collections|typing|pathlib|argparse)\..*"),
-    ("py:.*", r"(Tensor|Module|nn\.Module|Sequence|Mapping|Callable|Any|Path|optional|self)"),
+    ("py:.*", r"(torch|numpy|collections|typing|pathlib|os)\..*"),
+    ("py:.*", r"Tensor|Sequence|Mapping|Callable|Any|Path"),
+    # Type variables and containers of our own that no page is about.
+    ("py:class", r"(retinanet_fast\..*\.)?(Module|Model|Array|Weights|WeightsEnum|FeaturePyramidNetwork)"),
+    ("py:func", r"retinanet_fast\._ext\.build_info|retinanet_fast\.models\.weights\.read_tensors"),
 ]
 
 html_theme = "furo"
@@ -63,11 +66,31 @@ copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
 
 
+LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s]+)\)")
+
+
 def links_of_included_files(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
     """Relative links of a README elsewhere in the repository, as seen from a page one folder below docs/."""
     folder = Path("..") / path.parent  # `path` is relative to docs/
-    content[0] = re.sub(r"\]\((?![a-z]+:|#)([^)\s]+)\)", lambda m: f"]({folder / m[1]})", content[0])
+    content[0] = LINK.sub(lambda link: f"]({folder / link[1]})", content[0])
+    links_to_other_files(app, parent, content)
+
+
+def links_to_other_files(app: Sphinx, page: str, content: list[str]) -> None:
+    """Markdown files outside docs/ are no pages of the site: they come along as files, as all others do."""
+    content[0] = LINK.sub(lambda link: f"](path:{link[1]})" if _is_other_markdown(link[1]) else link[0], content[0])
+
+
+def _is_other_markdown(link: str) -> bool:
+    return link.endswith(".md") and bool(re.match(r"(\.\./)+(benchmarks|csrc|tests)/|(\.\./)+[A-Z]+\.md", link))
+
+
+def names_without_module(app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]) -> None:
+    """Docstrings name our classes and functions without their module."""
+    lines[:] = [re.sub(r":(class|func):`(?=\w+`)", r":\1:`.", line) for line in lines]
 
 
 def setup(app: Sphinx) -> None:
     app.connect("include-read", links_of_included_files)
+    app.connect("source-read", links_to_other_files)
+    app.connect("autodoc-process-docstring", names_without_module)
