@@ -91,7 +91,7 @@ def draw(path: Path) -> None:
 def _draw_panel(axis: Any, title: str, bars: list[Bar]) -> None:
     labels: list[str] = []
     for place, bar in enumerate(bars):
-        axis.barh(place, bar.theirs / bar.ours, height=0.8, color=COLORS[bar.provider])
+        axis.barh(place, bar.theirs / bar.ours - 1, left=1, height=0.8, color=COLORS[bar.provider])
         text = f" {bar.theirs / bar.ours:.3g}x   {seconds_text(bar.theirs)} → {seconds_text(bar.ours)}"
         axis.text(max(bar.theirs / bar.ours, 1), place, text, va="center", fontsize=8)
         labels.append("" if bar.label in labels else bar.label)
