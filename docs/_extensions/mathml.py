@@ -16,10 +16,10 @@ def inline(translator: HTML5Translator, node: nodes.math) -> None:
 
 
 def block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    """One ``<math>`` a line: ``\\\\`` ends a line, and ``&`` is where the lines align."""
+    """A displayed equation: ``\\\\`` ends a line, and ``&`` is where the lines align."""
     source = node.astext().strip()
     if r"\\" in source or "&" in source:
-        source = r"\begin{aligned}" + source + r"\end{aligned}"
+        source = r"\begin{align*}" + source + r"\end{align*}"
     translator.body.append(f'<div class="equation">{convert(source, display="block")}</div>')
     raise nodes.SkipNode
 
