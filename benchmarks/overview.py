@@ -70,6 +70,7 @@ def draw(path: Path) -> None:
 
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     panels = figures()
     heights = [len(bars) + 0.5 for bars in panels.values()]
@@ -78,7 +79,7 @@ def draw(path: Path) -> None:
     for axis, (title, bars) in zip(axes, panels.items(), strict=True):
         _draw_panel(axis, title, bars)
     axes[-1].set_xlabel("times as fast (log scale)", fontsize=9)
-    handles = [matplotlib.patches.Patch(color=COLORS[key], label=f"than {name}") for key, name in RIVALS.items()]
+    handles = [Patch(color=COLORS[key], label=f"than {name}") for key, name in RIVALS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     buffer = io.BytesIO()
     # Ids that do not change, and no date: the same results give the same file.

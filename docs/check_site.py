@@ -56,7 +56,10 @@ def problems(site: Path) -> list[str]:
 def main() -> int:
     site = Path(sys.argv[1]).resolve()
     found = problems(site)
-    print("\n".join(found) or f"{site}: {len(list(site.rglob('*.html')))} pages, no broken link, nothing from outside")
+    print(
+        "\n".join(found)
+        or f"{site}: {len(list(site.rglob('*.html')))} pages, no broken link, nothing from outside"
+    )
     return 1 if found else 0
 
 

@@ -78,14 +78,20 @@ def links_of_included_files(app: Sphinx, path: Path, parent: str, content: list[
 
 def links_to_other_files(app: Sphinx, page: str, content: list[str]) -> None:
     """Markdown files outside docs/ are no pages of the site: they come along as files, as all others do."""
-    content[0] = LINK.sub(lambda link: f"](path:{link[1]})" if _is_other_markdown(link[1]) else link[0], content[0])
+    content[0] = LINK.sub(
+        lambda link: f"](path:{link[1]})" if _is_other_markdown(link[1]) else link[0], content[0]
+    )
 
 
 def _is_other_markdown(link: str) -> bool:
-    return link.endswith(".md") and bool(re.match(r"(\.\./)+(benchmarks|csrc|tests)/|(\.\./)+[A-Z]+\.md", link))
+    return link.endswith(".md") and bool(
+        re.match(r"(\.\./)+(benchmarks|csrc|tests)/|(\.\./)+[A-Z]+\.md", link)
+    )
 
 
-def names_without_module(app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]) -> None:
+def names_without_module(
+    app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]
+) -> None:
     """Docstrings name our classes and functions without their module."""
     lines[:] = [re.sub(r":(class|func):`(?=\w+`)", r":\1:`.", line) for line in lines]
 

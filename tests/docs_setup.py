@@ -68,7 +68,9 @@ def check_voc_data_set(folder: str) -> None:
 
 def write_checkpoint(run: str, names: list[str]) -> None:
     """A checkpoint of an untrained small model."""
-    recipe = Recipe(arch="resnet18", fpn_channels=16, min_size=[96], max_size=128, anchor_sizes=[8, 16, 32, 64, 128])
+    recipe = Recipe(
+        arch="resnet18", fpn_channels=16, min_size=[96], max_size=128, anchor_sizes=[8, 16, 32, 64, 128]
+    )
     model = build_model(recipe, len(names) + 1)
     categories = [Category(number, name) for number, name in enumerate(names, 1)]
     Path(run).mkdir(parents=True)

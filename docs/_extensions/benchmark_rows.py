@@ -59,7 +59,12 @@ class BenchmarkRows(Directive):
 
 def _table(rows: list[list[str]]) -> nodes.table:
     """Rows of text, the first one the head, as a docutils table."""
-    table, group, head, body = nodes.table(), nodes.tgroup(cols=len(rows[0])), nodes.thead(), nodes.tbody()
+    table, group, head, body = (
+        nodes.table(classes=["measured"]),
+        nodes.tgroup(cols=len(rows[0])),
+        nodes.thead(),
+        nodes.tbody(),
+    )
     group += [nodes.colspec(colwidth=1) for _ in rows[0]]
     for number, cells in enumerate(rows):
         row = nodes.row()
