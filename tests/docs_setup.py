@@ -1,4 +1,4 @@
-"""What the code blocks of README and docs find defined: names that a page imports in a block that readers do not see."""
+"""What the code blocks of README and docs find defined: a page imports it in a block that readers do not see."""
 
 from __future__ import annotations
 

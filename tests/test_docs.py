@@ -13,14 +13,14 @@ from pathlib import Path
 from unittest import SkipTest
 
 import pytest
-from benchmarks import cli as benchmarks_cli
-from benchmarks import overview
 from docs_setup import check_voc_data_set
 from sybil import Sybil
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
+from benchmarks import cli as benchmarks_cli
+from benchmarks import overview
 from retinanet_fast.cli.arguments import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
 
 # Run as they are written, in this environment.
 RUN = ("retinanet-fast info", "python -m retinanet_fast.selftest")
-# Checked without being run: retinanet-fast and benchmarks by their parsers, make by its targets. Of all others, why not:
+# Checked without being run: retinanet-fast and benchmarks by their parsers, make by its targets. Of others, why not:
 NOT_RUN = {
     "pip install --no-build-isolation .": "builds the extension; tests/test_build_plan.py is about that",
     'pip install --no-build-isolation ".[train]"': "the same",
@@ -112,13 +112,10 @@ def test_commands_that_are_run(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(set(shell_commands()) - set(RUN) - set(NOT_RUN)))
-def test_commands_that_are_checked(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_that_are_checked(command: str) -> None:
     program, *words = shlex.split(command)
     if program == "retinanet-fast" and words[:1] != ["bench"]:
-        try:
-            make_parser().parse_args(words)
-        except SystemExit as end:
-            assert end.code == 0, capsys.readouterr().err
+        make_parser().parse_args(words)  # exits where the words are not the program's
     elif program == "retinanet-fast" or (program == "python" and words[:2] == ["-m", "benchmarks"]):
         benchmarks_cli.parser().parse_args(words[2 if program == "python" else 1 :])
     elif program == "make":
