@@ -31,7 +31,8 @@ def retinanet_loss(
 ) -> dict[str, Tensor]:
     r"""RetinaNet's classification loss and box loss (Lin et al., https://arxiv.org/abs/1708.02002) of a batch.
 
-    ``F_b`` is the number of foreground anchors of image ``b`` by :func:`match_anchors`; the inner sums are over its anchors ``a``:
+    ``F_b`` is the number of foreground anchors of image ``b`` by :func:`match_anchors`, and the inner sums are over
+    that image's anchors ``a``:
 
     .. math::
 
