@@ -136,3 +136,23 @@ def test_chart_shows_the_committed_results() -> None:
     shown = json.loads(match[1].replace("&quot;", '"').replace("&amp;", "&"))
     expected = json.loads(json.dumps(overview.figures()))
     assert shown == expected, "python -m benchmarks.overview docs/pictures/speed.svg"
+
+
+def test_a_site_with_a_broken_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.html").write_text('<h1 id="here">Other</h1>')
+    (tmp_path / "index.html").write_text(
+        '<a href="other.html#here">fine</a> <a href="https://example.org/">fine</a> <a href="gone.html">gone</a>'
+        '<a href="other.html#there">no such place</a> <script src="https://example.org/x.js"></script>'
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "check_site.py", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "index.html: gone.html: no such file",
+        "index.html: other.html#there: no such place",
+        "index.html: loads https://example.org/x.js",
+    ]

@@ -1,4 +1,4 @@
-"""``{program} train --help`` and ``{recipe} bccd``: what the program prints, and its recipes, as they are."""
+"""``{program-output} train --help`` and ``{recipe} bccd``: what the program prints, and its recipes, as they are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Program(Directive):
     def run(self) -> list[nodes.Node]:
         words, text = self.arguments[0].split(), io.StringIO()
         # argparse wraps its help by the width of the terminal.
-        with mock.patch.dict(os.environ, COLUMNS="96"), contextlib.redirect_stdout(text):
+        with mock.patch.dict(os.environ, COLUMNS="88"), contextlib.redirect_stdout(text):
             try:
                 code = cli.main(words)
             except SystemExit as end:
@@ -46,6 +46,6 @@ class Recipe(Directive):
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_directive("program", Program)
+    app.add_directive("program-output", Program)
     app.add_directive("recipe", Recipe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
