@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PEERS_BIN := $(PEERS_VENV)/bin
 SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: help install build demo test test-slow test-kernels test-torchvision bench kernel-report gpu-check lint format clean
+.PHONY: help install build demo test test-slow test-kernels test-torchvision bench kernel-report gpu-check docs lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 20
@@ -67,6 +67,16 @@ kernel-report: install  ## the CUDA kernels' machine code, what whole calls do, 
 gpu-check:  ## on a GPU machine, with PYTHON the one that has torch: build, test, sanitize, measure
 	$(PYTHON) -m benchmarks.gpu_check
 
+$(VENV)/.docs: docs/requirements.txt $(VENV)/.built
+	$(BIN)/python -m pip install --quiet --no-compile -r docs/requirements.txt
+	@touch $@
+
+# -n -W: a reference that does not resolve, or any other warning, is an error.
+docs: $(VENV)/.docs  ## the documentation, in docs/_build/html/index.html
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python docs/check_site.py docs/_build/html
+
 lint: $(VENV)/.requirements  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -80,4 +90,4 @@ format: $(VENV)/.requirements  ## let the formatters change the files, and write
 	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 clean:  ## builds and caches; runs/ stays
-	rm -rf build retinanet_fast/_C*.so *.egg-info $(VENV) $(PEERS_VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build docs/_build retinanet_fast/_C*.so *.egg-info $(VENV) $(PEERS_VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """apex's focal loss, on the CPU too.
 
-your import     ``from apex.contrib.focal_loss.focal_loss import focal_loss, FocalLoss``
-ours            ``from retinanet_fast.compat.apex import focal_loss, FocalLoss``
+- your import: ``from apex.contrib.focal_loss.focal_loss import focal_loss, FocalLoss``
+- ours: ``from retinanet_fast.compat.apex import focal_loss, FocalLoss``
 
 What differs:
 

@@ -1,8 +1,8 @@
 """The focal loss of the DETR family.
 
-your import     ``sigmoid_focal_loss`` from ``models.segmentation`` (DETR, Deformable, conditional and DAB-DETR), from
-                ``models.dino.utils`` (DINO), or from ``transformers.loss.loss_for_object_detection``
-ours            ``from retinanet_fast.compat.detr import sigmoid_focal_loss``
+- your import: ``sigmoid_focal_loss`` from ``models.segmentation`` (DETR, Deformable, conditional and DAB-DETR), from
+  ``models.dino.utils`` (DINO), or from ``transformers.loss.loss_for_object_detection``
+- ours: ``from retinanet_fast.compat.detr import sigmoid_focal_loss``
 
 MaskFormer's and MaskDINO's have the same values; their third argument is called ``num_masks``, so pass it by position.
 RT-DETR calls torchvision's: there ``compat.torchvision.sigmoid_focal_loss(..., reduction="sum") / num_boxes`` is its

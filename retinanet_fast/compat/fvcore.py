@@ -1,8 +1,8 @@
 """fvcore's focal losses and box losses (names and signatures of ``fvcore.nn``, fvcore 0.1.5.post20221221).
 
-your import     ``from fvcore.nn import sigmoid_focal_loss, sigmoid_focal_loss_star, smooth_l1_loss, giou_loss``,
-                and the ``_jit`` names of the first two
-ours            the same names ``from retinanet_fast.compat.fvcore``; the last three are plain PyTorch
+- your import: ``from fvcore.nn import sigmoid_focal_loss, sigmoid_focal_loss_star, smooth_l1_loss, giou_loss``,
+  and the ``_jit`` names of the first two
+- ours: the same names ``from retinanet_fast.compat.fvcore``; the last three are plain PyTorch
 
 What differs:
 

@@ -1,8 +1,8 @@
 """torchvision's detection functions over the ops (names and signatures of torchvision 0.29).
 
-your import     ``from torchvision.ops import sigmoid_focal_loss, nms, batched_nms, box_iou, generalized_box_iou_loss``,
-                ``from torchvision.models.detection._utils import BoxCoder, Matcher``
-ours            the same names ``from retinanet_fast.compat.torchvision``
+- your import: ``from torchvision.ops import sigmoid_focal_loss, nms, batched_nms, box_iou, generalized_box_iou_loss``,
+  ``from torchvision.models.detection._utils import BoxCoder, Matcher``
+- ours: the same names ``from retinanet_fast.compat.torchvision``
 
 What differs:
 

@@ -1,7 +1,7 @@
 """ultralytics' non-maximum suppression (``ultralytics.utils.nms`` of 8.4.190, and ``labels``, which 8.4.120 has).
 
-your import     ``from ultralytics.utils.nms import non_max_suppression``
-ours            ``from retinanet_fast.compat.ultralytics import non_max_suppression``
+- your import: ``from ultralytics.utils.nms import non_max_suppression``
+- ours: ``from retinanet_fast.compat.ultralytics import non_max_suppression``
 
 What differs:
 

@@ -8,10 +8,13 @@ from retinanet_fast._checks.boxes import check_box_iou
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Intersection over union of every pair of boxes from two sets.
+    r"""Intersection over union of every pair of boxes from two sets.
 
-    ``iou = inter / (area1 + area2 - inter)``, evaluated in that order and never contracted into fused
-    multiply-adds: the same bits on every CPU and on CUDA.
+    .. math::
+
+        \text{iou} = \frac{\text{inter}}{\text{area}_1 + \text{area}_2 - \text{inter}}
+
+    is evaluated in that order and never contracted into fused multiply-adds: the same bits on every CPU and on CUDA.
 
     Args:
         boxes1: ``[N, 4]`` floating point or integer, ``(x1, y1, x2, y2)`` in pixels.

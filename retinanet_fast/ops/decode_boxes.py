@@ -18,13 +18,15 @@ def decode_boxes(
     max_log_scale: float = math.log(1000 / 16),
     image_size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """The boxes that deltas turn anchors into, row by row: the inverse of :func:`encode_boxes`.
+    r"""The boxes that deltas turn anchors into, row by row: the inverse of :func:`encode_boxes`.
 
     With centres ``(x, y)`` and sides ``(w, h)`` (R-CNN's box coding, https://arxiv.org/abs/1311.2524,
-    appendix C)::
+    appendix C), and m = ``max_log_scale``:
 
-        x = x_a + w_a dx / wx        w = w_a exp(min(dw / ww, max_log_scale))
-        y = y_a + h_a dy / wy        h = h_a exp(min(dh / wh, max_log_scale))
+    .. math::
+
+        x &= x_a + w_a \, d_x / w_x, \quad w = w_a \exp(\min(d_w / w_w, m)) \\
+        y &= y_a + h_a \, d_y / w_y, \quad h = h_a \exp(\min(d_h / w_h, m))
 
     Args:
         deltas: ``[N, 4]`` floating point, ``(dx, dy, dw, dh)``.

@@ -10,13 +10,15 @@ from retinanet_fast._checks.boxes import check_encode_boxes
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """The deltas that turn anchors into boxes, row by row; :func:`decode_boxes` is the inverse.
+    r"""The deltas that turn anchors into boxes, row by row; :func:`decode_boxes` is the inverse.
 
     With centres ``(x, y)`` and sides ``(w, h)`` of boxes and anchors (R-CNN's box coding,
-    https://arxiv.org/abs/1311.2524, appendix C)::
+    https://arxiv.org/abs/1311.2524, appendix C):
 
-        dx = wx (x - x_a) / w_a      dw = ww ln(w / w_a)
-        dy = wy (y - y_a) / h_a      dh = wh ln(h / h_a)
+    .. math::
+
+        d_x &= w_x \, (x - x_a) / w_a, \quad d_w = w_w \ln(w / w_a) \\
+        d_y &= w_y \, (y - y_a) / h_a, \quad d_h = w_h \ln(h / h_a)
 
     Args:
         boxes: ``[N, 4]`` floating point, ``(x1, y1, x2, y2)`` in pixels.

@@ -29,12 +29,15 @@ def retinanet_loss(
     allow_low_quality_matches: bool = True,
     match_zero_iou: bool = True,
 ) -> dict[str, Tensor]:
-    """RetinaNet's classification loss and box loss (Lin et al., https://arxiv.org/abs/1708.02002) of a batch.
+    r"""RetinaNet's classification loss and box loss (Lin et al., https://arxiv.org/abs/1708.02002) of a batch.
 
-    ``F_b`` is the number of foreground anchors of image ``b`` by :func:`match_anchors`::
+    ``F_b`` is the number of foreground anchors of image ``b`` by :func:`match_anchors`, and the inner sums are over
+    that image's anchors ``a``:
 
-        classification  = 1/B sum_b 1/max(1, F_b) sum of focal(logit) over all anchors that are not ignored
-        bbox_regression = 1/B sum_b 1/max(1, F_b) sum of box_loss over the foreground anchors
+    .. math::
+
+        \text{classification} &= \frac{1}{B} \sum_b \frac{1}{\max(1, F_b)} \sum_{\text{not ignored}} \text{focal}_a \\
+        \text{box loss} &= \frac{1}{B} \sum_b \frac{1}{\max(1, F_b)} \sum_{\text{foreground}} \text{box}_a
 
     ``box_loss`` is ``"l1"`` or ``"smooth_l1"`` of the difference between the deltas and the encoded box
     (:func:`encode_boxes`), or ``"giou"``, ``1 - GIoU`` of the decoded box and its target

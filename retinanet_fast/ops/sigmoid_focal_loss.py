@@ -12,14 +12,14 @@ _sigmoid_focal_loss = torch.ops.retinanet_fast.sigmoid_focal_loss.default
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none"
 ) -> Tensor:
-    """Focal loss of each logit ``x`` with its target ``t`` (Lin et al., "Focal Loss for Dense Object Detection",
+    r"""Focal loss of each logit ``x`` with its target ``t`` (Lin et al., "Focal Loss for Dense Object Detection",
     https://arxiv.org/abs/1708.02002).
 
-    ::
+    .. math::
 
-        p = sigmoid(x)         ce = -t log(p) - (1 - t) log(1 - p)
-        p_t = p t + (1 - p) (1 - t)            a_t = alpha t + (1 - alpha) (1 - t)
-        loss = a_t (1 - p_t)^gamma ce
+        p &= \text{sigmoid}(x), \quad \text{ce} = -t \log p - (1 - t) \log(1 - p) \\
+        p_t &= p t + (1 - p)(1 - t), \quad a_t = \alpha t + (1 - \alpha)(1 - t) \\
+        \text{loss} &= a_t \, (1 - p_t)^\gamma \, \text{ce}
 
     No close numbers are subtracted, so that loss and gradients are finite and accurate for every finite logit.
     float16 and bfloat16 are computed in float32. Sums are kept in float64 and added in a fixed order: the same bits on

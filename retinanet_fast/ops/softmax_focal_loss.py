@@ -18,12 +18,12 @@ def softmax_focal_loss(
     gamma: float = 2.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """The categorical focal loss of each row of logits ``x`` with its class ``t`` (Lin et al., "Focal Loss for Dense
+    r"""The categorical focal loss of each row of logits ``x`` with its class ``t`` (Lin et al., "Focal Loss for Dense
     Object Detection", https://arxiv.org/abs/1708.02002).
 
-    ::
+    .. math::
 
-        p = softmax(x)         loss = -alpha_t (1 - p_t)^gamma ln(p_t)
+        p = \text{softmax}(x), \quad \text{loss} = -\alpha_t \, (1 - p_t)^\gamma \, \ln p_t
 
     ``1 - p_t`` is the sum of the other classes' probabilities, so that the loss keeps its precision where ``p_t`` is
     close to 1. Loss and gradient are finite for logits that differ by hundreds. float16 and bfloat16 are computed in
