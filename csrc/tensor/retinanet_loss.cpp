@@ -111,8 +111,9 @@ class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
     if (makes_gradients_in_forward(in)) {
       std::vector<at::Tensor> grad_logits, grad_deltas;
       std::tie(classification, box, grad_logits, grad_deltas) = call_forward_with_gradients(in, of_logits, of_deltas);
-      context->saved_data["grad_logits"] = std::move(grad_logits);
-      context->saved_data["grad_deltas"] = std::move(grad_deltas);
+      context->saved_data[kKept] = true;
+      keep(context->saved_data, "grad_logits", grad_logits);
+      keep(context->saved_data, "grad_deltas", grad_deltas);
     } else {
       std::tie(classification, box) = call_forward(in);
     }
@@ -126,7 +127,7 @@ class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
     const Saved saved(context);
     const size_t levels = saved.arguments().cls_logits.size();
     std::vector<at::Tensor> grad_logits(levels), grad_deltas(levels);
-    if (context->saved_data.count("grad_logits") != 0 && !at::GradMode::is_enabled()) {
+    if (context->saved_data.erase(kKept) != 0 && !at::GradMode::is_enabled()) {
       grad_logits = take(context->saved_data, "grad_logits", grads[0].defined());
       grad_deltas = take(context->saved_data, "grad_deltas", grads[1].defined());
       static_assert(2 * kMaxLevels <= kMaxScaledGradients);
@@ -146,12 +147,24 @@ class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
   }
 
  private:
+  static constexpr const char* kKept = "gradients_kept";
+
+  // One entry for each level: of lists, compiled autograd does not see the tensors.
+  static std::string entry(const char* name, size_t level) { return name + std::to_string(level); }
+
+  static void keep(SavedData& data, const char* name, const std::vector<at::Tensor>& gradients) {
+    for (size_t l = 0; l < gradients.size(); ++l) data[entry(name, l)] = gradients[l];
+  }
+
   // The gradients that forward left, none if they are not wanted. Nothing else refers to them afterwards, so they may
   // be scaled in place and accumulated without a copy; a second backward pass computes them again.
-  static std::vector<at::Tensor> take(SavedData& data, const std::string& name, bool wanted) {
-    std::vector<at::Tensor> gradients = data[name].toTensorVector();
-    data.erase(name);
-    return wanted ? gradients : std::vector<at::Tensor>();
+  static std::vector<at::Tensor> take(SavedData& data, const char* name, bool wanted) {
+    std::vector<at::Tensor> gradients;
+    for (size_t l = 0; data.count(entry(name, l)) != 0; ++l) {
+      if (wanted) gradients.push_back(data[entry(name, l)].toTensor());
+      data.erase(entry(name, l));
+    }
+    return gradients;
   }
 };
 
