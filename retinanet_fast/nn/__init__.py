@@ -12,3 +12,7 @@ __all__ = [
     "ImageBatch",
     "retinanet_anchor_generator",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
