@@ -102,12 +102,24 @@ def run_cell(python: str, torch: str, folder: Path) -> list[str]:
     wheel = next(folder.glob("*.whl"))
     facts = _say(folder, "facts", str(base), "-c", "import torch; print(torch.__version__)")
 
-    _say(folder, "environment", str(base), "-m", "venv", str(clean.parents[1]))
+    _say(folder, "environment", str(base), "-m", "venv", "--without-pip", str(clean.parents[1]))
     packages = _say(
         folder, "facts", str(base), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"
     ).strip()
     next(clean.parents[1].glob("lib/python*/site-packages")).joinpath("torch.pth").write_text(packages)
-    _say(folder, "install", str(clean), "-m", "pip", "install", "--quiet", "--no-index", str(wheel))
+    _say(
+        folder,
+        "install",
+        str(base),
+        "-m",
+        "pip",
+        "--python",
+        str(clean),
+        "install",
+        "--quiet",
+        "--no-index",
+        str(wheel),
+    )
     selftest = _say(folder, "selftest", str(clean), "-m", "retinanet_fast.selftest", cwd=elsewhere)
     shutil.copytree(ROOT / "tests", elsewhere / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     files = [f"tests/test_{name}.py" for name in TESTS]
