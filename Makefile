@@ -59,7 +59,7 @@ test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest t
 	$(PEERS_BIN)/pytest $(SIDE_BY_SIDE) -m 'not default_environment and not slow'
 
 wheel: install  ## a wheel for the torch of .venv, in dist/; `make sdist`: the source distribution
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m wheels
+	$(BIN)/python -m wheels
 
 sdist: install
 	$(BIN)/python -m wheels --sdist

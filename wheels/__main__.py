@@ -75,10 +75,10 @@ def build_sdist(out: Path) -> Path:
 
 
 def _run(source: Path, *words: str, **environment: str) -> None:
-    """Runs Python in a source tree; what it says goes to stderr."""
-    subprocess.run(
-        [sys.executable, *words], cwd=source, check=True, stdout=sys.stderr, env={**os.environ, **environment}
-    )
+    """Runs Python in a source tree, with its environment's cmake first on PATH; what it says goes to stderr."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, **environment}
+    subprocess.run([sys.executable, *words], cwd=source, check=True, stdout=sys.stderr, env=environment)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ Python is looked for on PATH and under ~/.pyenv.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import re
 import shutil
@@ -63,91 +64,84 @@ def find_python(version: str) -> str:
     if version == ".".join(platform.python_version_tuple()[:2]):
         return sys.executable
     installed = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
-    for command in (f"python{version}", *map(str, installed)):
-        done = (
-            subprocess.run([command, "--version"], capture_output=True, text=True)
-            if shutil.which(command)
-            else None
-        )
-        if done and done.stdout.startswith(f"Python {version}."):
+    for command in filter(shutil.which, (f"python{version}", *map(str, installed))):
+        # pyenv puts a command of that name on PATH that may only say that it is not switched on.
+        said = subprocess.run([command, "--version"], capture_output=True, text=True).stdout
+        if said.startswith(f"Python {version}."):
             return command
     raise Failed("not seen: no such Python here")
 
 
-def run_cell(python: str, torch: str, folder: Path) -> list[str]:
-    """The columns of the cell's row, from the third on."""
-    base, clean = folder / "base" / "bin" / "python", folder / "clean" / "bin" / "python"
-    source, elsewhere = folder / "source", folder / "elsewhere"
-    elsewhere.mkdir()
-    _say(folder, "environment", find_python(python), "-m", "venv", str(base.parents[1]))
-    pinned = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith(TOOLS)]
-    _say(
-        folder,
-        "torch",
-        str(base),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-compile",
-        f"torch=={torch}.*",
-        *pinned,
-    )
-    with tarfile.open(build_sdist(folder)) as archive:
-        archive.extractall(folder)
-    next(folder.glob("retinanet_fast-*/")).rename(source)
-    built = _say(
-        folder, "build", str(base), "-m", "wheels", "--out", str(folder), "--source", str(source), cwd=ROOT
-    )
-    wheel = next(folder.glob("*.whl"))
-    facts = _say(folder, "facts", str(base), "-c", "import torch; print(torch.__version__)")
+class Cell:
+    """A folder with the two environments and a log for each step."""
 
-    _say(folder, "environment", str(base), "-m", "venv", "--without-pip", str(clean.parents[1]))
-    packages = _say(
-        folder, "facts", str(base), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"
-    ).strip()
-    next(clean.parents[1].glob("lib/python*/site-packages")).joinpath("torch.pth").write_text(packages)
-    _say(
-        folder,
-        "install",
-        str(base),
-        "-m",
-        "pip",
-        "--python",
-        str(clean),
-        "install",
-        "--quiet",
-        "--no-index",
-        str(wheel),
-    )
-    selftest = _say(folder, "selftest", str(clean), "-m", "retinanet_fast.selftest", cwd=elsewhere)
-    shutil.copytree(ROOT / "tests", elsewhere / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    files = [f"tests/test_{name}.py" for name in TESTS]
-    tests = _say(
-        folder, "tests", str(clean), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, cwd=elsewhere
-    )
-    return [
-        facts.strip(),
-        wheel.name,
-        built.split()[-2],
-        selftest.splitlines()[-1],
-        tests.splitlines()[-1].strip("= "),
-    ]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.base, self.clean = (folder / name / "bin" / "python" for name in ("base", "clean"))
 
+    def run(self, step: str, command: str | Path, *words: str | Path, cwd: Path | None = None) -> str:
+        """Run a part of a step, and return what it prints; its log has everything."""
+        print(f"  {step}", flush=True)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        log = self.folder / f"{step}.log"
+        with log.open("a") as file:
+            done = subprocess.run(
+                [command, *words],
+                cwd=cwd or self.folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
+            file.write(done.stdout)
+        if done.returncode:
+            text = log.read_text()
+            print(text[-6000:], file=sys.stderr)
+            failures = re.findall(r"^FAILED [^ ]+|^\d+ failed.*", text, flags=re.MULTILINE)
+            raise Failed("; ".join([f"{step} failed", *failures]))
+        return done.stdout
 
-def _say(folder: Path, step: str, *command: str, cwd: Path | None = None) -> str:
-    """Runs a step and returns what it prints; everything goes into the folder's log."""
-    print(f"  {step}", flush=True)
-    log = folder / f"{step}.log"
-    with log.open("a") as file:
-        done = subprocess.run(command, cwd=cwd or folder, stdout=subprocess.PIPE, stderr=file, text=True)
-        file.write(done.stdout)
-    if done.returncode:
-        text = log.read_text()
-        print(text[-6000:], file=sys.stderr)
-        failures = re.findall(r"^\d+ failed.*|^FAILED.*", text, flags=re.MULTILINE)
-        raise Failed("; ".join([f"{step} failed", *failures]))
-    return done.stdout
+    def row(self, python: str, torch: str) -> list[str]:
+        """The columns of the row, from the third on."""
+        version = self.install_torch(python, torch)
+        wheel, size = self.build()
+        self.install(wheel)
+        elsewhere = self.folder / "elsewhere"
+        shutil.copytree(ROOT / "tests", elsewhere / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        selftest = self.run("selftest", self.clean, "-m", "retinanet_fast.selftest", cwd=elsewhere)
+        files = [f"tests/test_{name}.py" for name in TESTS]
+        tests = self.run("tests", self.clean, "-m", "pytest", "-q", *files, cwd=elsewhere)
+        return [version, wheel.name, size, selftest.splitlines()[-1], tests.splitlines()[-1].strip("= ")]
+
+    def install_torch(self, python: str, torch: str) -> str:
+        """Make the environment that builds, and return torch's full version."""
+        self.run("environment", find_python(python), "-m", "venv", self.base.parents[1])
+        lines = (ROOT / "requirements.txt").read_text().splitlines()
+        tools = [line for line in lines if line.startswith(TOOLS)]
+        options = ("--quiet", "--no-compile", f"torch=={torch}.*")
+        self.run("torch", self.base, "-m", "pip", "install", *options, *tools)
+        return self.run("torch", self.base, "-c", "import torch; print(torch.__version__)").strip()
+
+    def build(self) -> tuple[Path, str]:
+        """The wheel, from the source distribution, and its size in MB."""
+        with tarfile.open(build_sdist(self.folder)) as archive:
+            archive.extractall(self.folder / "source")
+        (source,) = (self.folder / "source").iterdir()
+        words = ("-m", "wheels", "--out", self.folder, "--source", source)
+        said = self.run("build", self.base, *words, cwd=ROOT)
+        (wheel,) = self.folder.glob("*.whl")
+        return wheel, said.split()[-2]
+
+    def install(self, wheel: Path) -> None:
+        """The environment that has the wheel, and all else from the first by a line in a .pth file."""
+        self.run("install", self.base, "-m", "venv", "--without-pip", self.clean.parents[1])
+        where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        packages, own = (
+            self.run("install", python, "-c", where).strip() for python in (self.base, self.clean)
+        )
+        Path(own, "torch.pth").write_text(packages)
+        pip = (self.base, "-m", "pip", "--python", self.clean)
+        self.run("install", *pip, "install", "--quiet", "--no-index", wheel)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(cell, flush=True)
         with tempfile.TemporaryDirectory(prefix="matrix_", dir=options.folder) as folder:
             try:
-                columns = run_cell(python, torch, Path(folder))
+                columns = Cell(Path(folder)).row(python, torch)
             except Failed as failed:
                 columns = ["", "", "", str(failed), ""]
                 failures += not str(failed).startswith("not seen")
