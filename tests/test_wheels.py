@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from wheels import matrix
 from wheels.__main__ import wheel_tag
 
 ROOT = Path(__file__).parents[1]
@@ -167,3 +168,41 @@ def test_the_sdist_holds_what_a_build_needs(sdist: set[str]) -> None:
 def test_the_sdist_holds_no_tests_and_nothing_built(sdist: set[str]) -> None:
     assert [name for name in sdist if name.startswith(("tests", "benchmarks", "build"))] == []
     assert [name for name in sdist if name.endswith((".so", ".pyc"))] == []
+
+
+def test_a_row_of_the_matrix_replaces_that_of_its_python_and_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "TABLE", tmp_path / "matrix.md")
+    matrix.TABLE.write_text("# Title\n\n| Python | torch | seen |\n|---|---|---|\n")
+    for row in (
+        ["3.12", "2.11", "bad"],
+        ["3.12", "2.8", "good"],
+        ["3.9", "2.8", "good"],
+        ["3.12", "2.11", "good"],
+    ):
+        matrix.write_row(row)
+    assert matrix.TABLE.read_text().splitlines()[4:] == [
+        "| 3.9 | 2.8 | good |",
+        "| 3.12 | 2.8 | good |",
+        "| 3.12 | 2.11 | good |",
+    ]
+
+
+def test_a_python_that_is_not_here_is_no_failure_of_the_wheel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert matrix.main(["--no-table", "4.0:2.13"]) == 0
+    assert "not seen: no such Python here" in capsys.readouterr().out
+
+
+def test_a_step_that_fails_is_the_cells_result(tmp_path: Path) -> None:
+    code = (
+        "print('FAILED tests/test_nms.py::test_ties - AssertionError\\n1 failed in 2 s'); raise SystemExit(1)"
+    )
+    with pytest.raises(
+        matrix.Failed, match=r"tests failed; FAILED tests/test_nms.py::test_ties; 1 failed in 2 s"
+    ):
+        matrix.Cell(tmp_path).run("tests", sys.executable, "-c", code)
+
+
+def test_the_tests_of_a_cell_are_there() -> None:
+    assert [name for name in matrix.TESTS if not (ROOT / "tests" / f"test_{name}.py").exists()] == []
