@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PEERS_BIN := $(PEERS_VENV)/bin
 SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: help install build demo test test-slow test-kernels test-torchvision bench kernel-report gpu-check docs lint format clean
+.PHONY: help install build demo test test-slow test-kernels test-torchvision test-wheel bench kernel-report gpu-check docs wheel sdist matrix lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 20
@@ -58,6 +58,18 @@ test-torchvision: $(PEERS_VENV)/.requirements  ## a second environment: newest t
 	cd / && $(abspath $(PEERS_BIN))/retinanet-fast info
 	$(PEERS_BIN)/pytest $(SIDE_BY_SIDE) -m 'not default_environment and not slow'
 
+wheel: install  ## a wheel for the torch of .venv, in dist/; `make sdist`: the source distribution
+	$(BIN)/python -m wheels
+
+sdist: install
+	$(BIN)/python -m wheels --sdist
+
+test-wheel: install  ## a wheel built from the source distribution, in a clean environment: selftest and some tests
+	$(BIN)/python -m wheels.matrix --no-table
+
+matrix: install  ## the same on many Pythons and torches, those of CELLS=3.12:2.8 or a default list; writes the table
+	$(BIN)/python -m wheels.matrix $(or $(CELLS),default)
+
 bench: install  ## all benchmarks, a table and a chart
 	$(BIN)/retinanet-fast bench
 
@@ -90,4 +102,4 @@ format: $(VENV)/.requirements  ## let the formatters change the files, and write
 	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 clean:  ## builds and caches; runs/ stays
-	rm -rf build docs/_build retinanet_fast/_C*.so *.egg-info $(VENV) $(PEERS_VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist docs/_build retinanet_fast/*.so *.egg-info $(VENV) $(PEERS_VENV) .pytest_cache .mypy_cache .ruff_cache

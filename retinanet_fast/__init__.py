@@ -7,6 +7,7 @@
 ``retinanet_fast.accelerate``    lets torchvision's RetinaNet, FCOS, SSD and R-CNNs run on the ops
 ``retinanet_fast.compat``        other libraries' functions over the ops: torchvision, fvcore, detectron2, mmcv, ...
 ``retinanet_fast.export``        models as files for other programs: torch.export, AOTInductor, ONNX
+``retinanet_fast.AnchorGrid``, ``Detections``  what ops take for anchors, and what ``retinanet_detect`` returns
 ``retinanet_fast.load_weights``  gives a model its weights, from torchvision's, detectron2's and mmdetection's files too
 ``retinanet_fast.synchronize_errors``   raises now what the GPU found wrong in labels or boxes
 ``retinanet_fast.register_dtensor``  lets the losses and box ops take the DTensors of ``torch.distributed.tensor``
@@ -17,18 +18,20 @@ All of these are imported when they are first used: ``import retinanet_fast`` al
 ``python -m retinanet_fast.selftest`` checks every op on this machine.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
-if TYPE_CHECKING:
-    from pathlib import Path
+if _typing.TYPE_CHECKING:
+    from pathlib import Path as _Path
 
     from retinanet_fast import acceleration, compat, export, models, nn, ops, reference
     from retinanet_fast.acceleration import accelerate
     from retinanet_fast.models import load_weights
+    from retinanet_fast.structures import AnchorGrid, Detections
 
 __version__ = "0.1.0"
 __all__ = [
+    "AnchorGrid",
+    "Detections",
     "accelerate",
     "acceleration",
     "build_info",
@@ -45,17 +48,24 @@ __all__ = [
     "synchronize_errors",
 ]
 
-_MODULES = ("acceleration", "compat", "export", "models", "nn", "ops", "reference")
+# Where each name that is imported on first use comes from.
+_LAZY = {
+    **{name: name for name in ("acceleration", "compat", "export", "models", "nn", "ops", "reference")},
+    "AnchorGrid": "structures",
+    "Detections": "structures",
+    "accelerate": "acceleration",
+    "load_weights": "models",
+}
 
 
-def build_info() -> dict[str, Any]:
+def build_info() -> dict[str, _typing.Any]:
     """What the compiled extension was built from and for; see :func:`retinanet_fast._ext.build_info`."""
     from retinanet_fast import _ext
 
     return _ext.build_info()
 
 
-def ops_library() -> "Path":
+def ops_library() -> "_Path":
     """The shared library of the ops, for programs without Python.
 
     Loading it, by ``dlopen`` in C++ or by ``torch.ops.load_library``, registers ``torch.ops.retinanet_fast.*``. It
@@ -105,19 +115,14 @@ def register_dtensor() -> None:
     _dtensor.register()
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"retinanet_fast.{name}")
-    if name == "accelerate":
-        from retinanet_fast.acceleration import accelerate
+def __getattr__(name: str) -> _typing.Any:
+    import importlib
 
-        return accelerate
-    if name == "load_weights":
-        from retinanet_fast.models import load_weights
-
-        return load_weights
-    raise AttributeError(f"module 'retinanet_fast' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'retinanet_fast' has no attribute {name!r}")
+    module = importlib.import_module(f"retinanet_fast.{_LAZY[name]}")
+    return module if name == _LAZY[name] else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

@@ -16,14 +16,24 @@ OPS_LIBRARY = PACKAGE / "libretinanet_fast_ops.so"
 
 def _load() -> ModuleType:
     try:
-        return importlib.import_module("retinanet_fast._C")
+        module = importlib.import_module("retinanet_fast._C")
     except ModuleNotFoundError as error:
         if error.name != "retinanet_fast._C":
             raise
         reason = _why_absent()
     except ImportError as error:
         reason = _why_not_loadable(str(error))
+    else:
+        built = module.build_info()["torch"]
+        if _minor(built) == _minor(torch.__version__):
+            return module
+        reason = _another_torch(built)  # it need not show as a missing symbol
     raise ImportError(f"retinanet_fast's compiled ops cannot be loaded: {reason}")
+
+
+def _minor(version: str) -> str:
+    """2.13 of 2.13.0+cpu: torch's C++ interface is that of a minor version."""
+    return ".".join(version.split(".")[:2])
 
 
 def _why_absent() -> str:
@@ -53,13 +63,22 @@ def _why_not_loadable(error: str) -> str:
         file = PACKAGE / f"_C{suffix}"
         built = file.is_file() and re.search(rb"is built for torch ([\w.+]+)", file.read_bytes())
         if built and (version := built[1].decode()) != torch.__version__:
-            return f"it is built for torch {version}, and torch {torch.__version__} is running.\n{_how_to_build()}"
+            return _another_torch(version)
     return f"{error}.\n{_how_to_build()}"
 
 
+def _another_torch(built: str) -> str:
+    found = f"it is built for torch {built}, and torch {torch.__version__} is running.\n"
+    if (PACKAGE.parent / "setup.py").is_file():
+        return found + _how_to_build()
+    install = f'    pip install "torch=={_minor(built)}.*"'
+    return f"{found}Install that torch:\n{install}\nOr keep this one. {_how_to_build()}"
+
+
 def _how_to_build() -> str:
+    source = PACKAGE.parent if (PACKAGE.parent / "setup.py").is_file() else "retinanet_fast's source folder"
     return (
-        f"Build it against the installed torch ({torch.__version__}) from the source folder with\n"
+        f"Build it against the installed torch ({torch.__version__}), in {source}:\n"
         "    pip install --no-build-isolation ."
     )
 

@@ -31,7 +31,7 @@ class AnchorGrid(NamedTuple):
 
     def to(self, device: torch.device | str) -> AnchorGrid:
         """The same grid with its base anchors on ``device``."""
-        return self._replace(base_anchors=self.base_anchors.to(device))
+        return AnchorGrid(self.base_anchors.to(device), self.strides, self.grid_sizes)
 
     def boxes(self) -> Tensor:
         """Every anchor as ``[A, 4]`` float32, ordered by level, y, x, k (torchvision's order)."""

@@ -204,6 +204,8 @@ def test_boxes_and_scores_of_two_dtypes(dtypes: tuple[torch.dtype, torch.dtype],
     assert torch.equal(kept, reference.nms(boxes, scores, 0.5))
 
 
+# Older torches (2.6, for one) ask for the setting where the size of a result depends on values.
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
 def test_opcheck_and_compile() -> None:
     boxes, scores = random_boxes(30, seed=1).requires_grad_(), random_scores(30)
     torch.library.opcheck(torch.ops.retinanet_fast.nms.default, (boxes, scores, 0.5))

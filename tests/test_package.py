@@ -79,6 +79,26 @@ def test_an_extension_built_for_another_torch_is_named(tmp_path: Path) -> None:
     (copied / f"_C{EXTENSION_SUFFIXES[0]}").write_bytes(broken)
     found = python("from retinanet_fast import _ext", tmp_path)
     assert f"it is built for torch 1.9.1+cu111, and torch {torch.__version__} is running." in found
+    assert 'Install that torch:\n    pip install "torch==1.9.*"\nOr keep this one. Build it against' in found
+    assert "in retinanet_fast's source folder:\n    pip install --no-build-isolation ." in found
+
+
+def test_one_that_loads_under_another_minor_version_of_torch_is_an_error_too(tmp_path: Path) -> None:
+    copied = package_without_extension(tmp_path)
+    (copied / "_C.py").write_text("def build_info():\n    return {'torch': '1.9.1'}\n")
+    (tmp_path / "setup.py").touch()  # a source folder: what has to be done is known
+    found = python("from retinanet_fast import _ext", tmp_path)
+    assert (
+        f"it is built for torch 1.9.1, and torch {torch.__version__} is running.\nBuild it against" in found
+    )
+    assert f"in {tmp_path}:\n    pip install --no-build-isolation ." in found
+
+
+def test_a_patch_of_the_same_torch_is_none(tmp_path: Path) -> None:
+    copied = package_without_extension(tmp_path)
+    minor = ".".join(torch.__version__.split(".")[:2])
+    (copied / "_C.py").write_text(f"def build_info():\n    return {{'torch': '{minor}.99+cpu'}}\n")
+    assert python("from retinanet_fast import _ext; print(_ext._C.__name__)", tmp_path) == "retinanet_fast._C"
 
 
 def test_the_extension_says_which_torch_it_is_built_for() -> None:

@@ -80,6 +80,7 @@ def test_bindings_are_typed_and_documented() -> None:
         assert any(rest), f"{name}: no documentation"
 
 
+@pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="the tests lie outside the source tree")
 def test_the_stub_is_what_the_schemas_say() -> None:
     """`make format` writes it."""
     sources = sorted(str(path) for path in (ROOT / "csrc" / "tensor").glob("*.cpp"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retinanet_fast import ops, reference
 from retinanet_fast.ops.match_anchors import grid_arguments
-from retinanet_fast.structures import Detections
+from retinanet_fast.structures import AnchorGrid, Detections
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,14 @@ def test_compile_and_export() -> None:
     sizes = torch.tensor([[60, 50], [33, 64]])
 
     class Detect(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("base_anchors", grid.base_anchors)  # the export of torch 2.6 takes no others
+            self.layout = (grid.strides, grid.grid_sizes)
+
         def forward(self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor) -> Detections:
-            return ops.retinanet_detect(logits, deltas, grid, sizes)
+            anchors = AnchorGrid(self.base_anchors, *self.layout)
+            return ops.retinanet_detect(logits, deltas, anchors, sizes)
 
     expected = ops.retinanet_detect(logits, deltas, grid, sizes)
     compiled = torch.compile(Detect(), fullgraph=True, backend="aot_eager")

@@ -21,6 +21,10 @@ Module = TypeVar("Module", bound=nn.Module)
 _DIFFERENCES: WeakKeyDictionary[nn.Module, list[Difference]] = WeakKeyDictionary()
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def accelerate(model: Module, verify: Any = None, undo: bool = False) -> Module:
     """Let the torchvision detectors in ``model`` compute losses and detections with :mod:`retinanet_fast.ops`.
 

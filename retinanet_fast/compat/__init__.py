@@ -12,18 +12,18 @@ module says in its docstring what differs from the original. None of them needs 
 ``ultralytics``   its ``non_max_suppression``
 """
 
-import importlib
-from types import ModuleType
+from types import ModuleType as _ModuleType
 
-_MODULES = ("apex", "detectron2", "detr", "fvcore", "mmcv", "torchvision", "ultralytics")
-__all__ = list(_MODULES)
+__all__ = ["apex", "detectron2", "detr", "fvcore", "mmcv", "torchvision", "ultralytics"]
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name in _MODULES:
+def __getattr__(name: str) -> _ModuleType:
+    import importlib
+
+    if name in __all__:
         return importlib.import_module(f"retinanet_fast.compat.{name}")
     raise AttributeError(f"module 'retinanet_fast.compat' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -43,3 +43,7 @@ __all__ = [
     "retinanet_resnext101_32x8d_fpn",
     "retinanet_resnext101_64x4d_fpn",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

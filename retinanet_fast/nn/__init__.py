@@ -16,3 +16,7 @@ __all__ = [
     "pad_targets",
     "retinanet_anchor_generator",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,12 @@ class AnchorGenerator(nn.Module):
         return [
             len(sizes) * len(ratios) for sizes, ratios in zip(self.sizes, self.aspect_ratios, strict=True)
         ]
+
+    if TYPE_CHECKING:  # nn.Module's returns Any
+
+        def __call__(
+            self, image_size: Sequence[int], feature_sizes: Sequence[Sequence[int]]
+        ) -> AnchorGrid: ...
 
     def forward(self, image_size: Sequence[int], feature_sizes: Sequence[Sequence[int]]) -> AnchorGrid:
         """The anchors of a padded batch.

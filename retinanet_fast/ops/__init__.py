@@ -26,3 +26,7 @@ __all__ = [
     "sigmoid_focal_loss",
     "softmax_focal_loss",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Makes wheels (``python -m wheels``), and tries them on many Pythons and torches (``python -m wheels.matrix``)."""
