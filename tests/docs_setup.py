@@ -13,6 +13,7 @@ from retinanet_fast.engine import checkpoint
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.coco import Category
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.models import RetinaNet
 from retinanet_fast.nn import retinanet_anchor_generator
 
 generator = torch.Generator().manual_seed(0)
@@ -38,8 +39,6 @@ anchors = retinanet_anchor_generator()((128, 128), levels)
 cls_logits = [(random(2, 9 * 3, *size) - 4).requires_grad_() for size in levels]
 bbox_regression = [(random(2, 9 * 4, *size) * 0.1).requires_grad_() for size in levels]
 gt_boxes, gt_labels = [target["boxes"] for target in targets], [target["labels"] for target in targets]
-
-__all__ = [name for name in globals() if not name.startswith("_")]
 
 VOC = """<annotation><size><width>640</width><height>480</height></size>
 <object><name>WBC</name><bndbox><xmin>68</xmin><ymin>315</ymin><xmax>286</xmax><ymax>480</ymax></bndbox></object>
@@ -77,6 +76,15 @@ def write_checkpoint(run: str, names: list[str]) -> None:
     checkpoint.Checkpoint(model.state_dict(), recipe, categories, epoch=1).save(Path(run) / checkpoint.LAST)
 
 
+def small_model() -> RetinaNet:
+    """An untrained detector that any machine runs in no time."""
+    recipe = Recipe(arch="resnet18", fpn_channels=16, min_size=[192], max_size=256)
+    return build_model(recipe, 3).eval()
+
+
 def one_process() -> None:
     """What torchrun sets for a world of one process."""
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+
+
+__all__ = [name for name in globals() if not name.startswith("_")]

@@ -66,13 +66,15 @@ def retinanet_detect(
         ValueError: shapes, devices or settings that do not match.
         TypeError: outputs that are not floating point or of mixed dtypes, or image sizes that are not integers.
     """
-    sizes = image_sizes if isinstance(image_sizes, Tensor) else size_tensor(image_sizes, cls_logits[0].device)
+    boxes, *grid = grid_arguments(anchors)
+    sizes = image_sizes if isinstance(image_sizes, Tensor) else size_tensor(image_sizes, boxes.device)
     per_class = isinstance(score_thresh, Tensor)
     return Detections(
         *torch.ops.retinanet_fast.retinanet_detect(
             cls_logits,
             bbox_regression,
-            *grid_arguments(anchors),
+            boxes,
+            *grid,
             sizes,
             0.0 if per_class else score_thresh,
             score_thresh if per_class else None,
