@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
+from retinanet_fast._checks.arguments import check_boxes
 
 
 def box_perimeter(boxes: Tensor) -> Tensor:
@@ -21,4 +22,5 @@ def box_perimeter(boxes: Tensor) -> Tensor:
 
 @torch.library.register_fake("retinanet_fast::box_perimeter")
 def _(boxes: Tensor) -> Tensor:
+    check_boxes("box_perimeter", "boxes", boxes)
     return boxes.new_empty(boxes.shape[0])
