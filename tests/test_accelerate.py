@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -542,7 +543,7 @@ def ops_called() -> Iterator[set[str]]:
         yield names
     prefix = "retinanet_fast::"
     called = (event.key for event in profile.key_averages() if event.key.startswith(prefix))
-    names.update(name.removeprefix(prefix) for name in called if not name.endswith("_backward"))
+    names.update(re.sub("_(backward|with_gradients?)$", "", name.removeprefix(prefix)) for name in called)
 
 
 def equal_detections(got: Model, want: Model, images: int = 3) -> None:

@@ -110,11 +110,11 @@ def test_every_block_has_a_known_language(path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", RUN)
-def test_commands_that_are_run(command: str) -> None:
+def test_commands_that_are_run(command: str, tmp_path: Path) -> None:
     words = [sys.executable if word == "python" else word for word in command.split()]
     if words[0] == "retinanet-fast":
         words[:1] = [sys.executable, "-m", "retinanet_fast"]
-    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

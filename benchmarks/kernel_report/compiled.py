@@ -102,9 +102,16 @@ def demangle(names: Iterable[str]) -> dict[str, str]:
 
 
 def short_name(kernel: str) -> str:
-    """'void retinanet_fast::(anonymous namespace)::decode_boxes_kernel<float>(...)' -> 'decode_boxes_kernel<float>'."""
-    for noise in ("void ", "retinanet_fast::", "(anonymous namespace)::", "<unnamed>::", "math::"):
-        kernel = kernel.replace(noise, "")
+    """'void retinanet_fast::decode_boxes_cu::decode_boxes_kernel<float>(...)' -> 'decode_boxes_kernel<float>'."""
+    for noise in (
+        "void ",
+        "retinanet_fast::",
+        r"\w+_cu::",
+        r"\(anonymous namespace\)::",
+        "<unnamed>::",
+        "math::",
+    ):
+        kernel = re.sub(noise, "", kernel)
     return re.sub(r"\((bool|int|long)\)", "", kernel).split("(")[0]
 
 

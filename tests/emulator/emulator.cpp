@@ -11,6 +11,7 @@
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <regex>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -59,7 +60,7 @@ namespace emulator {
 
 Position here;
 
-// Kernels have internal linkage: their names are in the file's symbol table alone, which nm reads.
+// Kernels are hidden: their names are in the file's symbol table alone, which nm reads.
 std::string name_of(const void* kernel) {
   Dl_info module{};
   dladdr(kernel, &module);
@@ -75,9 +76,8 @@ std::string name_of(const void* kernel) {
     if ((value == offset || value == reinterpret_cast<uint64_t>(kernel)) && (text[1] | 32) == 'w') name = text + 3;
   }
   if (symbols) pclose(symbols);
-  for (const char* noise : {"void ", "retinanet_fast::", "(anonymous namespace)::", "math::", "\n"}) {
-    for (size_t at; (at = name.find(noise)) != std::string::npos;) name.erase(at, std::string(noise).size());
-  }
+  static const std::regex noise("void |retinanet_fast::|\\w+_cu::|\\(anonymous namespace\\)::|math::|\n");
+  name = std::regex_replace(name, noise, "");
   return name.substr(0, name.find('('));
 }
 

@@ -11,7 +11,7 @@
 #include "math/box.h"
 
 namespace retinanet_fast {
-namespace {
+inline namespace box_iou_cu {
 
 using namespace math;
 
@@ -94,7 +94,7 @@ __global__ void box_iou_backward_kernel(BoxIouBackwardParams p) {
   if (lane == 0) store_box(static_cast<T*>(p.grad_boxes1) + 4 * i, grad);
 }
 
-}  // namespace
+}  // namespace box_iou_cu
 
 Status box_iou_cuda(const BoxIouParams& p, CudaStream stream) {
   return dispatch_wide_dtype(p.dtype, [&](auto zero) {

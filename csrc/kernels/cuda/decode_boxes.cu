@@ -7,7 +7,7 @@
 #include "math/box_coding.h"
 
 namespace retinanet_fast {
-namespace {
+inline namespace decode_boxes_cu {
 
 using namespace math;
 
@@ -60,7 +60,7 @@ __global__ void decode_boxes_backward_kernel(DecodeBoxesBackwardParams p, bool a
   grad_anchors.store(static_cast<T*>(p.grad_anchors) + 4 * first, left, aligned);
 }
 
-}  // namespace
+}  // namespace decode_boxes_cu
 
 Status decode_boxes_cuda(const DecodeBoxesParams& p, CudaStream stream) {
   return dispatch_dtype(p.dtype, [&](auto zero) {

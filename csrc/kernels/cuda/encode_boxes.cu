@@ -7,7 +7,7 @@
 #include "math/box_coding.h"
 
 namespace retinanet_fast {
-namespace {
+inline namespace encode_boxes_cu {
 
 using namespace math;
 
@@ -50,7 +50,7 @@ __global__ void encode_boxes_backward_kernel(EncodeBoxesBackwardParams p, bool a
   grad_anchors.store(static_cast<T*>(p.grad_anchors) + 4 * first, left, aligned);
 }
 
-}  // namespace
+}  // namespace encode_boxes_cu
 
 Status encode_boxes_cuda(const EncodeBoxesParams& p, CudaStream stream) {
   return dispatch_dtype(p.dtype, [&](auto zero) {

@@ -20,7 +20,7 @@
 #include "kernels/cuda/warp.cuh"
 
 namespace retinanet_fast {
-namespace {
+inline namespace match_anchors_cu {
 
 using namespace math;
 
@@ -357,7 +357,7 @@ Status match_batch(const MatchAnchorsParams& p, const ImageBatch& batch, CudaStr
   return status;
 }
 
-}  // namespace
+}  // namespace match_anchors_cu
 
 Status match_anchors_cuda(const MatchAnchorsParams& p, CudaStream stream) {
   if (p.anchors.num_anchors > std::numeric_limits<uint32_t>::max()) {

@@ -26,7 +26,7 @@
 #include "math/ordering.h"
 
 namespace retinanet_fast {
-namespace {
+inline namespace nms_cu {
 
 using namespace math;
 
@@ -381,7 +381,7 @@ Status run_nms(const NmsParams& p, CudaStream stream) {
   return status;
 }
 
-}  // namespace
+}  // namespace nms_cu
 
 Status nms_cuda(const NmsParams& p, CudaStream stream) {
   return dispatch_dtype(p.dtype, [&](auto zero) { return run_nms<decltype(zero)>(p, stream); });

@@ -18,7 +18,7 @@
 #include "kernels/cuda/retinanet_detect_suppress.cuh"
 
 namespace retinanet_fast {
-namespace {
+inline namespace retinanet_detect_cu {
 
 constexpr int64_t kSharedKeys = 4096;
 
@@ -93,7 +93,7 @@ Status suppress(const Detect& d, CudaStream stream) {
                 IouThreshold<float>(d.p.nms_thresh));
 }
 
-}  // namespace
+}  // namespace retinanet_detect_cu
 
 Status retinanet_detect_cuda(const RetinanetDetectParams& p, CudaStream stream) {
   const DetectCudaWorkspace space(p.workspace, p);

@@ -6,7 +6,7 @@
 #include "kernels/cuda/retinanet_detect_rows.cuh"
 
 namespace retinanet_fast {
-namespace {
+inline namespace retinanet_detect_cu {
 
 using namespace math;
 
@@ -291,5 +291,5 @@ __global__ void __launch_bounds__(kBoundThreads) sort_kernel(Detect d) {
   if (threadIdx.x == 0) d.space.counts[blockIdx.x] = found;
 }
 
-}  // namespace
+}  // namespace retinanet_detect_cu
 }  // namespace retinanet_fast

@@ -5,7 +5,7 @@
 #include "kernels/cuda/suppress.cuh"
 
 namespace retinanet_fast {
-namespace {
+inline namespace retinanet_detect_cu {
 
 // ---- one thread per candidate: its rank among all levels, and its box ----------------------------------------------
 
@@ -214,5 +214,5 @@ __global__ void __launch_bounds__(kSoftThreads, 1) soft_suppress_kernel(Detect d
   pad(d, image, kept);
 }
 
-}  // namespace
+}  // namespace retinanet_detect_cu
 }  // namespace retinanet_fast

@@ -16,7 +16,7 @@
 #include "kernels/retinanet_loss_box.h"
 
 namespace retinanet_fast {
-namespace {
+inline namespace retinanet_loss_cu {
 
 using namespace math;
 
@@ -178,7 +178,7 @@ Status run(const RetinanetLossParams& p, const Gamma& gamma, CudaStream stream) 
   return status;
 }
 
-}  // namespace
+}  // namespace retinanet_loss_cu
 
 Status retinanet_loss_cuda(const RetinanetLossParams& p, CudaStream stream) {
   return dispatch_dtype(p.head.logits_dtype, [&](auto zero) {

@@ -9,7 +9,7 @@
 #include "kernels/cuda/vector.cuh"
 
 namespace retinanet_fast {
-namespace {
+inline namespace scale_gradient_cu {
 
 using namespace math;
 
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) scale_gradient_kernel(ScaleGradientP
   }
 }
 
-}  // namespace
+}  // namespace scale_gradient_cu
 
 Status scale_gradient_cuda(const ScaleGradientParams& p, CudaStream stream) {
   int64_t longest = 0;

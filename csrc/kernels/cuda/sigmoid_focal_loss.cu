@@ -16,7 +16,7 @@
 #include "math/focal.h"
 
 namespace retinanet_fast {
-namespace {
+inline namespace sigmoid_focal_loss_cu {
 
 using namespace math;
 
@@ -267,7 +267,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, kSoft>)
   if (threadIdx.x == 0) p.partial_sums[blockIdx.x] = total;
 }
 
-}  // namespace
+}  // namespace sigmoid_focal_loss_cu
 
 Status sigmoid_focal_loss_cuda(const SigmoidFocalLossParams& p, CudaStream stream) {
   return dispatch_dtype(p.dtype, [&](auto zero) {

@@ -12,7 +12,7 @@
 #include "math/softmax_focal.h"
 
 namespace retinanet_fast {
-namespace {
+inline namespace softmax_focal_loss_cu {
 
 using namespace math;
 
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 3 : 5)
   if (threadIdx.x == 0) p.partial_sums[blockIdx.x] = total;
 }
 
-}  // namespace
+}  // namespace softmax_focal_loss_cu
 
 Status softmax_focal_loss_cuda(const SoftmaxFocalLossParams& p, CudaStream stream) {
   return dispatch_dtype(p.dtype, [&](auto zero) {

@@ -6,7 +6,7 @@
 #include "math/box_perimeter.h"
 
 namespace retinanet_fast {
-namespace {
+inline namespace box_perimeter_cu {
 
 using namespace math;
 
@@ -19,7 +19,7 @@ __global__ void box_perimeter_kernel(BoxPerimeterParams p) {
   store(static_cast<T*>(p.perimeters)[i], perimeter(load_box(static_cast<const T*>(p.boxes) + 4 * i)));
 }
 
-}  // namespace
+}  // namespace box_perimeter_cu
 
 Status box_perimeter_cuda(const BoxPerimeterParams& p, CudaStream stream) {
   return dispatch_dtype(p.dtype, [&](auto zero) {
