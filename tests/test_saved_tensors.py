@@ -8,6 +8,7 @@ from cases import generator, make_grid, random_boxes
 from functorch.compile import make_boxed_func
 from loss_cases import Head, boxes_of
 from torch import Tensor
+from torch._dynamo import compiled_autograd
 from torch._dynamo.backends.common import aot_autograd
 
 from retinanet_fast import ops
@@ -77,7 +78,7 @@ def test_a_compiled_step_keeps_the_gradient_of_its_forward_pass(dtype: torch.dty
     assert forward.count("retinanet_fast.retinanet_loss_with_gradients") == 1
     assert "retinanet_fast" not in backward
 
-    x = LOGITS.to(dtype).requires_grad_()
+    x = LOGITS.to(dtype, copy=True).requires_grad_()
     forward, backward = graphs_of(lambda: ops.sigmoid_focal_loss(x, torch.arange(6) % 4, reduction="mean"))
     assert forward.count("retinanet_fast.sigmoid_focal_loss_with_gradient") == 1
     assert "retinanet_fast" not in backward
@@ -90,3 +91,36 @@ def test_a_profile_shows_the_names_of_the_ops() -> None:
     names = [event.key for event in profile.key_averages() if "retinanet_fast" in event.key]
     assert any("RetinanetLoss" in name for name in names)
     assert not [name for name in names if "anonymous" in name]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_compiled_autograd_over_an_eager_loss(name: str) -> None:
+    loss, trained, given = CALLS[name]
+
+    def gradient() -> Tensor:
+        leaf = trained.clone().requires_grad_()
+        loss(leaf, *given).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    expected = gradient()
+    with compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        assert torch.equal(gradient(), expected)
+        assert torch.equal(gradient(), expected)  # by the graph that the first made
+
+
+@pytest.mark.parametrize("trained", ["logits", "both"])
+def test_compiled_autograd_of_one_of_the_two_losses(trained: str) -> None:
+    head = Head(make_grid(), boxes_of(4, 2))
+    for leaf in (*head.logits, *(head.deltas if trained == "both" else ())):
+        leaf.requires_grad_()
+
+    def gradients() -> list[Tensor]:
+        for leaf in head.logits:
+            leaf.grad = None
+        (2 * head.losses()["classification"]).backward()
+        return [leaf.grad for leaf in head.logits]
+
+    expected = gradients()
+    with compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        assert all(torch.equal(a, b) for a, b in zip(gradients(), expected, strict=True))

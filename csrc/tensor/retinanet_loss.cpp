@@ -117,8 +117,6 @@ class RetinanetLoss : public torch::autograd::Function<RetinanetLoss> {
     } else {
       std::tie(classification, box) = call_forward(in);
     }
-    if (!of_logits) context->mark_non_differentiable({classification});
-    if (!of_deltas) context->mark_non_differentiable({box});
     return {classification, box};
   }
 
@@ -199,7 +197,9 @@ struct Functions {
     if (has_tangent(in.cls_logits) || has_tangent(in.bbox_regression)) return call_transformable_forward(in);
     if (needs_grad(in.cls_logits, in.bbox_regression)) {
       const auto losses = autograd::RetinanetLoss::apply(in.cls_logits, in.bbox_regression, in);
-      return {losses[0], losses[1]};
+      // A loss whose inputs need no gradient has none. (Compiled autograd takes no outputs that are marked so.)
+      return {requires_grad(in.cls_logits) ? losses[0] : losses[0].detach(),
+              requires_grad(in.bbox_regression) ? losses[1] : losses[1].detach()};
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_forward(in);
