@@ -84,9 +84,12 @@ def test_a_file_that_detects_something_else_fails(
 
     monkeypatch.setattr(exporting, "load_exported", load_shifted)
     words = ["export", trained, "--format", "torch", "--out", tmp_path / "model.pt2", "--size", "150x190"]
+    (tmp_path / "model.pt2").write_text("an earlier export")
     assert run(*words, "--check", *photographs) == 1
     said = one_error(capsys)
-    assert "does not detect what the model does" in said
+    assert "not written, since it does not detect what the model does" in said
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    assert (tmp_path / "model.pt2").read_text() == "an earlier export"
     assert "boxes within 0.02 px (bound 0.01)" in said
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +59,8 @@ def parse_size(word: str) -> tuple[int, int] | None:
 def export_checked(model: RetinaNet, file: Path, options: ExportOptions, pictures: list[Path]) -> Agreement:
     """Write ``file``, load it anew, and compare its detections with the model's.
 
+    Until they agree it lies in a folder beside, so that what ``file`` held before stays until then.
+
     Args:
         pictures: rendered ones where none are given.
 
@@ -69,13 +73,19 @@ def export_checked(model: RetinaNet, file: Path, options: ExportOptions, picture
         importlib.import_module(package)  # before the minutes that exporting may take
     images = [_read(path) for path in pictures] or [_render(i, size) for i, size in enumerate(RENDERED)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        export_model(model, file, options.format, size=options.size, batch=options.batch)
-    except (ValueError, NotImplementedError) as error:
-        raise InputError(f"{file}: not exported: {one_line(error)}") from error
-    agreement = check(model, file, options, images)
-    if not agreement.within_bounds:
-        raise CheckError(f"{file}: does not detect what the model does: {agreement}")
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export_") as folder:
+        new = Path(folder) / file.name
+        try:
+            export_model(model, new, options.format, size=options.size, batch=options.batch)
+        except (ValueError, NotImplementedError) as error:
+            message = one_line(error).replace(str(new), str(file))
+            raise InputError(f"{file}: not exported: {message}") from error
+        agreement = check(model, new, options, images)
+        if not agreement.within_bounds:
+            raise CheckError(
+                f"{file}: not written, since it does not detect what the model does: {agreement}"
+            )
+        os.replace(new, file)
     if agreement.pairs == 0:
         found = "the given pictures" if pictures else "rendered pictures"
         raise InputError(
