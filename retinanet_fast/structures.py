@@ -10,7 +10,7 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor
 
-__all__ = ["AnchorGrid", "Detections", "size_tensor"]
+__all__ = ["AnchorGrid", "Detections"]
 
 
 class AnchorGrid(NamedTuple):

@@ -83,6 +83,13 @@ def test_bad_counts(counts: Tensor, error: type[Exception], message: str) -> Non
         losses_and_gradients(head, all_boxes, all_labels, counts)
 
 
+@pytest.mark.parametrize("labels", [[], [torch.zeros(0, 3).long()] * 2])
+def test_another_number_of_label_tensors(labels: list[Tensor]) -> None:
+    head = Head(make_grid(), [])
+    with pytest.raises(ValueError, match="expected gt_boxes and gt_labels of 0 images"):
+        losses_and_gradients(head, torch.zeros(0, 3, 4), labels, None)
+
+
 def test_counts_beside_a_list() -> None:
     with pytest.raises(ValueError, match=r"expected gt_counts beside gt_boxes \[B, G, 4\] alone"):
         ops.match_anchors(make_grid(), boxes_of(3), gt_counts=torch.tensor([3]))

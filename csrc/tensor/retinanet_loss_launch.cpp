@@ -38,9 +38,10 @@ void check_targets(const LossArguments& in, int64_t batch_size) {
   const auto images = [&](at::TensorList list) {
     return padded && list.size() == 1 && list[0].dim() > 0 ? list[0].size(0) : int64_t(list.size());
   };
-  TORCH_CHECK_VALUE(images(in.gt_boxes) == batch_size && images(in.gt_labels) == batch_size, kOp,
-                    ": expected gt_boxes and gt_labels of ", batch_size, " images, got ", images(in.gt_boxes), " and ",
-                    images(in.gt_labels));
+  TORCH_CHECK_VALUE(images(in.gt_boxes) == batch_size && images(in.gt_labels) == batch_size &&
+                        in.gt_boxes.size() == in.gt_labels.size(),
+                    kOp, ": expected gt_boxes and gt_labels of ", batch_size, " images, got ", images(in.gt_boxes),
+                    " and ", images(in.gt_labels));
   for (size_t i = 0; i < in.gt_boxes.size(); ++i) {
     const at::Tensor& labels = in.gt_labels[i];
     const at::Tensor& boxes = in.gt_boxes[i];

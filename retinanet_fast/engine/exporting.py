@@ -17,12 +17,10 @@ from torch import Tensor
 from retinanet_fast.engine.coco import one_line
 from retinanet_fast.engine.data import read_image, to_model
 from retinanet_fast.engine.demo_data import RenderOptions, render_image
-from retinanet_fast.engine.errors import CheckError, InputError
+from retinanet_fast.engine.errors import EXPORT_PACKAGES, CheckError, InputError
 from retinanet_fast.export import Agreement, compare, export_model, load_exported
 from retinanet_fast.models import BatchDetector, RetinaNet
 
-# What the formats need besides torch, to write a file and to run it.
-PACKAGES = {"torch": (), "aoti": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 # Of the pictures that stand in where none are given: no square, and no multiple of a feature's stride.
 RENDERED = ((250, 210), (190, 300))
 
@@ -69,7 +67,7 @@ def export_checked(model: RetinaNet, file: Path, options: ExportOptions, picture
         CheckError: detections that differ by more than ``export.BOX_BOUND`` or ``export.SCORE_BOUND``.
         ImportError: a package of the extra ``export`` is missing.
     """
-    for package in PACKAGES[options.format]:
+    for package in EXPORT_PACKAGES if options.format == "onnx" else ():
         importlib.import_module(package)  # before the minutes that exporting may take
     images = [_read(path) for path in pictures] or [_render(i, size) for i, size in enumerate(RENDERED)]
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-__all__ = ["Targets", "check_targets"]
+from retinanet_fast.nn.transform import Targets
 
-Target = dict[str, Tensor]
-Targets = Sequence[Target] | Mapping[str, Tensor]  # one per image, or padded for all
+__all__ = ["Targets", "check_targets"]
 
 
 def check_targets(targets: Targets | None, images: Sequence[Tensor] | Tensor) -> Targets:

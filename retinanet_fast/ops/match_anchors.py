@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast import _ext  # noqa: F401  registers the ops
-from retinanet_fast._checks.head import check_match_anchors
+from retinanet_fast._checks.head import check_match_anchors, is_padded
 from retinanet_fast.structures import AnchorGrid
 
 
@@ -109,6 +109,5 @@ def _(
     match_zero_iou: bool,
 ) -> Tensor:
     check_match_anchors(anchors, strides, grid_sizes, gt_boxes, gt_counts, high_threshold, low_threshold)
-    padded = len(gt_boxes) == 1 and gt_boxes[0].dim() == 3
-    batch = gt_boxes[0].shape[0] if padded else len(gt_boxes)
+    batch = gt_boxes[0].shape[0] if is_padded(gt_boxes) else len(gt_boxes)
     return anchors.new_empty(batch, count_anchors(anchors, grid_sizes), dtype=torch.int64)
