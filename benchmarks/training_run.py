@@ -25,13 +25,13 @@ from torch import Tensor
 from benchmarks.environment import describe
 from benchmarks.harness import resident_peak
 from retinanet_fast import ops, reference
-from retinanet_fast.engine import train as training
 from retinanet_fast.engine.build_model import build_model, choose_device
-from retinanet_fast.engine.coco import Split, locate, read_split
-from retinanet_fast.engine.data import CocoDataset, read, readable, train_loader
+from retinanet_fast.engine.data.coco import Split, locate, read_split
+from retinanet_fast.engine.data.dataset import CocoDataset, read, readable, train_loader
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.recipe import Recipe, load
+from retinanet_fast.engine.training import train as training
 
 RUNS = {
     "fused": (ops.retinanet_loss, 0.0),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from retinanet_fast.engine.checkpoint import Checkpoint
-from retinanet_fast.engine.coco import Category
+from retinanet_fast.engine.data.coco import Category
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.models.weights import Settings
 

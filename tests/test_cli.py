@@ -19,7 +19,7 @@ from PIL import Image
 
 from retinanet_fast.cli import main
 from retinanet_fast.engine import checkpoint as checkpoints
-from retinanet_fast.engine.demo_data import RenderOptions, render_data_set
+from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 
 # A narrow model on 64-pixel images: a step takes a fraction of a second.
 SMALL = [
@@ -150,7 +150,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, rendered: Path
 
 def _stop_after_first_epoch(words: list[str], out: Path) -> int:
     """Run the program in this process; press Ctrl-C as soon as its first epoch has been written."""
-    from retinanet_fast.engine import train
+    from retinanet_fast.engine.training import train
 
     original = train._save
 

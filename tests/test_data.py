@@ -11,8 +11,9 @@ import data_sets
 import pytest
 import torch
 
-from retinanet_fast.engine import coco, data
-from retinanet_fast.engine.coco import Category, locate, read_split
+from retinanet_fast.engine.data import coco
+from retinanet_fast.engine.data import dataset as data
+from retinanet_fast.engine.data.coco import Category, locate, read_split
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.recipe import Recipe
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from retinanet_fast.cli import main
-from retinanet_fast.engine.coco import locate, read_split
-from retinanet_fast.engine.demo_data import RenderOptions, outline, render_data_set, render_image
-from retinanet_fast.engine.draw import Label, colour, draw_boxes
+from retinanet_fast.engine.data.coco import locate, read_split
+from retinanet_fast.engine.data.rendered import RenderOptions, outline, render_data_set, render_image
 from retinanet_fast.engine.errors import Problems
-from retinanet_fast.engine.report import _timings
-from retinanet_fast.engine.timing import OpTiming, table
+from retinanet_fast.engine.prediction.draw import Label, colour, draw_boxes
+from retinanet_fast.engine.reporting.report import _timings
+from retinanet_fast.engine.reporting.timing import OpTiming, table
 
 
 def test_the_rendered_set_is_a_sound_data_set(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from retinanet_fast.cli import main
-from retinanet_fast.engine.coco import Split, read_annotations
+from retinanet_fast.engine.data.coco import Split, read_annotations
 from retinanet_fast.engine.errors import Problems
-from retinanet_fast.engine.evaluate import NAMES, coco_results, evaluate
-from retinanet_fast.engine.paper import ROWS, comparison
+from retinanet_fast.engine.evaluation.evaluate import NAMES, coco_results, evaluate
+from retinanet_fast.engine.evaluation.paper import ROWS, comparison
 
 # pycocotools' own numbers on its example detections (val2014_fake_eval_res.txt has their first three digits).
 FAKE_BOX_100 = {

@@ -12,7 +12,7 @@ from export_model import make_detector, pictures
 from PIL import Image
 
 import retinanet_fast
-from retinanet_fast.engine.data import read_image
+from retinanet_fast.engine.data.dataset import read_image
 from retinanet_fast.export import compare, export_model, load_exported
 from retinanet_fast.models import BatchDetector
 

@@ -9,7 +9,7 @@ import torch
 from data_sets import real
 from export_model import RECIPE, make_detector, pictures
 
-from retinanet_fast.engine.data import read_image
+from retinanet_fast.engine.data.dataset import read_image
 from retinanet_fast.export import Agreement, compare, export_model, load_exported
 from retinanet_fast.models import BatchDetector
 from retinanet_fast.structures import Detections

@@ -10,7 +10,7 @@ from retinanet_fast.cli.arguments import make_parser, recipe_of
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.engine.train import learning_rate
+from retinanet_fast.engine.training.train import learning_rate
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -16,14 +16,14 @@ from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError, Problems
 
 if TYPE_CHECKING:
-    from retinanet_fast.engine.coco import Location
+    from retinanet_fast.engine.data.coco import Location
 
 
 def train_command(options: argparse.Namespace) -> None:
     from retinanet_fast.engine import checkpoint as checkpoints
     from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.coco import read_split
-    from retinanet_fast.engine.train import Run, train
+    from retinanet_fast.engine.data.coco import read_split
+    from retinanet_fast.engine.training.train import Run, train
 
     problems = Problems(options.skip_bad)
     device = choose_device(options.device)
@@ -55,9 +55,9 @@ def train_command(options: argparse.Namespace) -> None:
 
 
 def eval_command(options: argparse.Namespace) -> None:
-    from retinanet_fast.engine.coco import read_annotations, read_split
-    from retinanet_fast.engine.evaluate import evaluate, read_results
-    from retinanet_fast.engine.paper import comparison
+    from retinanet_fast.engine.data.coco import read_annotations, read_split
+    from retinanet_fast.engine.evaluation.evaluate import evaluate, read_results
+    from retinanet_fast.engine.evaluation.paper import comparison
 
     if (options.checkpoint is None) == (options.results is None):
         raise InputError("eval: expected --checkpoint RUN, or --results FILE")
@@ -84,9 +84,9 @@ def eval_command(options: argparse.Namespace) -> None:
 def _eval_checkpoint(options: argparse.Namespace, split: Any, problems: Problems) -> Any:
     from retinanet_fast.engine import checkpoint as checkpoints
     from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.evaluate import detect, evaluate
+    from retinanet_fast.engine.evaluation.evaluate import detect, evaluate
     from retinanet_fast.engine.files import write_text
-    from retinanet_fast.engine.predict import restore_model
+    from retinanet_fast.engine.prediction.predict import restore_model
 
     device = choose_device(options.device)
     state = checkpoints.load(options.checkpoint)
@@ -104,7 +104,7 @@ def _eval_checkpoint(options: argparse.Namespace, split: Any, problems: Problems
 def predict_command(options: argparse.Namespace) -> None:
     from retinanet_fast.engine import checkpoint as checkpoints
     from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.predict import list_pictures, predict, restore_model
+    from retinanet_fast.engine.prediction.predict import list_pictures, predict, restore_model
 
     problems = Problems(options.skip_bad)
     files = list_pictures(options.pictures)
@@ -121,9 +121,9 @@ def predict_command(options: argparse.Namespace) -> None:
 
 def demo_command(options: argparse.Namespace) -> None:
     from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.coco import locate, read_split
+    from retinanet_fast.engine.data.coco import locate, read_split
+    from retinanet_fast.engine.data.rendered import RenderOptions
     from retinanet_fast.engine.demo import Demo, render, run_demo
-    from retinanet_fast.engine.demo_data import RenderOptions
 
     started = time.perf_counter()
     problems = Problems(options.skip_bad)
@@ -177,7 +177,7 @@ def _required(location: Location | None, data: Path, split: str) -> Location:
 
 def _location(options: argparse.Namespace, split: str) -> Location | None:
     """A split by its own flags, or below ``--data``."""
-    from retinanet_fast.engine.coco import Location, locate
+    from retinanet_fast.engine.data.coco import Location, locate
 
     annotations = getattr(options, f"{split}_json", None)
     images = getattr(options, f"{split}_images", None)

@@ -41,7 +41,7 @@ def export_command(options: argparse.Namespace) -> None:
     from retinanet_fast.engine import checkpoint as checkpoints
     from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.exporting import ExportOptions, export_checked, parse_size
-    from retinanet_fast.engine.predict import list_pictures, restore_model
+    from retinanet_fast.engine.prediction.predict import list_pictures, restore_model
 
     wanted = ExportOptions(options.format, parse_size(options.size), options.batch)
     pictures = list_pictures(options.check)

@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from retinanet_fast.engine.coco import Category, Split
-from retinanet_fast.engine.data import category_ids, read_image, to_model
-from retinanet_fast.engine.demo_data import RenderOptions, render_data_set
-from retinanet_fast.engine.draw import Label, draw_boxes, save_picture
+from retinanet_fast.engine.data.coco import Category, Split
+from retinanet_fast.engine.data.dataset import category_ids, read_image, to_model
+from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 from retinanet_fast.engine.environment import describe
 from retinanet_fast.engine.errors import Problems
-from retinanet_fast.engine.evaluate import run_model
-from retinanet_fast.engine.predict import picture_labels, to_picture
+from retinanet_fast.engine.evaluation.evaluate import run_model
+from retinanet_fast.engine.prediction.draw import Label, draw_boxes, save_picture
+from retinanet_fast.engine.prediction.predict import picture_labels, to_picture
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.engine.report import Report
-from retinanet_fast.engine.timing import OpTiming, table, time_ops
-from retinanet_fast.engine.train import Run, train
+from retinanet_fast.engine.reporting.report import Report
+from retinanet_fast.engine.reporting.timing import OpTiming, table, time_ops
+from retinanet_fast.engine.training.train import Run, train
 
 PICTURES = 12
 # Only what the model is fairly sure of is drawn.

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
-from retinanet_fast.engine.coco import Category, one_line
-from retinanet_fast.engine.data import read_image, to_model
-from retinanet_fast.engine.draw import FORMATS, Label, draw_boxes, save_picture
+from retinanet_fast.engine.data.coco import Category, one_line
+from retinanet_fast.engine.data.dataset import read_image, to_model
 from retinanet_fast.engine.errors import InputError, Problems
-from retinanet_fast.engine.evaluate import coco_results, run_model
+from retinanet_fast.engine.evaluation.evaluate import coco_results, run_model
 from retinanet_fast.engine.files import write_text
-from retinanet_fast.engine.progress import Progress
+from retinanet_fast.engine.prediction.draw import FORMATS, Label, draw_boxes, save_picture
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.reporting.progress import Progress
 from retinanet_fast.models import RetinaNet
 
 

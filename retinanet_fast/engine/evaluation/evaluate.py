@@ -14,11 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from retinanet_fast.engine.coco import Category, Split, is_integer, is_number, load_json
-from retinanet_fast.engine.data import CocoDataset, category_ids, eval_loader, read, readable, to_model
+from retinanet_fast.engine.data.coco import Category, Split, is_integer, is_number, load_json
+from retinanet_fast.engine.data.dataset import (
+    CocoDataset,
+    category_ids,
+    eval_loader,
+    read,
+    readable,
+    to_model,
+)
 from retinanet_fast.engine.errors import InputError, Problems
-from retinanet_fast.engine.progress import Progress
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.reporting.progress import Progress
 
 NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
 

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from retinanet_fast import synchronize_errors
 from retinanet_fast.engine import checkpoint as checkpoints
-from retinanet_fast.engine import plots
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import BEST, LAST, Checkpoint
-from retinanet_fast.engine.coco import Split
-from retinanet_fast.engine.data import CocoDataset, Sample, read, readable, to_model, train_loader
+from retinanet_fast.engine.data.coco import Split
+from retinanet_fast.engine.data.dataset import CocoDataset, Sample, read, readable, to_model, train_loader
 from retinanet_fast.engine.errors import InputError, Problems, TrainingError
-from retinanet_fast.engine.evaluate import Evaluation, detect, evaluate
+from retinanet_fast.engine.evaluation.evaluate import Evaluation, detect, evaluate
 from retinanet_fast.engine.files import write_text
-from retinanet_fast.engine.progress import Progress
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.reporting import plots
+from retinanet_fast.engine.reporting.progress import Progress
 from retinanet_fast.models.weights import settings_of
 
 METRICS = "metrics.jsonl"

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from retinanet_fast.engine.coco import Category, ImageEntry, Split, one_line
+from retinanet_fast.engine.data.coco import Category, ImageEntry, Split, one_line
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.files import ctrl_c_held
 from retinanet_fast.engine.recipe import Recipe

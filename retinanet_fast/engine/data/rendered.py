@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from retinanet_fast.engine.files import write_atomically, write_text
-from retinanet_fast.engine.progress import Progress
+from retinanet_fast.engine.reporting.progress import Progress
 
 # Ids with a gap, as COCO's have.
 CATEGORIES = ({"id": 1, "name": "ball"}, {"id": 3, "name": "box"}, {"id": 7, "name": "star"})

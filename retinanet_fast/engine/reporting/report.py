@@ -11,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from retinanet_fast.engine.evaluate import Evaluation
+from retinanet_fast.engine.evaluation.evaluate import Evaluation
 from retinanet_fast.engine.files import write_text
-from retinanet_fast.engine.timing import MOST_SHOWN, OpTiming
+from retinanet_fast.engine.reporting.timing import MOST_SHOWN, OpTiming
 
 MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95",

@@ -1,0 +1,1 @@
+"""Data sets as batches: annotations, images, augmentation, order."""

@@ -1,0 +1,1 @@
+"""Detections on a split, and COCO's numbers."""

@@ -1,0 +1,1 @@
+"""Detections on pictures: files, drawings."""
