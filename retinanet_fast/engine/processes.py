@@ -1,0 +1,87 @@
+"""The processes of a run, as ``torchrun`` starts them; a plain start is one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from retinanet_fast.engine.errors import InputError
+
+# A collective call waits this long for a process that does not come. Long work of one process, such as COCO's numbers,
+# is waited for by `Processes.wait_for_main`, which has no such limit.
+PATIENCE = timedelta(seconds=50)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a run. Alone, every collective call does nothing.
+
+    Every process must make the same collective calls in the same order.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """``tensor``, changed in place to its sum over the processes."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank, in the main process; an empty list in the others. Arrays travel whole."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []
+
+    def share(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the other processes for the time of the block: NCCL on GPUs, gloo on CPUs.
+
+    Raises:
+        InputError: ``torchrun``'s variables are set, but not whole.
+    """
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        yield Processes()
+        return
+    try:
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    except ValueError as error:
+        raise InputError(
+            f"RANK, WORLD_SIZE, LOCAL_RANK: expected numbers, as torchrun sets them: {error}"
+        ) from None
+    if world_size == 1:
+        yield Processes()
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield Processes(rank, world_size, local_rank)
+    finally:
+        dist.destroy_process_group()
