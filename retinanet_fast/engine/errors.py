@@ -11,6 +11,14 @@ class TrainingError(Exception):
     """Training cannot go on, for example because the loss is not finite. One line; exit code 1."""
 
 
+class Stopped(Exception):
+    """The program was asked to stop, by SIGTERM or Ctrl-C, and has written what it had; exit code 128 + the signal."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 class CheckError(Exception):
     """An exported file does not do what the model does. One line; exit code 1."""
 
