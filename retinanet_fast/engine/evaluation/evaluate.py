@@ -112,7 +112,9 @@ def detect(
 def run_model(model: nn.Module, images: list[Tensor], recipe: Recipe) -> list[dict[str, Tensor]]:
     """The model's detections, by bfloat16 autocast on a GPU where the recipe asks for it."""
     device = images[0].device
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp and device.type == "cuda"):
+    with torch.autocast(
+        device.type, torch.bfloat16, enabled=recipe.precision != "float32" and device.type == "cuda"
+    ):
         outputs: list[dict[str, Tensor]] = model(images)
     return outputs
 

@@ -24,6 +24,7 @@ from retinanet_fast.engine.errors import InputError, Problems, TrainingError
 from retinanet_fast.engine.evaluation.evaluate import Evaluation, detect, evaluate
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.recipe.schedule import learning_rate
 from retinanet_fast.engine.reporting import plots
 from retinanet_fast.engine.reporting.progress import Progress
 from retinanet_fast.models.weights import settings_of
@@ -48,17 +49,6 @@ class Run:
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     evaluation: Evaluation | None = None
-
-
-def learning_rate(recipe: Recipe, iteration: int, per_epoch: int) -> float:
-    """The learning rate of a step: a linear warm-up, times steps or a cosine that ends at zero."""
-    warmup = min(1.0, (iteration + 1) / max(1, recipe.warmup_iters))
-    epoch = iteration / per_epoch
-    if recipe.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / recipe.epochs)))
-    else:
-        factor = recipe.step_gamma ** sum(epoch >= step for step in recipe.steps)
-    return recipe.lr * warmup * factor
 
 
 def train(run: Run, resume: bool = False) -> nn.Module:
@@ -175,7 +165,9 @@ def train_step(
     device = run.device
     images = to_model([sample.image for sample in samples], device)
     targets = [{"boxes": sample.boxes.to(device), "labels": sample.labels.to(device)} for sample in samples]
-    with torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.amp and device.type == "cuda"):
+    with torch.autocast(
+        device.type, torch.bfloat16, enabled=run.recipe.precision != "float32" and device.type == "cuda"
+    ):
         found = model(images, targets)
     losses = torch.stack([found[name] for name in LOSSES])
     optimizer.zero_grad(set_to_none=True)
