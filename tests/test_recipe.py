@@ -25,7 +25,9 @@ def test_the_documented_recipes_are_there() -> None:
 
 
 def test_a_recipe_written_out_is_read_back(tmp_path: Path) -> None:
-    recipe = Recipe(arch="resnet34", min_size=[640, 800], lr=2e-4, steps=[], amp=False, init='a "b"\\c')
+    recipe = Recipe(
+        arch="resnet34", min_size=[640, 800], lr=2e-4, steps=[], precision="float32", init='a "b"\\c'
+    )
     path = tmp_path / "mine.toml"
     path.write_text(recipe.to_toml())
     assert recipes.load(str(path)) == recipe
@@ -66,14 +68,14 @@ def overridden(*words: str) -> Recipe:
 
 def test_every_value_has_a_flag() -> None:
     found = overridden(
-        *("--arch", "resnet18", "--epochs", "3", "--lr", "1e-3", "--no-amp", "--keep-empty"),
+        *("--arch", "resnet18", "--epochs", "3", "--lr", "1e-3", "--precision", "float32", "--keep-empty"),
         *("--steps", "1,2", "--anchor-sizes", "16", "32", "64", "128", "256", "--min-size", "200", "240"),
     )
-    assert (found.arch, found.epochs, found.lr, found.amp, found.keep_empty) == (
+    assert (found.arch, found.epochs, found.lr, found.precision, found.keep_empty) == (
         "resnet18",
         3,
         1e-3,
-        False,
+        "float32",
         True,
     )
     assert (found.steps, found.anchor_sizes) == ([1.0, 2.0], [16, 32, 64, 128, 256])

@@ -16,6 +16,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("steps", "cosine"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
+}
 V2 = "resnet50_v2"  # the arch of torchvision's retinanet_resnet50_fpn_v2
 
 
@@ -99,7 +104,10 @@ class Recipe:
     eval_images: int = _value(0, "evaluate on the first so many images while training; 0 takes all")
     # Running
     workers: int = _value(-1, "processes that load images; -1 chooses")
-    amp: bool = _value(True, "bfloat16 autocast on a GPU")
+    precision: str = _value(
+        "auto",
+        "of the convolutions: auto (bfloat16 where the hardware has it), float32, bfloat16 or float16",
+    )
     channels_last: bool = _value(True, "keep activations channels_last")
 
     def __post_init__(self) -> None:
@@ -190,7 +198,7 @@ def _check_range(recipe: Recipe) -> None:
     for name in ("hflip", "vflip", "score_thresh", "nms_thresh"):
         if not 0 <= getattr(recipe, name) <= 1:
             raise ValueError(f"{name}: expected a number from 0 to 1, got {getattr(recipe, name)}")
-    for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "cosine"))):
+    for name, allowed in CHOICES.items():
         if getattr(recipe, name) not in allowed:
             raise ValueError(f"{name}: expected {' or '.join(allowed)}, got {getattr(recipe, name)!r}")
     if (recipe.head_norm or recipe.arch == V2) and recipe.fpn_channels % 8:

@@ -23,6 +23,7 @@ from retinanet_fast.engine.data.dataset import CocoDataset, Sample, read, readab
 from retinanet_fast.engine.errors import InputError, Problems, TrainingError
 from retinanet_fast.engine.evaluation.evaluate import Evaluation, detect, evaluate
 from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.precision import autocast, resolve
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.reporting import plots
 from retinanet_fast.engine.reporting.progress import Progress
@@ -175,7 +176,7 @@ def train_step(
     device = run.device
     images = to_model([sample.image for sample in samples], device)
     targets = [{"boxes": sample.boxes.to(device), "labels": sample.labels.to(device)} for sample in samples]
-    with torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.amp and device.type == "cuda"):
+    with autocast(device, resolve(run.recipe.precision, device)):
         found = model(images, targets)
     losses = torch.stack([found[name] for name in LOSSES])
     optimizer.zero_grad(set_to_none=True)
