@@ -70,6 +70,13 @@ class Problems:
             self._seen.add(message)
             self.messages.append(message)
 
+    def restore(self, messages: list[str]) -> None:
+        """Take over what an earlier process of the run left out and told."""
+        new = [message for message in messages if message not in self._seen]
+        self.messages[self._told : self._told] = new
+        self._seen.update(new)
+        self._told += len(new)
+
     def summary(self, shown: int = 3) -> str | None:
         """One line on the entries left out since the last call: how many, and the first few; None if there are none."""
         new, self._told = self.messages[self._told :], len(self.messages)

@@ -23,9 +23,7 @@ class Evaluate(Hook):
         recipe, epoch = run.recipe, record["epoch"]
         if run.val_split is None or not (epoch == recipe.epochs or epoch % recipe.eval_every == 0):
             return
-        split = dataclasses.replace(
-            run.val_split, images=run.val_split.images[: recipe.eval_images or None]
-        )
+        split = dataclasses.replace(run.val_split, images=run.val_split.images[: recipe.eval_images or None])
         model = run.state.best_model
         with run.clock("evaluation"):
             found = detect(

@@ -41,7 +41,13 @@ class Loop:
     """
 
     def __init__(
-        self, run: Run, step: TrainStep, order: TrainOrder, hooks: Sequence[Hook], saver: Saver, stop: StopRequest
+        self,
+        run: Run,
+        step: TrainStep,
+        order: TrainOrder,
+        hooks: Sequence[Hook],
+        saver: Saver,
+        stop: StopRequest,
     ) -> None:
         self.run, self.step, self.order = run, step, order
         self.hooks, self.saver, self.stop = hooks, saver, stop
@@ -102,15 +108,15 @@ class Loop:
         if recipe.nonfinite == "skip" and state.skipped_in_row <= recipe.max_skips:
             run.say(f"{where}: the loss is not finite: skipped, {state.skipped_in_row} in a row")
             return
-        with self.step.autocast():
-            reason = explain(state.model, taken.shares, run.device)
-        reasons = run.processes.share(run.processes.gather(reason))
         # No weight has changed since the step before this one.
         state.step = taken.step - state.skipped_in_row
         state.skipped -= state.skipped_in_row
         state.skipped_in_row = 0
         self.readback.clear()
         self.saver.save()
+        with self.step.autocast():
+            reason = explain(state.model, taken.shares, run.device)
+        reasons = dict.fromkeys(run.processes.share(run.processes.gather(reason)))
         sums = ", ".join(f"{name} {value:g}" for name, value in zip(self.step.names, losses))
         raise TrainingError(
             f"{where}: the loss is not finite ({sums}): {'; '.join(reasons)}. {run.out} holds the state before it; "
@@ -147,4 +153,6 @@ class Loop:
         self.run.state.epoch_seconds += time.perf_counter() - self.began
         self.saver.save()
         number = self.stop.signal_number or signal.SIGTERM
-        raise Stopped(number, f"stopped after step {self.run.state.step}: --resume goes on with {self.run.out}")
+        raise Stopped(
+            number, f"stopped after step {self.run.state.step}: --resume goes on with {self.run.out}"
+        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from retinanet_fast.engine import checkpoint as checkpoints
@@ -64,13 +64,12 @@ class Saver:
         saved = checkpoints.load(source)
         if [c.name for c in saved.categories] != [c.name for c in run.train_split.categories]:
             raise InputError(f"{source}: a checkpoint of another model: it was trained on other categories")
-        checkpoints.restore(run.state.model, saved, source)
+        checkpoints.restore(run.state.model, saved, source, averaged=False)
         restore_optimizer(run.state.optimizer, saved.optimizer, source)
         if saved.scaler and run.state.scaler.is_enabled():
             run.state.scaler.load_state_dict(saved.scaler)
         if run.state.ema is not None:
-            averaged = dataclasses.replace(saved, model=saved.weights)
-            checkpoints.restore(run.state.ema.model, averaged, source)
+            checkpoints.restore(run.state.ema.model, saved, source)
         run.history = saved.history
         run.problems.restore(saved.problems)
         progress = saved.progress
@@ -103,6 +102,7 @@ class Saver:
             scaler=state.scaler.state_dict(),
             progress=Progress(**{name: getattr(state, name) for name in names}),
             problems=run.problems.messages,
+            threads=torch.get_num_threads(),
             run_id=self.run_id,
         )
 
@@ -116,8 +116,3 @@ def is_best(history: list[dict[str, Any]]) -> bool:
 
 def _on_host(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run's folder has a checkpoint to go on from."""
-    return (folder / checkpoints.LAST).is_file()
