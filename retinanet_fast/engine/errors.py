@@ -23,7 +23,14 @@ class CheckError(Exception):
     """An exported file does not do what the model does. One line; exit code 1."""
 
 
-TRAIN_PACKAGES = {"PIL": "pillow", "pycocotools": "pycocotools", "matplotlib": "matplotlib"}
+TRAIN_PACKAGES = {
+    "PIL": "pillow",
+    "pycocotools": "pycocotools",
+    "matplotlib": "matplotlib",
+    "tqdm": "tqdm",
+    "tensorboard": "tensorboard",
+    "filelock": "filelock",
+}
 EXPORT_PACKAGES = {
     "onnx": "onnx",
     "onnxscript": "onnxscript",
