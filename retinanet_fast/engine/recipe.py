@@ -73,9 +73,20 @@ class Recipe:
     vflip: float = _value(0.0, "probability of an up-down flip")
     keep_empty: bool = _value(True, "train on images without boxes too")
     group_aspect: bool = _value(True, "batches of only landscape or only portrait images: less padding")
+    size_divisible: int = _value(32, "sides of a batch are padded to a multiple of this")
+    scale_jitter: list[float] = field(
+        default_factory=list,
+        metadata=_doc(
+            "smallest and largest factor of a drawn resize, then crop or pad to the size; none: no jitter"
+        ),
+    )
+    photometric: float = _value(
+        0.0, "probability of each change of brightness, contrast, saturation, hue and channels (torchvision)"
+    )
     # Optimisation
     epochs: int = _value(12, "passes over the training images")
     batch_size: int = _value(16, "images per step")
+    accumulate: int = _value(1, "parts of a step's images that go through the model one after another")
     epoch_steps: int = _value(0, "at most so many steps per epoch, for large data sets; 0 takes every image")
     optimizer: str = _value("sgd", "sgd or adamw")
     lr: float = _value(0.01, "learning rate after the warm-up")
@@ -172,7 +183,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     """``value`` as ``kind``: an int becomes a float and a single number a list; nothing else is converted."""
     if kind in (list[int], list[float]):
         items = list(value) if isinstance(value, (list, tuple)) else [value]
-        if not items and name != "steps":
+        if not items and name not in ("steps", "scale_jitter"):
             raise ValueError(f"{name}: expected at least one number, got none")
         return [_convert(name, item, kind.__args__[0]) for item in items]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
