@@ -86,25 +86,23 @@ def apply(
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    scale = norm.new_ones(())
     if scaler is not None:
-        norm = norm / scaler.scale(scale)
+        norm = norm / scaler.scale(norm.new_ones(()))
+    bad = bad.bool() | ~norm.isfinite()
+    # grad_scale and found_inf are the names by which GradScaler speaks to a fused optimizer.
+    fused: Any = optimizer
     if clip_norm > 0:
-        scale = ((norm + CLIP_EPSILON) / clip_norm).clamp(min=1.0)
-    found_inf = (bad.bool() | ~norm.isfinite()).float()
-    # The names by which GradScaler speaks to a fused optimizer.
-    if scaler is None:
-        optimizer.grad_scale, optimizer.found_inf = scale, found_inf  # type: ignore[attr-defined]
-        try:
-            optimizer.step()
-        finally:
-            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+        fused.grad_scale = ((norm + CLIP_EPSILON) / clip_norm).clamp(min=1.0)
+    if scaler is not None:
+        # It looks for bad numbers in the gradients alone, multiplies its scale to ours, and removes both names.
+        gradients[0].masked_fill_(bad, torch.nan)
+        scaler.step(optimizer)
+        scaler.update()
         return norm
-    # It looks for bad numbers in the gradients alone, and multiplies its scale to ours.
-    gradients[0].masked_fill_(found_inf.bool(), torch.nan)
-    optimizer.grad_scale = scale  # type: ignore[attr-defined]
-    scaler.step(optimizer)
-    scaler.update()
+    fused.found_inf = bad.float()
+    optimizer.step()
+    for name in ("grad_scale", "found_inf"):
+        fused.__dict__.pop(name, None)
     return norm
 
 
