@@ -49,8 +49,7 @@ class Checkpoint:
         scaler: the state of float16's gradient scaler.
         progress: None in a file of format 1.
         problems: what was left out of the data set so far.
-        threads: the CPU threads that the run computes with; other numbers of them round otherwise. 0: not known.
-        run_id: tells the files of one run from those of an earlier one in its folder.
+        record: what ``run.json`` says, with which the run can be resumed; see ``RunRecord``.
     """
 
     model: dict[str, Tensor]
@@ -64,8 +63,7 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
     problems: list[str] = field(default_factory=list)
-    threads: int = 0
-    run_id: str = ""
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -87,8 +85,7 @@ class Checkpoint:
             "scaler": self.scaler,
             "progress": dataclasses.asdict(self.progress) if self.progress is not None else None,
             "problems": self.problems,
-            "threads": self.threads,
-            "run_id": self.run_id,
+            "record": self.record,
         }
         write_atomically(path, lambda file: torch.save(content, file))
 
@@ -129,8 +126,7 @@ def load(run_or_file: Path) -> Checkpoint:
             scaler=content.get("scaler", {}),
             progress=Progress(**progress) if progress is not None else None,
             problems=content.get("problems", []),
-            threads=content.get("threads", 0),
-            run_id=content.get("run_id", ""),
+            record=content.get("record", {}),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: a damaged checkpoint: {one_line(error)}") from None

@@ -58,13 +58,17 @@ class DataRecord:
 
 @dataclass
 class Start:
-    """One start of a run: when, by which command, from which step, and on what."""
+    """One start of a run: when, by which command, from which step, and on what.
+
+    Sums are rounded otherwise by other numbers of threads or processes: a resumed run keeps those of its last start.
+    """
 
     time: str
     command: str
     step: int
     device: str
     processes: int
+    threads: int
 
 
 @dataclass
@@ -88,7 +92,9 @@ class RunRecord:
     def started(self, device: torch.device, processes: int, step: int = 0) -> RunRecord:
         """Note a start, made by this program now, at ``step``; returns the record itself."""
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.starts.append(Start(time, shlex.join(sys.argv), step, str(device), processes))
+        self.starts.append(
+            Start(time, shlex.join(sys.argv), step, str(device), processes, torch.get_num_threads())
+        )
         self.commit = source_commit()
         self.versions = dict(environment.describe())
         return self

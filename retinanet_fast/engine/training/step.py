@@ -22,7 +22,9 @@ Losses = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 
 def detector_losses(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     """The losses that the detector itself returns in training."""
-    losses: Mapping[str, Tensor] = model(to_model(batch.images, batch.device), batch.targets, batch.sizes)
+    losses: Mapping[str, Tensor] = model(
+        to_model(batch.images, batch.targets["boxes"].device), batch.targets, batch.sizes
+    )
     return losses
 
 
