@@ -15,7 +15,7 @@ from retinanet_fast.engine.data.batch import Batch, collate
 from retinanet_fast.engine.data.dataset import BadImage, CocoDataset
 from retinanet_fast.engine.data.image_cache import ImageCache
 from retinanet_fast.engine.data.order import Draw, TrainOrder, shares
-from retinanet_fast.engine.data.workers import signals_held, start_worker
+from retinanet_fast.engine.data.workers import start_worker, starting_workers
 from retinanet_fast.engine.errors import InputError, TrainingError
 from retinanet_fast.engine.recipe import Recipe
 
@@ -65,7 +65,7 @@ def train_batches(
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
     )
-    with signals_held():
+    with starting_workers():
         batches = iter(loader)
     while True:
         try:
