@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retinanet_fast.engine.data.augment import Augmented, augment, check_augmentation, distort, scale_jitter
+from retinanet_fast.engine.data.augment import (
+    Augmented,
+    augment,
+    check_augmentation,
+    distort,
+    flip,
+    scale_jitter,
+)
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import Recipe
 
@@ -50,6 +57,19 @@ def test_boxes_stay_on_their_objects() -> None:
         seen.add(tuple(found.image.shape))
     assert dropped > 0
     assert len(seen) > 20
+
+
+@pytest.mark.parametrize("horizontal", [True, False])
+def test_a_flip_moves_boxes_with_their_pixels(horizontal: bool) -> None:
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    image[:, 4:9, 3:13] = 255
+    flipped, boxes = flip(image, torch.tensor([[3.0, 4.0, 13.0, 9.0]]), horizontal)
+    rows, columns = flipped[0].nonzero().unbind(1)
+    found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert boxes[0].tolist() == [float(value) for value in found]
+    again, same = flip(flipped, boxes, horizontal)
+    assert torch.equal(again, image)
+    assert same.tolist() == [[3.0, 4.0, 13.0, 9.0]]
 
 
 def test_it_depends_on_seed_epoch_and_image_alone() -> None:

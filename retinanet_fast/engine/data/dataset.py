@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from retinanet_fast.engine.data.augment import Augmented, augment, check_augmentation, flip
+from retinanet_fast.engine.data.augment import Augmented, augment, check_augmentation
 from retinanet_fast.engine.data.coco import Category, ImageEntry, Split
 from retinanet_fast.engine.data.image_cache import ImageCache
 from retinanet_fast.engine.data.order import Draw
@@ -73,7 +72,8 @@ def to_model(images: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 class CocoDataset(Dataset["Sample | BadImage"]):
-    """The images of a split, without crowd boxes, which are not single objects to learn.
+    """The images of a split, as they are by index, and ``augmented`` for training; without crowd boxes, which are not
+    single objects to learn.
 
     Args:
         split: what to read.
@@ -90,7 +90,6 @@ class CocoDataset(Dataset["Sample | BadImage"]):
         self.annotations = split.annotations
         self.recipe = recipe
         self.cache: ImageCache | None = None
-        self.epoch = 0
         self.images = split.images
         if recipe is not None:
             check_augmentation(recipe)
@@ -107,6 +106,14 @@ class CocoDataset(Dataset["Sample | BadImage"]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample | BadImage:
+        """An image as it is."""
+        entry = self.images[index]
+        image = self._image(entry)
+        if isinstance(image, BadImage):
+            return image
+        return Sample(image, *self._targets(index), entry.id)
 
     def augmented(self, draw: Draw) -> Augmented | BadImage:
         """An image as the recipe augments it in an epoch: a function of the recipe, the epoch and the image alone."""
@@ -135,21 +142,6 @@ class CocoDataset(Dataset["Sample | BadImage"]):
             # The file has changed since it was checked.
             fault = f"the image is {width}x{height} pixels, its entry says {entry.width}x{entry.height}"
         return BadImage(f"{entry.path}: {fault} (image id {entry.id})", entry.id)
-
-    def __getitem__(self, index: int) -> Sample | BadImage:
-        entry = self.images[index]
-        image = self._image(entry)
-        if isinstance(image, BadImage):
-            return image
-        boxes, labels = self._targets(index)
-        if self.recipe is not None:
-            # A generator of its own for each image and epoch: the same flips for any number of workers.
-            draw = random.Random(f"{self.recipe.seed} {self.epoch} {entry.id}")
-            if draw.random() < self.recipe.hflip:
-                image, boxes = flip(image, boxes, horizontal=True)
-            if draw.random() < self.recipe.vflip:
-                image, boxes = flip(image, boxes, horizontal=False)
-        return Sample(image, boxes, labels, entry.id)
 
     def _targets(self, index: int) -> tuple[Tensor, Tensor]:
         own = slice(self._ends[index - 1] if index > 0 else 0, self._ends[index])
@@ -185,37 +177,6 @@ def category_ids(categories: list[Category], split: Split) -> list[int | None]:
             )
     id_of = {category.name: category.id for category in split.categories}
     return [id_of.get(name) for name in names]
-
-
-class BatchOrder(Sampler[list[int]]):
-    """Batches of indices, shuffled by seed and epoch; with ``group_aspect``, each of one orientation."""
-
-    def __init__(self, dataset: CocoDataset, recipe: Recipe) -> None:
-        self.dataset = dataset
-        self.recipe = recipe
-
-    def __len__(self) -> int:
-        return len(self._batches())
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches())
-
-    def _batches(self) -> list[list[int]]:
-        draw = random.Random(f"order {self.recipe.seed} {self.dataset.epoch}")
-        order = list(range(len(self.dataset)))
-        draw.shuffle(order)
-        images = self.dataset.images
-        wide = [i for i in order if not self.recipe.group_aspect or images[i].width >= images[i].height]
-        tall = [i for i in order if self.recipe.group_aspect and images[i].width < images[i].height]
-        size = self.recipe.batch_size
-        batches = [group[i : i + size] for group in (wide, tall) for i in range(0, len(group), size)]
-        draw.shuffle(batches)
-        return batches[: self.recipe.epoch_steps or None]
-
-
-def train_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> DataLoader[Any]:
-    """Batches for training, in an order that the seed and ``dataset.epoch`` decide."""
-    return DataLoader(dataset, batch_sampler=BatchOrder(dataset, recipe), **_loading(recipe, device))
 
 
 def eval_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> DataLoader[Any]:
