@@ -50,8 +50,10 @@ class Recipe:
         "of the ResNet; auto: frozen_batch with init (batch of v2), otherwise batch; sync_batch: over all GPUs",
         *("auto", "batch", "sync_batch", "frozen_batch", "group"),
     )
-    head_norm: bool = _model(
-        False, "group norm in the head: learns faster from scratch (resnet50_v2 always has it)"
+    head_norm: str = _model(
+        "auto",
+        "of the head; auto: group of resnet50_v2, otherwise none; group learns faster from scratch",
+        *("auto", "none", "group"),
     )
     identity_start: bool = _model(
         False, "residual blocks and head start near the identity: learns faster from scratch"
@@ -60,8 +62,8 @@ class Recipe:
         "", "file of weights to start from, a checkpoint, or torchvision's, detectron2's or mmdetection's"
     )
     trainable_layers: int = _model(
-        3,
-        "with init, how many of the ResNet's 5 layers are trained, the last ones; timm's and torchvision's: 5",
+        -1,
+        "with init, how many of a ResNet's 5 layers are trained, the last ones; -1: 3 (of timm/NAME and such: all)",
     )
     anchor_sizes: list[int] = _model([32, 64, 128, 256, 512], "smallest anchor of each level, in pixels")
     aspect_ratios: list[float] = _model([0.5, 1.0, 2.0], "anchor heights over widths")
