@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from retinanet_fast.cli.arguments import make_parser, recipe_of
+from retinanet_fast.cli.arguments import make_parser
+from retinanet_fast.cli.recipe_flags import recipe_of
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import Recipe

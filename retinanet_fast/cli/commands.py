@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retinanet_fast.cli.arguments import PROGRAM, overrides, recipe_of
+from retinanet_fast.cli.arguments import PROGRAM
+from retinanet_fast.cli.recipe_flags import overrides, recipe_of
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError, Problems
 
