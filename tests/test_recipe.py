@@ -150,6 +150,28 @@ def test_every_value_has_a_flag() -> None:
         assert f"--{name.replace('_', '-')}" in _train_help()
 
 
+def test_help_has_sections_defaults_and_choices() -> None:
+    text = " ".join(_train_help().split())
+    sections = [f"recipe: {f.metadata['section']}:" for f in dataclasses.fields(Recipe)]
+    places = [text.index(section) for section in dict.fromkeys(sections)]
+    assert places == sorted(places)
+    assert len(places) > 5
+    assert places[1] < text.index("--box-loss auto|l1|smooth_l1|giou") < places[2]
+    for expected in (
+        "subtracted from red, green and blue in 0 to 1 (default: 0.485 0.456 0.406)",
+        "(default: 0.229 0.224 0.225)",
+        "none: off (default: none)",
+        "keep activations channels_last (default: on)",
+        "weight decay (default: 0.0001)",
+    ):
+        assert expected in text, expected
+
+
+def test_a_word_that_is_no_choice_is_told_in_one_line() -> None:
+    with pytest.raises(InputError, match=r"^command line: nonfinite: expected stop or skip, got 'go'$"):
+        overridden("--nonfinite", "go")
+
+
 def _train_help() -> str:
     parser = make_parser()
     return next(a for a in parser._actions if a.choices).choices["train"].format_help()  # type: ignore[union-attr, call-overload, index, no-any-return]

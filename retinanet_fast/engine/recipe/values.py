@@ -47,7 +47,7 @@ class Recipe:
     fpn_channels: int = _model(256, "channels of the feature pyramid and of the head")
     norm: str = _model(
         "auto",
-        "of the backbone; auto: of a ResNet with init frozen_batch (of v2 batch), otherwise batch; sync_batch: over all GPUs",
+        "of the backbone; auto: batch, but frozen_batch of a ResNet (not v2) with init; sync_batch: over all GPUs",
         *("auto", "batch", "sync_batch", "frozen_batch", "group"),
     )
     head_norm: str = _model(
