@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retinanet_fast.cli.arguments import recipe_of
 from retinanet_fast.cli.inputs import amount, location_of, required, say, say_skipped
+from retinanet_fast.cli.recipe_flags import recipe_of
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError, Problems
 
