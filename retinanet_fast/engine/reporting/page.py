@@ -34,16 +34,11 @@ class Page(EachEpoch):
 
     def each_epoch(self, run: Run, record: dict[str, Any]) -> None:
         plots.loss_plot(run.history, self.folder.loss_plot)
-        if run.val_split is None or run.evaluation is None or "AP" not in record:
+        if run.val_split is None or run.detected is None or "AP" not in record:
             return
         plots.ap_plot(run.history, self.folder.ap_plot)
-        model = run.state.ema or run.state.model
-        training = model.training
-        model.eval()
-        compared = compare(model, run.val_split, run.train_split.categories, run.recipe, run.device)
-        model.train(training)
-        if compared:
-            save_picture(grid([c.picture for c in compared]), self.folder.sample(record["epoch"]))
+        compared = compare(run.val_split, run.detected)
+        save_picture(grid([one.picture for one in compared]), self.folder.sample(record["epoch"]))
         self.report = run_report(run, self.folder, compared, self.source)
         self.report.write(self.folder.page)
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from PIL import Image
-from torch import nn
 
-from retinanet_fast.engine.data.coco import Category, ImageEntry, Split
-from retinanet_fast.engine.data.dataset import category_ids, read_image, to_model
-from retinanet_fast.engine.evaluation.evaluate import run_model
+from retinanet_fast.engine.data.coco import ImageEntry, Split
+from retinanet_fast.engine.data.dataset import read_image
+from retinanet_fast.engine.evaluation.evaluate import Detected
 from retinanet_fast.engine.prediction.draw import Label, draw_boxes
-from retinanet_fast.engine.prediction.predict import picture_labels, to_picture
-from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.prediction.predict import to_picture
 
 PICTURES = 12
 # Only what the model is fairly sure of is drawn.
@@ -31,35 +28,23 @@ class Compared(NamedTuple):
     picture: Image.Image
 
 
-def compare(
-    model: nn.Module, split: Split, categories: list[Category], recipe: Recipe, device: torch.device
-) -> list[Compared]:
-    """The first images of a split, at most 12: always the same ones, and not chosen.
+def compare(split: Split, found: Detected) -> list[Compared]:
+    """The first images of a split that were read, at most 12: always the same ones, and not chosen.
 
     Args:
-        model: in evaluation mode.
-        categories: the model's.
+        found: what a model detects on the split.
     """
-    label_of = {id: label for label, id in enumerate(category_ids(categories, split)) if id is not None}
-    compared = []
-    for entry in split.images[:PICTURES]:
-        try:
-            image = read_image(entry.path)
-        except (OSError, SyntaxError, ValueError):
-            continue  # the evaluation has told
-        output = run_model(model, to_model([image], device), recipe)[0]
-        truth = _truth(split, entry, categories, label_of)
-        found = picture_labels(output, categories, SCORE)
-        compared.append(Compared(entry.id, _side_by_side(to_picture(image), truth, found)))
-    return compared
+    read = set(found.image_ids)
+    entries = [entry for entry in split.images if entry.id in read][:PICTURES]
+    index_of = {category.id: index for index, category in enumerate(split.categories)}
+    return [_compare(split, entry, _found(split, found, entry.id, index_of), index_of) for entry in entries]
 
 
 def grid(pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures of one width in rows of three, on white."""
     rows = [pictures[first : first + COLUMNS] for first in range(0, len(pictures), COLUMNS)]
     heights = [max(picture.height for picture in row) for row in rows]
-    width = max(picture.width for picture in pictures)
-    columns, gap = min(COLUMNS, len(pictures)), 3 * GAP
+    width, columns, gap = pictures[0].width, min(COLUMNS, len(pictures)), 3 * GAP
     sheet = Image.new("RGB", (columns * (width + gap) - gap, sum(heights) + gap * (len(rows) - 1)), "white")
     top = 0
     for row, height in zip(rows, heights, strict=True):
@@ -69,21 +54,28 @@ def grid(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _truth(
-    split: Split, entry: ImageEntry, categories: list[Category], label_of: dict[int, int]
-) -> list[Label]:
-    labels = []
-    for box in split.boxes.get(entry.id, []):
-        label = label_of[box.category_id]
-        corners = (box.x, box.y, box.x + box.width, box.y + box.height)
-        labels.append(Label(corners, categories[label].name, label))
-    return labels
-
-
-def _side_by_side(picture: Image.Image, truth: list[Label], found: list[Label]) -> Image.Image:
-    scale = WIDTH / picture.width
-    left, right = (draw_boxes(picture, labels, scale) for labels in (truth, found))
+def _compare(split: Split, entry: ImageEntry, found: list[Label], index_of: dict[int, int]) -> Compared:
+    truth = [
+        _label(split, index_of[box.category_id], (box.x, box.y, box.width, box.height))
+        for box in split.boxes.get(entry.id, [])
+    ]
+    picture = to_picture(read_image(entry.path))
+    left, right = (draw_boxes(picture, labels, WIDTH / picture.width) for labels in (truth, found))
     result = Image.new("RGB", (2 * WIDTH + GAP, left.height), "white")
     result.paste(left, (0, 0))
     result.paste(right, (WIDTH + GAP, 0))
-    return result
+    return Compared(entry.id, result)
+
+
+def _found(split: Split, found: Detected, image_id: int, index_of: dict[int, int]) -> list[Label]:
+    """The detections on an image that are drawn, the highest score last."""
+    rows = [row for row in found.results if row["image_id"] == image_id and row["score"] >= SCORE]
+    return [
+        _label(split, index_of[row["category_id"]], row["bbox"], f" {row['score']:.2f}")
+        for row in sorted(rows, key=lambda row: row["score"])
+    ]
+
+
+def _label(split: Split, index: int, bbox: Sequence[float], score: str = "") -> Label:
+    x, y, width, height = bbox
+    return Label((x, y, x + width, y + height), split.categories[index].name + score, index)
