@@ -14,6 +14,7 @@ from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.evaluate import NAMES, Detected, evaluate
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.training.clock import PhaseClock
 from retinanet_fast.engine.training.hooks import Hook, StepReport
 
 STEPS = 4
@@ -38,7 +39,7 @@ def stand_in(folder: Path, epochs: int = 3) -> Any:
         evaluation=None,
         detected=None,
         state=SimpleNamespace(step=0),
-        said=[],
+        clock=PhaseClock(torch.device("cpu")),
     )
 
 
@@ -54,7 +55,9 @@ def record(run: Any, epoch: int) -> dict[str, Any]:
         "images": 8,
         "seconds": 4.0,
         "images_per_second": 2.0,
+        "losses": ["classification", "bbox_regression"],
         "skipped": 0,
+        "skipped_steps": 0,
         "curve": [[epoch * STEPS, 1.0, 2.0]],
         "times": {"data": 0.5, "forward": 1.5, "loss": 0.25, "backward": 1.75},
         "memory_bytes": 3 << 29,
@@ -73,7 +76,7 @@ def losses(step: int) -> dict[str, float]:
     return {"classification": step / 4, "bbox_regression": step / 8}
 
 
-def go(run: Any, hooks: list[Hook], until: int, killed_before_saving: bool = False) -> None:
+def go(run: Any, hooks: list[Hook], until: int) -> None:
     """Go on from the run's step until another, as the loop does: a checkpoint after each epoch."""
     for hook in hooks:
         hook.on_start(run)
@@ -86,8 +89,6 @@ def go(run: Any, hooks: list[Hook], until: int, killed_before_saving: bool = Fal
         made = record(run, run.state.step // STEPS)
         for hook in hooks:
             hook.after_epoch(run, made)
-        if killed_before_saving and run.state.step == until:
-            return
         run.history.append(made)
         for hook in hooks:
             hook.after_save(run)

@@ -7,6 +7,7 @@ from pathlib import Path
 import run_stand_in
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.reporting.event_files import TensorBoard
 from retinanet_fast.engine.run_folder import RunFolder
 
@@ -33,19 +34,32 @@ def test_the_numbers_over_the_steps(tmp_path: Path) -> None:
 def test_nothing_is_there_twice_after_a_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     run = run_stand_in.stand_in(tmp_path)
-    first = TensorBoard(folder)
-    run_stand_in.go(run, [first], 8, killed_before_saving=True)
-    first.on_end(run)  # so that the second epoch is on the disk too
+    run_stand_in.go(run, [TensorBoard(folder)], 8)
     assert [step for step, _ in read(folder)["seconds/forward"]] == [4, 8]
-    run.state.step = 4
-    resumed = TensorBoard(folder)
-    resumed.on_start(run)
-    run_stand_in.go(run, [resumed], 6)  # within the second epoch: the first start's steps 7 and 8 are gone
+    run.state.step, run.history = 4, run.history[:1]  # the checkpoint is that of the first epoch
+    run_stand_in.go(
+        run, [TensorBoard(folder)], 6
+    )  # within the second epoch: the first start's steps 7 and 8 are gone
     assert [step for step, _ in read(folder)["loss/total"]] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in read(folder)["seconds/forward"]] == [4]
 
 
-def test_nothing_is_written_before_the_first_checkpoint(tmp_path: Path) -> None:
+def test_an_old_run_is_left_alone_until_the_first_checkpoint(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    run_stand_in.go(run_stand_in.stand_in(tmp_path), [TensorBoard(folder)], 3)
+    write_text(folder.last, "an old run's")
+    run = run_stand_in.stand_in(tmp_path)
+    hook = TensorBoard(folder)
+    run_stand_in.go(run, [hook], 3)
     assert not folder.tensorboard.exists()
+    write_text(folder.last, "the new run's")
+    hook.after_save(run)  # within the first epoch
+    assert [step for step, _ in read(folder)["loss/total"]] == [1, 2, 3]
+
+
+def test_steps_of_a_start_that_left_no_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run = run_stand_in.stand_in(tmp_path)
+    run_stand_in.go(run, [TensorBoard(folder)], 3)
+    run.state.step = 0
+    run_stand_in.go(run, [TensorBoard(folder)], 2)
+    assert [step for step, _ in read(folder)["loss/total"]] == [1, 2]

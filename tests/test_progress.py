@@ -108,7 +108,7 @@ def test_an_epoch_in_two_lines(tmp_path: Path) -> None:
     run = run_stand_in.stand_in(tmp_path)
     made = run_stand_in.record(run, 2)
     line = epoch_line(made, 3)
-    assert line.startswith("epoch 2/3  loss 1.5000 (classification 0.5000, boxes 1.0000)")
+    assert line.startswith("epoch 2/3  loss 1.5000 (classification 0.5000, bbox_regression 1.0000)")
     assert f"AP50 {made['AP50']:.3f}" in line
     assert time_line(made) == (
         "  time: data 12%, forward 38%, loss 6%, backward 44%; 2.0 images/s; memory 1.5 GiB"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from retinanet_fast.engine.training.hooks import Hook, Run
+from retinanet_fast.engine.training.hooks import Hook
+
+if TYPE_CHECKING:
+    from retinanet_fast.engine.training.run import Run
 
 
 class EachEpoch(Hook):

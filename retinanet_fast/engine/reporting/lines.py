@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retinanet_fast.engine.reporting.each_epoch import EachEpoch
 from retinanet_fast.engine.training.clock import PHASES
-from retinanet_fast.engine.training.hooks import Run
+
+if TYPE_CHECKING:
+    from retinanet_fast.engine.training.run import Run
 
 
 class SayEpoch(EachEpoch):
@@ -19,12 +21,10 @@ class SayEpoch(EachEpoch):
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
     """An epoch's numbers."""
-    line = (
-        f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f} (classification "
-        f"{record['classification']:.4f}, boxes {record['bbox_regression']:.4f})"
-    )
-    if record["skipped"]:
-        line += f"  {record['skipped']} steps skipped"
+    losses = ", ".join(f"{name} {record[name]:.4f}" for name in record["losses"])
+    line = f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f} ({losses})"
+    if record["skipped_steps"]:
+        line += f"  {record['skipped_steps']} steps skipped"
     if "AP" in record:
         line += f"  AP {record['AP']:.3f}  AP50 {record['AP50']:.3f}"
     return line

@@ -7,12 +7,14 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.reporting.each_epoch import EachEpoch
 from retinanet_fast.engine.run_folder import RunFolder
-from retinanet_fast.engine.training.hooks import Run
+
+if TYPE_CHECKING:
+    from retinanet_fast.engine.training.run import Run
 
 Record = dict[str, Any]
 

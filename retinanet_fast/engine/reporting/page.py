@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retinanet_fast.engine.data.coco import Category
 from retinanet_fast.engine.environment import describe
@@ -14,7 +14,9 @@ from retinanet_fast.engine.reporting.each_epoch import EachEpoch
 from retinanet_fast.engine.reporting.pictures import SCORE, Compared, compare, grid
 from retinanet_fast.engine.reporting.report import Report
 from retinanet_fast.engine.run_folder import RunFolder
-from retinanet_fast.engine.training.hooks import Run
+
+if TYPE_CHECKING:
+    from retinanet_fast.engine.training.run import Run
 
 
 class Page(EachEpoch):
@@ -33,6 +35,10 @@ class Page(EachEpoch):
         self.report: Report | None = None
 
     def each_epoch(self, run: Run, record: dict[str, Any]) -> None:
+        with run.clock("pictures"):
+            self._draw(run, record)
+
+    def _draw(self, run: Run, record: dict[str, Any]) -> None:
         plots.loss_plot(run.history, self.folder.loss_plot)
         if run.val_split is None or run.detected is None or "AP" not in record:
             return

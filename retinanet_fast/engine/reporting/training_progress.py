@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retinanet_fast.engine.reporting.progress import Progress
-from retinanet_fast.engine.training.hooks import Hook, Run, StepReport
+from retinanet_fast.engine.training.hooks import Hook, StepReport
+
+if TYPE_CHECKING:
+    from retinanet_fast.engine.training.run import Run
 
 # Steps over which the loss that is shown is a mean.
 STEPS = 20

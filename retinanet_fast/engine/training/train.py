@@ -160,6 +160,7 @@ def train_epoch(
         "iterations": (run.epoch + 1) * total,
         "loss": sum(mean),
         **dict(zip(LOSSES, mean, strict=True)),
+        "losses": list(LOSSES),
         "lr": rate,
         "images": images,
         "seconds": seconds,
