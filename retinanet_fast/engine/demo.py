@@ -16,7 +16,8 @@ from retinanet_fast.engine.data.dataset import category_ids, read_image, to_mode
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 from retinanet_fast.engine.environment import describe
 from retinanet_fast.engine.errors import Problems
-from retinanet_fast.engine.evaluation.evaluate import run_model
+from retinanet_fast.engine.evaluation.detect import run_batch
+from retinanet_fast.engine.precision import resolve
 from retinanet_fast.engine.prediction.draw import Label, draw_boxes, save_picture
 from retinanet_fast.engine.prediction.predict import picture_labels, to_picture
 from retinanet_fast.engine.recipe import Recipe
@@ -81,10 +82,11 @@ def draw_pictures(demo: Demo, model: nn.Module) -> list[Path]:
         id: label for label, id in enumerate(category_ids(categories, demo.val_split)) if id is not None
     }
     model.eval()
+    dtype = resolve(demo.recipe.precision, demo.device)
     paths = []
     for entry in demo.val_split.images[:PICTURES]:
         image = read_image(entry.path)
-        output = run_model(model, to_model([image], demo.device), demo.recipe)[0]
+        output = run_batch(model, to_model([image], demo.device), dtype)[0]
         truth = [
             Label(
                 (box.x, box.y, box.x + box.width, box.y + box.height),

@@ -11,6 +11,18 @@ class TrainingError(Exception):
     """Training cannot go on, for example because the loss is not finite. One line; exit code 1."""
 
 
+class Stopped(Exception):
+    """A signal asked for an end, and the work stopped where it could; exit code 128 + ``signal_number``."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+class ProcessLost(Exception):
+    """Another process of the run has gone, or failed by a defect. One line; exit code 1."""
+
+
 class CheckError(Exception):
     """An exported file does not do what the model does. One line; exit code 1."""
 

@@ -190,9 +190,22 @@ def train_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> 
     return DataLoader(dataset, batch_sampler=BatchOrder(dataset, recipe), **_loading(recipe, device))
 
 
-def eval_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> DataLoader[Any]:
-    """Batches for evaluation, in the data set's own order."""
-    return DataLoader(dataset, batch_size=recipe.batch_size, **_loading(recipe, device))
+def eval_loader(
+    dataset: CocoDataset,
+    batch_size: int,
+    recipe: Recipe,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Any]:
+    """Batches for evaluation, in the data set's own order; every ``world_size``-th batch is the process's.
+
+    The batches are the same for any number of processes, and so are the detections: an image's depend on its batch in
+    their last bits, through the padding.
+    """
+    starts = range(rank * batch_size, len(dataset), world_size * batch_size)
+    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    return DataLoader(dataset, batch_sampler=batches, **_loading(recipe, device))  # type: ignore[arg-type]
 
 
 def read(loader: DataLoader[Any]) -> Iterator[Batch]:

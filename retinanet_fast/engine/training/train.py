@@ -21,7 +21,8 @@ from retinanet_fast.engine.checkpoint import BEST, LAST, Checkpoint
 from retinanet_fast.engine.data.coco import Split
 from retinanet_fast.engine.data.dataset import CocoDataset, Sample, read, readable, to_model, train_loader
 from retinanet_fast.engine.errors import InputError, Problems, TrainingError
-from retinanet_fast.engine.evaluation.evaluate import Evaluation, detect, evaluate
+from retinanet_fast.engine.evaluation.coco_numbers import Evaluation, evaluate
+from retinanet_fast.engine.evaluation.detect import detect
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.precision import autocast, resolve
 from retinanet_fast.engine.recipe import Recipe
@@ -248,6 +249,7 @@ def _evaluate(run: Run, model: nn.Module) -> dict[str, Any]:
     assert run.val_split is not None
     split = dataclasses.replace(run.val_split, images=run.val_split.images[: run.recipe.eval_images or None])
     found = detect(model, split, run.train_split.categories, run.recipe, run.device, run.problems)
+    assert found is not None
     run.evaluation = evaluate(split, found.results, found.image_ids)
     return {**run.evaluation.numbers, "eval_images_per_second": found.images_per_second}
 
