@@ -1,7 +1,7 @@
 """``retinanet-fast``: reads the command line and calls the engine.
 
 Exit codes: 0 done; 1 training, the build or the check of an exported file failed; 2 bad input, told in one line; 130
-stopped by Ctrl-C.
+stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
 from retinanet_fast.cli.exporting import export_command
-from retinanet_fast.engine.errors import CheckError, InputError, TrainingError, describe_import_error
+from retinanet_fast.cli.waiting import choose_waiting
+from retinanet_fast.engine.errors import CheckError, InputError, Stopped, TrainingError, describe_import_error
 
 COMMANDS = {
     "demo": commands.demo_command,
@@ -27,6 +28,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    choose_waiting()
     try:
         if words[:1] == ["bench"]:
             return commands.bench_command(words[1:])
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except (TrainingError, CheckError) as error:
         return _fail(str(error), 1)
+    except Stopped as error:
+        return _fail(str(error), 128 + error.signal_number)
     except ImportError as error:
         return _fail(describe_import_error(error), 1)
     except OSError as error:

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.heartbeat import Heartbeat
 
-# A collective call waits this long for a process that does not come. Long work of one process, such as COCO's numbers,
-# is waited for by `Processes.wait_for_main`, which has no such limit.
-PATIENCE = timedelta(seconds=50)
+# A collective call waits this long for a process that lives, but does not come; the heartbeat tells of one that died.
+PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Processes(rank, world_size, local_rank)
+        with Heartbeat(rank, world_size):
+            yield Processes(rank, world_size, local_rank)
     finally:
         dist.destroy_process_group()

@@ -24,6 +24,7 @@ from retinanet_fast.engine.data.dataset import (
     to_model,
 )
 from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.precision import autocast, resolve
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.reporting.progress import Progress
 
@@ -110,9 +111,9 @@ def detect(
 
 @torch.no_grad()
 def run_model(model: nn.Module, images: list[Tensor], recipe: Recipe) -> list[dict[str, Tensor]]:
-    """The model's detections, by bfloat16 autocast on a GPU where the recipe asks for it."""
+    """The model's detections, in the recipe's precision."""
     device = images[0].device
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp and device.type == "cuda"):
+    with autocast(device, resolve(recipe.precision, device)):
         outputs: list[dict[str, Tensor]] = model(images)
     return outputs
 
