@@ -31,17 +31,23 @@ class PackedImages:
 
     def to(self, device: torch.device | str) -> PackedImages:
         """The same on a device; from pinned memory the copies do not wait."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> PackedImages:
         """The same in page-locked memory."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        return self.each(lambda tensor: tensor.pin_memory())
 
     def with_sizes(self, sizes: BatchSizes) -> PackedImages:
         """The same images, on the host, to be resized to other sizes."""
         return replace(self, resized=size_tensor(sizes.resized, self.pixels.device), batch_sizes=sizes)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> PackedImages:
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All that is on the device."""
+        return self.pixels, self.sizes, self.resized
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> PackedImages:
+        """The same with each tensor changed."""
         return replace(
             self, pixels=change(self.pixels), sizes=change(self.sizes), resized=change(self.resized)
         )
