@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retinanet_fast.cli.inputs import amount, location_of, required, say, say_skipped
 from retinanet_fast.cli.recipe_flags import recipe_of
