@@ -16,7 +16,9 @@ from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError, Problems
 
 if TYPE_CHECKING:
-    pass
+    from retinanet_fast.engine.data.coco import Split
+    from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
+    from retinanet_fast.engine.recipe import Recipe
 
 
 def eval_command(options: argparse.Namespace) -> None:

@@ -15,11 +15,10 @@ from retinanet_fast.engine.data.coco import Category, Split
 from retinanet_fast.engine.data.dataset import (
     CocoDataset,
     category_ids,
-    eval_loader,
-    read,
     readable,
     to_model,
 )
+from retinanet_fast.engine.data.loader import eval_loader, read
 from retinanet_fast.engine.errors import InputError, Problems, Stopped
 from retinanet_fast.engine.evaluation.results import Results, concatenate, from_batch, pack
 from retinanet_fast.engine.precision import autocast, resolve
