@@ -10,7 +10,7 @@ from retinanet_fast.cli.arguments import make_parser, recipe_of
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.engine.training.train import learning_rate
+from retinanet_fast.engine.recipe.schedule import learning_rate
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -68,14 +68,14 @@ def overridden(*words: str) -> Recipe:
 
 def test_every_value_has_a_flag() -> None:
     found = overridden(
-        *("--arch", "resnet18", "--epochs", "3", "--lr", "1e-3", "--precision", "float32", "--keep-empty"),
+        *("--arch", "resnet18", "--epochs", "3", "--lr", "1e-3", "--precision", "bfloat16", "--keep-empty"),
         *("--steps", "1,2", "--anchor-sizes", "16", "32", "64", "128", "256", "--min-size", "200", "240"),
     )
     assert (found.arch, found.epochs, found.lr, found.precision, found.keep_empty) == (
         "resnet18",
         3,
         1e-3,
-        "float32",
+        "bfloat16",
         True,
     )
     assert (found.steps, found.anchor_sizes) == ([1.0, 2.0], [16, 32, 64, 128, 256])
@@ -110,12 +110,14 @@ def test_a_bad_image_size() -> None:
 
 def test_learning_rate_warms_up_and_steps_down() -> None:
     recipe = Recipe(lr=0.4, warmup_iters=4, epochs=12, steps=[8, 11], step_gamma=0.1)
-    rates = [learning_rate(recipe, iteration, per_epoch=10) for iteration in (0, 1, 3, 79, 80, 109, 110, 119)]
+    rates = [
+        learning_rate(recipe, iteration, steps_per_epoch=10) for iteration in (0, 1, 3, 79, 80, 109, 110, 119)
+    ]
     assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.04, 0.04, 0.004, 0.004])
 
 
 def test_learning_rate_follows_a_cosine() -> None:
     recipe = Recipe(lr=2.0, warmup_iters=0, epochs=2, schedule="cosine")
-    rates = [learning_rate(recipe, iteration, per_epoch=10) for iteration in (0, 5, 10, 15)]
+    rates = [learning_rate(recipe, iteration, steps_per_epoch=10) for iteration in (0, 5, 10, 15)]
     # lr / 2 * (1 + cos(pi * x)) at x = 0, 1/4, 1/2, 3/4
     assert rates == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])

@@ -1,18 +1,20 @@
 """``retinanet-fast``: reads the command line and calls the engine.
 
-Exit codes: 0 done; 1 training, the build, the check of an exported file or another process of the run failed; 2 bad
-input, told in one line; 130 stopped by Ctrl-C, 128 + N by signal N.
+Exit codes: 0 done; 1 training, the build or the check of an exported file failed; 2 bad input, told in one line; 130
+stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
+from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
+from retinanet_fast.cli.training import train_command
+from retinanet_fast.cli.waiting import choose_waiting
 from retinanet_fast.engine.errors import (
     CheckError,
     InputError,
@@ -24,8 +26,8 @@ from retinanet_fast.engine.errors import (
 
 COMMANDS = {
     "demo": commands.demo_command,
-    "train": commands.train_command,
-    "eval": commands.eval_command,
+    "train": train_command,
+    "eval": eval_command,
     "predict": commands.predict_command,
     "export": export_command,
     "info": commands.info_command,
@@ -35,6 +37,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    choose_waiting()
     try:
         if words[:1] == ["bench"]:
             return commands.bench_command(words[1:])
@@ -45,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainingError, CheckError, ProcessLost) as error:
         return _fail(str(error), 1)
     except Stopped as error:
-        name = signal.Signals(error.signal_number).name
-        return _fail(f"stopped by {name}; what was written before is whole", 128 + error.signal_number)
+        return _fail(str(error), 128 + error.signal_number)
     except ImportError as error:
         return _fail(describe_import_error(error), 1)
     except OSError as error:

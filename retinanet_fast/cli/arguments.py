@@ -75,7 +75,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(recipes.names())
     parser.add_argument("--recipe", metavar="NAME|FILE", help=f"one of {names}, or a TOML file")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out; start it where there is none yet"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     _add_data(parser, ("train", "val"))
     _add_common(parser)

@@ -12,22 +12,29 @@ class TrainingError(Exception):
 
 
 class Stopped(Exception):
-    """A signal asked for an end, and the work stopped where it could; exit code 128 + ``signal_number``."""
+    """The program was asked to stop, by SIGTERM or Ctrl-C, and has written what it had; exit code 128 + the signal."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
         self.signal_number = signal_number
 
 
 class ProcessLost(Exception):
-    """Another process of the run has gone, or failed by a defect. One line; exit code 1."""
+    """Another process of the run has failed, by a defect. One line; exit code 1."""
 
 
 class CheckError(Exception):
     """An exported file does not do what the model does. One line; exit code 1."""
 
 
-TRAIN_PACKAGES = {"PIL": "pillow", "pycocotools": "pycocotools", "matplotlib": "matplotlib"}
+TRAIN_PACKAGES = {
+    "PIL": "pillow",
+    "pycocotools": "pycocotools",
+    "matplotlib": "matplotlib",
+    "tqdm": "tqdm",
+    "tensorboard": "tensorboard",
+    "filelock": "filelock",
+}
 EXPORT_PACKAGES = {
     "onnx": "onnx",
     "onnxscript": "onnxscript",
@@ -73,6 +80,13 @@ class Problems:
         if message not in self._seen:
             self._seen.add(message)
             self.messages.append(message)
+
+    def restore(self, messages: list[str]) -> None:
+        """Take over what an earlier process of the run left out and told."""
+        new = [message for message in messages if message not in self._seen]
+        self.messages[self._told : self._told] = new
+        self._seen.update(new)
+        self._told += len(new)
 
     def summary(self, shown: int = 3) -> str | None:
         """One line on the entries left out since the last call: how many, and the first few; None if there are none."""

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
 from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.heartbeat import Heartbeat
 from retinanet_fast.engine.meeting import Meeting
 
-# A collective call waits this long for a process that does not come. Work that takes longer in one process than in
-# another, such as COCO's numbers, is waited for at the end of `Processes.patiently`, which has no such limit.
-PATIENCE = timedelta(seconds=50)
+# A collective call waits this long for a process that lives, but does not come; the heartbeat tells of one that died.
+PATIENCE = timedelta(minutes=10)
 
 _meetings = itertools.count()  # a name for each, the same in every process
 
@@ -73,7 +73,7 @@ class Processes:
     def patiently(self) -> Iterator[Callable[[], None]]:
         """A block of work that one process may be hours longer at than another. At its end each waits for all.
 
-        An error in one process is raised in all. The block gets a function that looks whether there was one: call it
+        An error in one process is raised in all, ``Stopped`` too. The block gets a function that raises it: call it
         now and then in long work. ::
 
             with processes.patiently():
@@ -81,11 +81,12 @@ class Processes:
                     numbers = evaluate(split, found.results)
 
         Raises:
-            ProcessLost: another process is gone: it was not heard of for ``meeting.SILENCE`` seconds.
+            ProcessLost: another process failed by a defect.
         """
         if self.world_size == 1:
             yield lambda: None
             return
+        # The store of the process group, which is free here: no collective call is going on.
         meeting = Meeting(_get_default_store(), self.rank, self.world_size, f"meeting {next(_meetings)}")
         with meeting.block():
             yield meeting.check
@@ -114,6 +115,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Processes(rank, world_size, local_rank)
+        with Heartbeat(rank, world_size):
+            yield Processes(rank, world_size, local_rank)
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Images and boxes as tensors: decoding, flips, and batches in a reproducible order."""
+"""The images of a split as tensors, with their boxes; for training, augmented."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from retinanet_fast.engine.data.augment import Augmented, augment, check_augmentation, flip
 from retinanet_fast.engine.data.coco import Category, ImageEntry, Split, one_line
+from retinanet_fast.engine.data.order import Draw
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.files import ctrl_c_held
 from retinanet_fast.engine.recipe import Recipe
@@ -74,7 +76,10 @@ class CocoDataset(Dataset["Sample | BadImage"]):
     Args:
         split: what to read.
         categories: the model's categories; label i + 1 is ``categories[i]``.
-        recipe: gives the flips; None reads images as they are.
+        recipe: says how ``augmented`` changes images, and whether images without boxes count; None for evaluation.
+
+    Raises:
+        InputError: the split has a category that the model does not know, or the recipe needs a library that is absent.
     """
 
     def __init__(self, split: Split, categories: list[Category], recipe: Recipe | None = None) -> None:
@@ -85,20 +90,42 @@ class CocoDataset(Dataset["Sample | BadImage"]):
         self.recipe = recipe
         self.epoch = 0
         self.images = split.images
+        if recipe is not None:
+            check_augmentation(recipe)
         if recipe is not None and not recipe.keep_empty:
             self.images = [image for image in split.images if len(self._boxes(image)[1])]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Sample | BadImage:
-        entry = self.images[index]
+    def augmented(self, draw: Draw) -> Augmented | BadImage:
+        """An image as the recipe augments it in an epoch: a function of the recipe, the epoch and the image alone."""
+        assert self.recipe is not None
+        entry = self.images[draw.index]
+        image = self._image(entry)
+        if isinstance(image, BadImage):
+            return image
+        boxes, labels = self._boxes(entry)
+        return augment(image, boxes, labels, self.recipe, draw.epoch, entry.id)
+
+    def _image(self, entry: ImageEntry) -> Tensor | BadImage:
         try:
             image = read_image(entry.path)
         except Exception as error:  # PIL raises many kinds on a damaged file
-            return BadImage(
-                f"{entry.path}: not a readable image: {one_line(error)} (image id {entry.id})", entry.id
-            )
+            fault = f"not a readable image: {one_line(error)}"
+        else:
+            height, width = image.shape[1:]
+            if (width, height) == (entry.width, entry.height):
+                return image
+            # The file has changed since it was checked.
+            fault = f"the image is {width}x{height} pixels, its entry says {entry.width}x{entry.height}"
+        return BadImage(f"{entry.path}: {fault} (image id {entry.id})", entry.id)
+
+    def __getitem__(self, index: int) -> Sample | BadImage:
+        entry = self.images[index]
+        image = self._image(entry)
+        if isinstance(image, BadImage):
+            return image
         boxes, labels = self._boxes(entry)
         if self.recipe is not None:
             # A generator of its own for each image and epoch: the same flips for any number of workers.
@@ -124,16 +151,6 @@ def readable(batch: Batch, problems: Problems) -> list[Sample]:
         if isinstance(sample, BadImage):
             problems.report(sample.message)
     return [sample for sample in batch if isinstance(sample, Sample)]
-
-
-def flip(image: Tensor, boxes: Tensor, horizontal: bool) -> tuple[Tensor, Tensor]:
-    """Mirror an image [3, H, W] and its xyxy boxes [G, 4]: x becomes W - x, or y becomes H - y."""
-    x1, y1, x2, y2 = boxes.unbind(1)
-    if horizontal:
-        width = image.shape[2]
-        return image.flip(2), torch.stack((width - x2, y1, width - x1, y2), dim=1)
-    height = image.shape[1]
-    return image.flip(1), torch.stack((x1, height - y2, x2, height - y1), dim=1)
 
 
 def category_ids(categories: list[Category], split: Split) -> list[int | None]:

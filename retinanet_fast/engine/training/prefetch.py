@@ -1,0 +1,2 @@
+def DevicePrefetcher(batches, device):
+    return iter(batches)
