@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from retinanet_fast.cli.arguments import recipe_of
 from retinanet_fast.cli.evaluating import running_recipe
 from retinanet_fast.cli.inputs import amount, required, say, say_skipped
+from retinanet_fast.cli.recipe_flags import recipe_of
 from retinanet_fast.engine.errors import InputError, Problems
 
 

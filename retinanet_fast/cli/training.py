@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from retinanet_fast.cli.arguments import overrides, recipe_of
 from retinanet_fast.cli.inputs import amount, location_of, required, say, say_skipped
+from retinanet_fast.cli.recipe_flags import overrides, recipe_of
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.threads import Load, set_threads

@@ -168,7 +168,8 @@ def start_from(model: nn.Module, path: str) -> str:
 
     Raises:
         InputError: nothing in the file fits, or the ResNet is not filled. Its first layers and its batch norm are
-            frozen, so that they would stay as they were drawn.
+            frozen, so that they would stay as they were drawn. Or the file's backbone has batch norm where the model's
+            has group norm.
     """
     try:
         report = load_weights(model, path, strict=False)
@@ -179,4 +180,7 @@ def start_from(model: nn.Module, path: str) -> str:
     body = [name for name in model.state_dict() if name.startswith(BODY) and not name.endswith("_tracked")]
     if absent := [name for name in body if name not in report.loaded]:
         raise InputError(f"{path}: weights of another backbone: {absent[0]} is not taken from it ({report})")
+    grouped = any(name.startswith(BODY) for name, m in model.named_modules() if isinstance(m, nn.GroupNorm))
+    if grouped and any(name.endswith("running_mean") for name in report.unused):
+        raise InputError(f"{path}: weights of a backbone with batch norm, but the recipe's norm is group")
     return str(report)

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class RunRecord:
             Start(time, shlex.join(sys.argv), step, str(device), processes, torch.get_num_threads())
         )
         self.commit = source_commit()
-        self.versions = dict(environment.describe())
+        self.versions = {**dict(environment.describe()), **optional_versions()}
         return self
 
     def check_data(self, now: Mapping[str, DataRecord]) -> None:
@@ -140,6 +141,17 @@ class RunRecord:
             return cls(**known)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{source}: a damaged record of a run: {error}") from None
+
+
+def optional_versions() -> dict[str, str]:
+    """Versions of the packages without which a run goes on, but with fewer files or choices."""
+    found = {}
+    for package in ("tensorboard", "torchvision"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def source_commit() -> str | None:

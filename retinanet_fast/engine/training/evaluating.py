@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from retinanet_fast.engine.errors import Stopped
+from retinanet_fast.engine.evaluation.coco_numbers import evaluate
 from retinanet_fast.engine.evaluation.detect import detect
-from retinanet_fast.engine.evaluation.evaluate import evaluate
 from retinanet_fast.engine.training.hooks import Hook
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.signals import StopRequest
@@ -36,11 +36,12 @@ class Evaluate(Hook):
                 processes=run.processes,
                 stop=self._check,
             )
-            if found is not None:
-                run.evaluation = evaluate(split, found.results, found.image_ids)
-                record.update(run.evaluation.numbers)
-                record["eval_images_per_second"] = found.images_per_second
-            pass
+            with run.processes.patiently():
+                if found is not None:
+                    run.detected = found
+                    run.evaluation = evaluate(split, found.results, found.image_ids)
+                    record.update(run.evaluation.numbers)
+                    record["eval_images_per_second"] = found.images_per_second
         run.state.model.train()
 
     def _check(self) -> None:
