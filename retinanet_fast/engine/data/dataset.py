@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from retinanet_fast.engine.data.augment import Augmented, augment, check_augmentation
 from retinanet_fast.engine.data.coco import Category, ImageEntry, Split
 from retinanet_fast.engine.data.image_cache import ImageCache
 from retinanet_fast.engine.data.order import Draw
 from retinanet_fast.engine.errors import InputError, Problems, one_line
-from retinanet_fast.engine.files import ctrl_c_held
 from retinanet_fast.engine.recipe import Recipe
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from retinanet_fast.engine.data.coco import ImageEntry, Split
@@ -71,15 +70,10 @@ def _compare(split: Split, entry: ImageEntry, found: list[Label], index_of: dict
 def _found(split: Split, found: Detected, image_id: int, index_of: dict[int, int]) -> list[Label]:
     """The detections on an image that are drawn, the highest score last."""
     results = found.results
-    rows = np.flatnonzero((results.image_id == image_id) & (results.score >= SCORE))
+    drawn = results.rows((results.image_id == image_id) & (results.score >= SCORE))
     return [
-        _label(
-            split,
-            index_of[int(results.category_id[row])],
-            results.bbox[row].tolist(),
-            f" {results.score[row]:.2f}",
-        )
-        for row in rows[np.argsort(results.score[rows], kind="stable")]
+        _label(split, index_of[row["category_id"]], row["bbox"], f" {row['score']:.2f}")
+        for row in sorted(drawn.to_list(), key=lambda row: row["score"])
     ]
 
 
