@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
 from retinanet_fast.cli.exporting import export_command
+from retinanet_fast.cli.training import train_command
 from retinanet_fast.cli.waiting import choose_waiting
 from retinanet_fast.engine.errors import CheckError, InputError, Stopped, TrainingError, describe_import_error
 
 COMMANDS = {
     "demo": commands.demo_command,
-    "train": commands.train_command,
+    "train": train_command,
     "eval": commands.eval_command,
     "predict": commands.predict_command,
     "export": export_command,

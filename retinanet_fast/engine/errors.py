@@ -92,3 +92,9 @@ class Problems:
         noun = "entry" if len(new) == 1 else "entries"
         rest = ", ..." if len(new) > shown else ""
         return f"left out {len(new)} bad {noun}: {'; '.join(new[:shown])}{rest}"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's first line, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

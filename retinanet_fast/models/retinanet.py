@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ class RetinaNet(nn.Module):
         score_thresh, nms_thresh, detections_per_img, topk_candidates: see ``ops.retinanet_detect``.
         fg_iou_thresh, bg_iou_thresh: ``high_threshold`` and ``low_threshold`` of ``ops.match_anchors``.
         alpha, gamma, smooth_l1_beta: see ``ops.retinanet_loss``.
+        allow_low_quality_matches: of ``ops.match_anchors``.
+        loss_function: used instead of ``ops.retinanet_loss`` and called as it is: with the head's levels, the anchors,
+            boxes and labels, and the keywords ``gt_counts`` and ``model.loss_options``. Training returns its dict of
+            losses. ``model.loss_function`` may also be set later; the weights of a module there are the model's.
         box_loss: the same. By default "l1", or what a regression head of torchvision's asks for.
         **transform_options: ``size_divisible`` and ``fixed_size`` of ``DetectionTransform``.
     """
@@ -78,6 +82,8 @@ class RetinaNet(nn.Module):
         gamma: float = 2.0,
         box_loss: str | None = None,
         smooth_l1_beta: float = 1 / 9,
+        allow_low_quality_matches: bool = True,
+        loss_function: Callable[..., dict[str, Tensor]] = ops.retinanet_loss,
         **transform_options: Any,
     ) -> None:
         super().__init__()
@@ -102,9 +108,12 @@ class RetinaNet(nn.Module):
             "smooth_l1_beta": smooth_l1_beta,
             "high_threshold": getattr(proposal_matcher, "high_threshold", fg_iou_thresh),
             "low_threshold": getattr(proposal_matcher, "low_threshold", bg_iou_thresh),
-            "allow_low_quality_matches": getattr(proposal_matcher, "allow_low_quality_matches", True),
+            "allow_low_quality_matches": getattr(
+                proposal_matcher, "allow_low_quality_matches", allow_low_quality_matches
+            ),
         }
         self.box_loss_of_head = box_loss is None
+        self.loss_function = loss_function
         self.register_load_state_dict_pre_hook(rename_old_keys)
 
     def forward(
@@ -159,7 +168,7 @@ class RetinaNet(nn.Module):
         head_outputs: Mapping[str, Sequence[Tensor]],
         anchors: Tensor | AnchorGrid,
     ) -> dict[str, Tensor]:
-        """The two losses of the head's outputs, whose levels are read where they lie."""
+        """The losses of the head's outputs by ``loss_function``; the usual one reads the levels where they lie."""
         boxes: Sequence[Tensor] | Tensor
         labels: Sequence[Tensor] | Tensor
         if isinstance(targets, Mapping):
@@ -168,7 +177,7 @@ class RetinaNet(nn.Module):
             boxes, labels = ([target[key] for target in targets] for key in ("boxes", "labels"))
             counts = None
         options = {**self.loss_options, **(box_loss_of(self.head) if self.box_loss_of_head else {})}
-        return ops.retinanet_loss(
+        return self.loss_function(
             head_outputs["cls_logits"],
             head_outputs["bbox_regression"],
             anchors,

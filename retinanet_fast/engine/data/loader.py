@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from retinanet_fast.engine.data.augment import Augmented
 from retinanet_fast.engine.data.batch import Batch, collate
 from retinanet_fast.engine.data.dataset import BadImage, CocoDataset
+from retinanet_fast.engine.data.image_cache import ImageCache
 from retinanet_fast.engine.data.order import Draw, TrainOrder, shares
-from retinanet_fast.engine.data.workers import signals_held, start_worker
+from retinanet_fast.engine.data.workers import start_worker, starting_workers
 from retinanet_fast.engine.errors import InputError, TrainingError
 from retinanet_fast.engine.recipe import Recipe
 
@@ -50,6 +51,9 @@ def train_batches(
         InputError: no image of the data set can be read.
         TrainingError: a worker process was killed.
     """
+    workers = num_workers(recipe, device)
+    if workers == 0:
+        dataset.cache = ImageCache()
     steps = _Steps(dataset, order, recipe, device, rank, world_size)
     loader: DataLoader[Any] = DataLoader(
         steps,
@@ -57,11 +61,11 @@ def train_batches(
         sampler=range(first_step, last_step),
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # else each loader would take a number from torch's own
-        num_workers=num_workers(recipe, device),
+        num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
     )
-    with signals_held():
+    with starting_workers():
         batches = iter(loader)
     while True:
         try:
@@ -122,7 +126,7 @@ class _Steps(Dataset["list[Batch] | _NoImage"]):
             found = [self._readable(draw, messages) for draw in share or draws[:1]]
             samples = [sample for sample in found if sample is not None]
             if len(samples) < len(found):
-                annotations = self.dataset.split.annotations
+                annotations = self.dataset.annotations
                 return _NoImage(f"{annotations}: no readable image: the data set is empty; {messages[0]}")
             batch = collate(samples, self.size_divisible, self.rows)
             if self.on_gpu:  # packed here, in a worker process, and not in the one that trains

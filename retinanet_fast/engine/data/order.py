@@ -40,15 +40,15 @@ class TrainOrder:
         groups = (self.tall.count(False), self.tall.count(True))
         batches = sum(-(-count // recipe.batch_size) for count in groups)
         self.steps_per_epoch = min(batches, recipe.epoch_steps or batches)
-        self._epoch = -1
-        self._batches: list[list[int]] = []
+        self._epochs: dict[int, list[list[int]]] = {}
 
     def batch(self, step: int) -> list[Draw]:
         """The images of a step, which counts from 0 over the whole run."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._batches = epoch, self._shuffled(epoch)
-        return [Draw(index, epoch) for index in self._batches[place]]
+        if epoch not in self._epochs:
+            # Two are kept: about an epoch's end batches of the next one are loaded ahead.
+            self._epochs = dict([*list(self._epochs.items())[-1:], (epoch, self._shuffled(epoch))])
+        return [Draw(index, epoch) for index in self._epochs[epoch][place]]
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         draw = random.Random(f"order {self.recipe.seed} {epoch}")

@@ -22,11 +22,24 @@ HELD = {signal.SIGINT, signal.SIGTERM} if hasattr(signal, "sigtimedwait") else {
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the end of the block. Workers that start in it do not receive them at all.
+def starting_workers() -> Iterator[None]:
+    """Start a loader's workers in this block. Ctrl-C and SIGTERM wait until its end, and never reach the workers.
 
-    Both signals often go to the whole group of processes; what follows is the main process's to decide.
+    Both signals often go to the whole group of processes; what follows is the main process's to decide. And where a
+    worker is killed, that is an error of the next batch that is asked for, not, as torch's handler makes it, of
+    whatever the main process does at the moment.
     """
+    child_handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    try:
+        with _signals_held():
+            yield
+    finally:
+        if child_handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, child_handler)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         with ctrl_c_held():
             yield

@@ -40,7 +40,7 @@ class Evaluate(Hook):
                 run.evaluation = evaluate(split, found.results, found.image_ids)
                 record.update(run.evaluation.numbers)
                 record["eval_images_per_second"] = found.images_per_second
-            run.processes.wait_for_main()
+            pass
         run.state.model.train()
 
     def _check(self) -> None:

@@ -6,13 +6,10 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from retinanet_fast.engine.data.batch import Batch
 from retinanet_fast.engine.data.order import TrainOrder
-from retinanet_fast.engine.errors import InputError, Stopped, TrainingError
+from retinanet_fast.engine.errors import Stopped, TrainingError
 from retinanet_fast.engine.recipe.schedule import learning_rate
 from retinanet_fast.engine.training.hooks import Hook, StepReport
 from retinanet_fast.engine.training.nonfinite import explain
@@ -141,6 +138,7 @@ class Loop:
         except Stopped:
             self.saver.save()
             raise
+        record["times"] = run.clock.take()
         run.history.append(record)
         state.epoch_losses, state.skipped, state.epoch_seconds = [], 0, 0.0
         self.saver.save(epoch_end=True)
