@@ -9,10 +9,10 @@ from typing import Any
 
 import data_sets
 import torch
+from retinanet_fast.engine.evaluation.evaluate import NAMES, Detected, evaluate
 
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.errors import Problems
-from retinanet_fast.engine.evaluation.evaluate import NAMES, Detected, evaluate
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.training.clock import PhaseClock
 from retinanet_fast.engine.training.hooks import Hook, StepReport

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from retinanet_fast.engine.evaluation.evaluate import Evaluation
+from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.reporting.pictures import Compared
 from retinanet_fast.engine.reporting.timing import MOST_SHOWN, OpTiming
