@@ -32,6 +32,7 @@ def train_command(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace, device: Any, processes: Processes, start: Load) -> None:
     from retinanet_fast.engine.data.coco import read_split
+    from retinanet_fast.engine.precision import describe
     from retinanet_fast.engine.reporting.hooks import choose_tensorboard, reporting_hooks
     from retinanet_fast.engine.run_folder import RunFolder
     from retinanet_fast.engine.training.run import Run
@@ -46,7 +47,7 @@ def _train(options: argparse.Namespace, device: Any, processes: Processes, start
     run = Run(recipe, train_split, val_split, options.out, device, problems, say, processes, record=record)
     before = record.starts[-1].threads if record is not None and not recipe.threads else 0
     threads = set_threads(recipe.threads or before, start)
-    where = f"{device}, {threads}" + (
+    where = f"{device}, {threads}, {describe(recipe.precision, device)}" + (
         f", {processes.world_size} processes" if processes.world_size > 1 else ""
     )
     run.say(f"train: {amount(train_split)}, {len(train_split.categories)} categories, on {where}")

@@ -19,7 +19,7 @@ from retinanet_fast.models.weights import settings_of
 
 
 class Saver:
-    """Writes a run's checkpoints: ``best.pt``, and ``last.pt`` after each epoch, every ``checkpoint_minutes``, at a stop.
+    """Writes a run's checkpoints: ``best.pt``, and ``last.pt`` after epochs, every ``checkpoint_minutes``, at a stop.
 
     Each is whole at every moment. ``best.pt`` is written before the ``last.pt`` that knows of its epoch: a process that
     is killed between the two does the epoch again.
