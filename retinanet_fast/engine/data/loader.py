@@ -110,7 +110,7 @@ def eval_loader(
 
 def read(loader: DataLoader[Any]) -> Iterator[Any]:
     """The loader's batches. Its workers leave signals to the main process."""
-    with signals_held():
+    with starting_workers():
         return iter(loader)
 
 
