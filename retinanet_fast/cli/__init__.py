@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
+from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
 from retinanet_fast.cli.training import train_command
 from retinanet_fast.cli.waiting import choose_waiting
@@ -26,7 +27,7 @@ from retinanet_fast.engine.errors import (
 COMMANDS = {
     "demo": commands.demo_command,
     "train": train_command,
-    "eval": commands.eval_command,
+    "eval": eval_command,
     "predict": commands.predict_command,
     "export": export_command,
     "info": commands.info_command,

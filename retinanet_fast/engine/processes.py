@@ -75,7 +75,7 @@ class Processes:
     def patiently(self) -> Iterator[Callable[[], None]]:
         """A block of work that one process may be hours longer at than another. At its end each waits for all.
 
-        An error in one process is raised in all. The block gets a function that looks whether there was one: call it
+        An error in one process is raised in all, ``Stopped`` too. The block gets a function that raises it: call it
         now and then in long work. ::
 
             with processes.patiently():
@@ -83,11 +83,12 @@ class Processes:
                     numbers = evaluate(split, found.results)
 
         Raises:
-            ProcessLost: another process is gone: it was not heard of for ``meeting.SILENCE`` seconds.
+            ProcessLost: another process failed by a defect.
         """
         if self.world_size == 1:
             yield lambda: None
             return
+        # The store of the process group, which is free here: no collective call is going on.
         meeting = Meeting(_get_default_store(), self.rank, self.world_size, f"meeting {next(_meetings)}")
         with meeting.block():
             yield meeting.check

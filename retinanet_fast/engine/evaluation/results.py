@@ -32,8 +32,11 @@ class Results:
 
     def by_image(self) -> Results:
         """Ordered by image id; an image's own detections stay in their order."""
-        order = np.argsort(self.image_id, kind="stable")
-        return Results(self.image_id[order], self.category_id[order], self.bbox[order], self.score[order])
+        return self.rows(np.argsort(self.image_id, kind="stable"))
+
+    def rows(self, which: np.ndarray) -> Results:
+        """The rows of an index or of a mask."""
+        return Results(self.image_id[which], self.category_id[which], self.bbox[which], self.score[which])
 
     def to_list(self) -> list[dict[str, Any]]:
         """One object per detection, as the format's json has them."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from retinanet_fast.engine.data.coco import ImageEntry, Split
 from retinanet_fast.engine.data.dataset import read_image
-from retinanet_fast.engine.evaluation.evaluate import Detected
+from retinanet_fast.engine.evaluation.detect import Detected
 from retinanet_fast.engine.prediction.draw import Label, draw_boxes
 from retinanet_fast.engine.prediction.predict import to_picture
 
@@ -69,10 +69,11 @@ def _compare(split: Split, entry: ImageEntry, found: list[Label], index_of: dict
 
 def _found(split: Split, found: Detected, image_id: int, index_of: dict[int, int]) -> list[Label]:
     """The detections on an image that are drawn, the highest score last."""
-    rows = [row for row in found.results if row["image_id"] == image_id and row["score"] >= SCORE]
+    results = found.results
+    drawn = results.rows((results.image_id == image_id) & (results.score >= SCORE))
     return [
         _label(split, index_of[row["category_id"]], row["bbox"], f" {row['score']:.2f}")
-        for row in sorted(rows, key=lambda row: row["score"])
+        for row in sorted(drawn.to_list(), key=lambda row: row["score"])
     ]
 
 
