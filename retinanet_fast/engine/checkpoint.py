@@ -49,8 +49,7 @@ class Checkpoint:
         scaler: the state of float16's gradient scaler.
         progress: None in a file of format 1.
         problems: what was left out of the data set so far.
-        threads: the CPU threads that the run computes with; other numbers of them round otherwise. 0: not known.
-        run_id: tells the files of one run from those of an earlier one in its folder.
+        record: what ``run.json`` says, with which the run can be resumed; see ``RunRecord``.
     """
 
     model: dict[str, Tensor]
@@ -64,8 +63,7 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
     problems: list[str] = field(default_factory=list)
-    threads: int = 0
-    run_id: str = ""
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -87,8 +85,7 @@ class Checkpoint:
             "scaler": self.scaler,
             "progress": dataclasses.asdict(self.progress) if self.progress is not None else None,
             "problems": self.problems,
-            "threads": self.threads,
-            "run_id": self.run_id,
+            "record": self.record,
         }
         write_atomically(path, lambda file: torch.save(content, file))
 
@@ -129,8 +126,7 @@ def load(run_or_file: Path) -> Checkpoint:
             scaler=content.get("scaler", {}),
             progress=Progress(**progress) if progress is not None else None,
             problems=content.get("problems", []),
-            threads=content.get("threads", 0),
-            run_id=content.get("run_id", ""),
+            record=content.get("record", {}),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: a damaged checkpoint: {one_line(error)}") from None
@@ -172,7 +168,8 @@ def start_from(model: nn.Module, path: str) -> str:
 
     Raises:
         InputError: nothing in the file fits, or the ResNet is not filled. Its first layers and its batch norm are
-            frozen, so that they would stay as they were drawn.
+            frozen, so that they would stay as they were drawn. Or the file's backbone has batch norm where the model's
+            has group norm.
     """
     try:
         report = load_weights(model, path, strict=False)
@@ -183,4 +180,7 @@ def start_from(model: nn.Module, path: str) -> str:
     body = [name for name in model.state_dict() if name.startswith(BODY) and not name.endswith("_tracked")]
     if absent := [name for name in body if name not in report.loaded]:
         raise InputError(f"{path}: weights of another backbone: {absent[0]} is not taken from it ({report})")
+    grouped = any(name.startswith(BODY) for name, m in model.named_modules() if isinstance(m, nn.GroupNorm))
+    if grouped and any(name.endswith("running_mean") for name in report.unused):
+        raise InputError(f"{path}: weights of a backbone with batch norm, but the recipe's norm is group")
     return str(report)

@@ -72,6 +72,16 @@ class RunFolder:
         return self.path / METRICS_TABLE
 
     @property
+    def loss_plot(self) -> Path:
+        """The losses over the steps."""
+        return self.path / LOSS_PLOT
+
+    @property
+    def ap_plot(self) -> Path:
+        """AP over the epochs."""
+        return self.path / AP_PLOT
+
+    @property
     def page(self) -> Path:
         """The page that shows the run."""
         return self.path / PAGE

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,18 @@ class DataRecord:
 
 @dataclass
 class Start:
-    """One start of a run: when, by which command, from which step, and on what."""
+    """One start of a run: when, by which command, from which step, and on what.
+
+    Sums are rounded otherwise by other numbers of threads or processes: a resumed run keeps those of its last start.
+    """
 
     time: str
     command: str
     step: int
     device: str
     processes: int
+    threads: int
+    precision: str = ""  # of the multiplications
 
 
 @dataclass
@@ -85,12 +91,16 @@ class RunRecord:
         """Whether this is not the run's first start."""
         return len(self.starts) > 1
 
-    def started(self, device: torch.device, processes: int, step: int = 0) -> RunRecord:
+    def started(self, device: torch.device, processes: int, step: int = 0, precision: str = "") -> RunRecord:
         """Note a start, made by this program now, at ``step``; returns the record itself."""
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.starts.append(Start(time, shlex.join(sys.argv), step, str(device), processes))
+        self.starts.append(
+            Start(
+                time, shlex.join(sys.argv), step, str(device), processes, torch.get_num_threads(), precision
+            )
+        )
         self.commit = source_commit()
-        self.versions = dict(environment.describe())
+        self.versions = {**dict(environment.describe()), **optional_versions()}
         return self
 
     def check_data(self, now: Mapping[str, DataRecord]) -> None:
@@ -134,6 +144,17 @@ class RunRecord:
             return cls(**known)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{source}: a damaged record of a run: {error}") from None
+
+
+def optional_versions() -> dict[str, str]:
+    """Versions of the packages without which a run goes on, but with fewer files or choices."""
+    found = {}
+    for package in ("tensorboard", "torchvision"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def source_commit() -> str | None:

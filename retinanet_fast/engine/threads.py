@@ -43,6 +43,27 @@ def choose_threads(cores: int, others: float) -> int:
     return max(1, cores - round(others))
 
 
+def set_threads(wanted: int, start: Load) -> str:
+    """Set the number of threads of PyTorch's operations, and say why it is what it is.
+
+    Args:
+        wanted: the number; 0 chooses, unless OMP_NUM_THREADS has chosen already.
+        start: a moment of this program to judge by what other programs have used since.
+    """
+    import torch
+
+    cores, others = available_cores(), Load.now().others_since(start)
+    reason = ""
+    if wanted == 0 and "OMP_NUM_THREADS" in os.environ:
+        wanted, reason = torch.get_num_threads(), " (OMP_NUM_THREADS)"
+    elif wanted == 0:
+        wanted = choose_threads(min(cores, torch.get_num_threads()), others)
+        if wanted < cores and others >= 0.5:
+            reason = f": other programs keep {others:.1f} of {cores} cores busy (--threads changes it)"
+    torch.set_num_threads(wanted)
+    return f"{wanted} thread{'s' if wanted > 1 else ''}{reason}"
+
+
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -83,6 +83,37 @@ def train_batches(
         yield item
 
 
+def eval_loader(
+    dataset: CocoDataset,
+    batch_size: int,
+    recipe: Recipe,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Any]:
+    """Batches for evaluation, in the data set's own order; every ``world_size``-th batch is the process's.
+
+    The batches are the same for any number of processes, and so are the detections: an image's depend on its batch in
+    their last bits, through the padding.
+    """
+    starts = range(rank * batch_size, len(dataset), world_size * batch_size)
+    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]  # ranges are sequences
+        num_workers=num_workers(recipe, device),
+        pin_memory=device.type == "cuda",
+        collate_fn=list,
+        worker_init_fn=start_worker,
+    )
+
+
+def read(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches. Its workers leave signals to the main process."""
+    with starting_workers():
+        return iter(loader)
+
+
 def num_workers(recipe: Recipe, device: torch.device) -> int:
     """On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding."""
     if recipe.workers >= 0:
@@ -114,7 +145,8 @@ class _Steps(Dataset["list[Batch] | _NoImage"]):
         self.parts = world_size * recipe.accumulate
         self.own = slice(rank * recipe.accumulate, (rank + 1) * recipe.accumulate)
         self.size_divisible = recipe.size_divisible
-        self.rows = GPU_TARGET_ROWS if device.type == "cuda" else 1
+        self.on_gpu = device.type == "cuda"
+        self.rows = GPU_TARGET_ROWS if self.on_gpu else 1
         self.bad: dict[int, str] = {}  # by index: each is opened once by each worker
 
     def __getitem__(self, step: int) -> list[Batch] | _NoImage:
@@ -128,6 +160,8 @@ class _Steps(Dataset["list[Batch] | _NoImage"]):
                 annotations = self.dataset.annotations
                 return _NoImage(f"{annotations}: no readable image: the data set is empty; {messages[0]}")
             batch = collate(samples, self.size_divisible, self.rows)
+            if self.on_gpu:  # packed here, in a worker process, and not in the one that trains
+                batch = batch.pack()
             batch.weight, batch.messages = len(share) / len(draws), messages
             batches.append(batch)
         return batches

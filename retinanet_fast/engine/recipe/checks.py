@@ -77,8 +77,8 @@ def _ranges(recipe: Recipe) -> Iterator[str]:
                 yield f"{name}: expected a number {expected}, got {value}"
     if recipe.alpha != -1 and not 0 <= recipe.alpha <= 1:
         yield f"alpha: expected a number from 0 to 1, or -1 for none, got {recipe.alpha}"
-    if not 0 <= recipe.trainable_layers <= 5:
-        yield f"trainable_layers: expected 0 to 5, got {recipe.trainable_layers}"
+    if not -1 <= recipe.trainable_layers <= 5:
+        yield f"trainable_layers: expected 0 to 5, or -1 to choose, got {recipe.trainable_layers}"
     if recipe.workers < -1:
         yield f"workers: expected -1 to choose, or a number of processes, got {recipe.workers}"
 
@@ -95,8 +95,23 @@ def _lengths(recipe: Recipe) -> Iterator[str]:
 
 
 def _together(recipe: Recipe) -> Iterator[str]:
-    if (recipe.head_norm or recipe.arch == V2) and recipe.fpn_channels % GROUP_CHANNELS:
+    grouped = recipe.head_norm == "group" or (recipe.head_norm == "auto" and recipe.arch == V2)
+    if grouped and recipe.fpn_channels % GROUP_CHANNELS:
         yield f"fpn_channels: expected a multiple of {GROUP_CHANNELS} with group norm, got {recipe.fpn_channels}"
+    if recipe.norm == "frozen_batch" and not recipe.init:
+        yield "norm: frozen_batch needs weights to freeze, a file in init; without one, choose another norm"
+    if recipe.trainable_layers in range(5) and not recipe.init:
+        yield (
+            f"trainable_layers: expected -1 or 5 without init, since frozen layers would stay as they were drawn, "
+            f"got {recipe.trainable_layers}"
+        )
+    if "/" in recipe.arch and recipe.trainable_layers in range(5):
+        yield (
+            f"trainable_layers: expected -1 or 5 with arch {recipe.arch}, all of which is trained, "
+            f"got {recipe.trainable_layers}"
+        )
+    if "/" in recipe.arch and recipe.norm == "group":
+        yield f"norm: group goes with ResNets of this package, not with arch {recipe.arch}; choose another norm"
     if recipe.bg_iou_thresh > recipe.fg_iou_thresh:
         yield f"bg_iou_thresh: expected at most fg_iou_thresh, {recipe.fg_iou_thresh}, got {recipe.bg_iou_thresh}"
     if recipe.accumulate > recipe.batch_size:

@@ -37,11 +37,18 @@ def from_dict(values: dict[str, Any], source: str) -> Recipe:
 
 
 def _of_today(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of an older file or checkpoint by today's names: ``amp`` was ``precision`` auto or float32."""
+    """The values of an older file or checkpoint as today's.
+
+    ``head_norm`` was false or true; ``amp``, which every older checkpoint has, was ``precision`` float32 or auto, and
+    3 was the default of ``trainable_layers``, without ``init`` too.
+    """
     values = dict(values)
-    if isinstance(amp := values.get("amp"), bool) and "precision" not in values:
-        del values["amp"]
-        values["precision"] = "auto" if amp else "float32"
+    if isinstance(values.get("head_norm"), bool):
+        values["head_norm"] = "group" if values["head_norm"] else "auto"
+    if isinstance(values.get("amp"), bool) and "precision" not in values:
+        values["precision"] = "auto" if values.pop("amp") else "float32"
+        if values.get("trainable_layers") == 3:
+            values["trainable_layers"] = -1
     return values
 
 

@@ -19,7 +19,7 @@ def to_toml(recipe: Recipe) -> str:
         lines = [f"# {section.capitalize()}"]
         for field in members:
             setting = f"{field.name:<{width}} = {_toml(getattr(recipe, field.name))}"
-            lines.append(f"{setting:<44}  # {describe(field)}")
+            lines.append(f"{setting:<48}  # {describe(field)}")
         sections.append("\n".join(lines) + "\n")
     return "\n".join(sections)
 
@@ -27,7 +27,7 @@ def to_toml(recipe: Recipe) -> str:
 def describe(field: dataclasses.Field[Any]) -> str:
     """A value's description in one line, with the words that are allowed."""
     doc, choices = field.metadata["doc"], field.metadata["choices"]
-    return "; ".join(filter(None, [", ".join(choices), doc]))
+    return f"{doc} ({', '.join(choices)})" if choices else doc
 
 
 def _toml(value: Any) -> str:

@@ -47,11 +47,13 @@ class Recipe:
     fpn_channels: int = _model(256, "channels of the feature pyramid and of the head")
     norm: str = _model(
         "auto",
-        "of the ResNet; auto: frozen_batch with init (batch of v2), otherwise batch; sync_batch: over all GPUs",
+        "of the backbone; auto: batch, but frozen_batch of a ResNet (not v2) with init; sync_batch: over all GPUs",
         *("auto", "batch", "sync_batch", "frozen_batch", "group"),
     )
-    head_norm: bool = _model(
-        False, "group norm in the head: learns faster from scratch (resnet50_v2 always has it)"
+    head_norm: str = _model(
+        "auto",
+        "of the head; auto: group of resnet50_v2, otherwise none; group learns faster from scratch",
+        *("auto", "none", "group"),
     )
     identity_start: bool = _model(
         False, "residual blocks and head start near the identity: learns faster from scratch"
@@ -60,15 +62,19 @@ class Recipe:
         "", "file of weights to start from, a checkpoint, or torchvision's, detectron2's or mmdetection's"
     )
     trainable_layers: int = _model(
-        3,
-        "with init, how many of the ResNet's 5 layers are trained, the last ones; timm's and torchvision's: 5",
+        -1,
+        "with init, how many of a ResNet's 5 layers are trained, the last ones; -1: 3 (of timm/NAME and such: all)",
     )
     anchor_sizes: list[int] = _model([32, 64, 128, 256, 512], "smallest anchor of each level, in pixels")
     aspect_ratios: list[float] = _model([0.5, 1.0, 2.0], "anchor heights over widths")
 
     alpha: float = _loss(0.25, "focal loss: weight of foreground, background has 1 - alpha; -1: both have 1")
     gamma: float = _loss(2.0, "focal loss: exponent that plays down what is easy")
-    box_loss: str = _loss("auto", "auto: l1, of resnet50_v2 giou", *("auto", "l1", "smooth_l1", "giou"))
+    box_loss: str = _loss(
+        "auto",
+        "of the deltas, or giou of the boxes; auto: l1, for resnet50_v2 giou",
+        *("auto", "l1", "smooth_l1", "giou"),
+    )
     smooth_l1_beta: float = _loss(1 / 9, "where smooth_l1 turns from square to linear")
     fg_iou_thresh: float = _loss(0.5, "anchors with an object of at least this IoU are foreground")
     bg_iou_thresh: float = _loss(0.4, "anchors below this IoU with every object are background")
@@ -100,7 +106,7 @@ class Recipe:
     epoch_steps: int = _optimisation(
         0, "at most so many steps per epoch, for large data sets; 0 takes every image"
     )
-    optimizer: str = _optimisation("sgd", "", *("sgd", "adamw"))
+    optimizer: str = _optimisation("sgd", "SGD with momentum, or AdamW", *("sgd", "adamw"))
     lr: float = _optimisation(0.01, "learning rate after the warm-up")
     lr_batch_size: int = _optimisation(
         0, "images per step that lr is meant for: it is scaled by batch_size / this; 0: lr as written"
@@ -119,7 +125,11 @@ class Recipe:
     step_gamma: float = _optimisation(0.1, "factor at each step")
     seed: int = _optimisation(0, "seed of weights, order and augmentation")
 
-    nonfinite: str = _safety("stop", "on a loss or gradient that is not finite", *("stop", "skip"))
+    nonfinite: str = _safety(
+        "stop",
+        "on a loss that is not finite, before the weights change: stop, or skip the step",
+        *("stop", "skip"),
+    )
     max_skips: int = _safety(10, "with nonfinite skip, stop all the same after so many steps in a row")
 
     score_thresh: float = _detection(0.05, "detections below this score are dropped")
@@ -139,7 +149,9 @@ class Recipe:
     channels_last: bool = _running(True, "keep activations channels_last")
     compile: bool = _running(False, "compile backbone and head by torch.compile, once per padded size")
     cuda_graph: bool = _running(False, "replay each step as one CUDA graph, where sizes are fixed")
-    checkpoint_minutes: float = _running(5.0, "minutes between checkpoints within an epoch")
+    checkpoint_minutes: float = _running(
+        5.0, "minutes between checkpoints within an epoch; 0: only after each epoch"
+    )
     keep_checkpoints: int = _running(1, "last checkpoints kept, beside the best")
 
     def __post_init__(self) -> None:

@@ -138,6 +138,7 @@ class Loop:
         except Stopped:
             self.saver.save()
             raise
+        record["times"] = run.clock.take()
         run.history.append(record)
         state.epoch_losses, state.skipped, state.epoch_seconds = [], 0, 0.0
         self.saver.save(epoch_end=True)

@@ -11,9 +11,11 @@ import torch
 
 from retinanet_fast.engine.data.coco import Split
 from retinanet_fast.engine.errors import Problems
-from retinanet_fast.engine.evaluation.evaluate import Evaluation
+from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
+from retinanet_fast.engine.evaluation.detect import Detected
 from retinanet_fast.engine.processes import Processes
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.run_record import RunRecord
 from retinanet_fast.engine.training.clock import PhaseClock
 from retinanet_fast.engine.training.state import TrainState
 
@@ -26,7 +28,8 @@ class Run:
         say: prints a line, in the main process alone.
         state: set when the run starts.
         history: one record per epoch, as in ``metrics.jsonl``.
-        evaluation: the last one.
+        evaluation: the last one; its detections are ``detected``. Both are in the main process alone.
+        record: what is written down of it; made when the run starts, or, to resume one, that of ``saved_record``.
         steps_per_epoch: set when the run starts.
     """
 
@@ -40,6 +43,8 @@ class Run:
     processes: Processes = field(default_factory=Processes)
     history: list[dict[str, Any]] = field(default_factory=list)
     evaluation: Evaluation | None = None
+    detected: Detected | None = None
+    record: RunRecord | None = None
     steps_per_epoch: int = 0
 
     def __post_init__(self) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
-import uuid
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from retinanet_fast.engine import checkpoint as checkpoints
@@ -20,7 +19,7 @@ from retinanet_fast.models.weights import settings_of
 
 
 class Saver:
-    """Writes a run's checkpoints: ``last.pt`` after each epoch, every ``checkpoint_minutes`` and at a stop; ``best.pt``.
+    """Writes a run's checkpoints: ``best.pt``, and ``last.pt`` after epochs, every ``checkpoint_minutes``, at a stop.
 
     Each is whole at every moment. ``best.pt`` is written before the ``last.pt`` that knows of its epoch: a process that
     is killed between the two does the epoch again.
@@ -28,7 +27,6 @@ class Saver:
 
     def __init__(self, run: Run, folder: RunFolder) -> None:
         self.run, self.folder = run, folder
-        self.run_id = uuid.uuid4().hex
         self.saved = time.monotonic()
         self.is_new = True
 
@@ -46,11 +44,11 @@ class Saver:
                 if epoch_end and is_best(run.history):
                     best = dataclasses.replace(state, model=state.weights, ema={}, optimizer={}, scaler={})
                     best.save(self.folder.best)
-                if epoch_end:
-                    self.folder.keep_last(run.recipe.keep_checkpoints)
                 state.save(self.folder.last)
                 if self.is_new:
                     self.folder.begin_anew()
+                if epoch_end:
+                    self._keep(run.recipe.keep_checkpoints)
         self.is_new = False
         self.saved = time.monotonic()
 
@@ -77,15 +75,16 @@ class Saver:
             progress = Progress(step=saved.epoch * run.steps_per_epoch)
         for name, value in dataclasses.asdict(progress).items():
             setattr(run.state, name, value)
-        self.run_id, self.is_new = saved.run_id or self.run_id, False
-        if run.processes.is_main:
-            self._drop_stale_best()
+        self.is_new = False
 
-    def _drop_stale_best(self) -> None:
-        """Remove a ``best.pt`` that an earlier run left."""
-        best = self.folder.best
-        if best.is_file() and checkpoints.load(best).run_id != self.run_id:
-            best.unlink()
+    def _keep(self, count: int) -> None:
+        """Keep the checkpoints of the last ``count`` epochs, ``last.pt`` among them, which takes no room twice."""
+        if count > 1:
+            kept = self.folder.kept(self.run.state.step)
+            kept.unlink(missing_ok=True)
+            os.link(self.folder.last, kept)
+        for old in self.folder.kept_checkpoints()[: -count if count > 1 else None]:
+            old.unlink()
 
     def _checkpoint(self) -> Checkpoint:
         run, state = self.run, self.run.state
@@ -102,8 +101,7 @@ class Saver:
             scaler=state.scaler.state_dict(),
             progress=Progress(**{name: getattr(state, name) for name in names}),
             problems=run.problems.messages,
-            threads=torch.get_num_threads(),
-            run_id=self.run_id,
+            record=run.record.to_dict() if run.record is not None else {},
         )
 
 

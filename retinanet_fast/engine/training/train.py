@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,10 +16,13 @@ from retinanet_fast.engine.data.dataset import CocoDataset
 from retinanet_fast.engine.data.loader import train_batches
 from retinanet_fast.engine.data.order import TrainOrder
 from retinanet_fast.engine.errors import InputError
-from retinanet_fast.engine.precision import resolve
+from retinanet_fast.engine.precision import describe, resolve, use_tf32
 from retinanet_fast.engine.run_folder import RunFolder
+from retinanet_fast.engine.run_record import DataRecord, RunRecord
+from retinanet_fast.engine.training.compiled import compile_network
 from retinanet_fast.engine.training.ema import Ema
 from retinanet_fast.engine.training.evaluating import Evaluate
+from retinanet_fast.engine.training.graphed import GraphedStep
 from retinanet_fast.engine.training.hooks import Hook
 from retinanet_fast.engine.training.loop import Loop
 from retinanet_fast.engine.training.optimizer import make_optimizer
@@ -54,34 +59,28 @@ def train(
         TrainingError: the loss is not finite.
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
-    recipe = run.recipe
-    torch.manual_seed(recipe.seed)
-    dataset = CocoDataset(run.train_split, run.train_split.categories, recipe)
-    if len(dataset) == 0:
-        raise InputError(f"{run.train_split.annotations}: no image with boxes: the data set is empty")
-    if run.val_split is not None:
-        # Unknown categories are told before the first epoch.
-        CocoDataset(run.val_split, run.train_split.categories)
-    order = TrainOrder(dataset.images, recipe)
-    run.steps_per_epoch = order.steps_per_epoch
-    start_from_scratch = model is None and not resume
-    run.state = make_state(
-        run, model or build_model(recipe, len(run.train_split.categories) + 1), start_from_scratch
-    )
-    saver = Saver(run, RunFolder(run.out))
-    if resume:
-        saver.restore()
-    if run.state.step >= run.num_steps and run.epoch >= recipe.epochs:
-        run.say(f"{run.out} has its {run.epoch} epochs already; --epochs asks for more")
-    step = TrainStep(run, losses)
-    with stop_requests() as stop:
+    use_tf32(run.device)
+    folder = RunFolder(run.out)
+    run.device = run.processes.own_device(run.device)
+    with stop_requests() as stop, folder.locked() if run.processes.is_main else nullcontext():
+        dataset, order = _prepare(run)
+        from_scratch = model is None and not resume
+        model = model or build_model(run.recipe, len(run.train_split.categories) + 1)
+        run.state = make_state(run, model, from_scratch)
+        saver = Saver(run, folder)
+        if resume:
+            saver.restore()
+        _write_down(run, folder)
+        if run.epoch >= run.recipe.epochs:
+            run.say(f"{run.out} has its {run.epoch} epochs already; --epochs asks for more")
+        step = _make_step(run, losses)
         every_hook = [Evaluate(stop), *hooks]
         for hook in every_hook:
             hook.on_start(run)
         batches = train_batches(
             dataset,
             order,
-            recipe,
+            run.recipe,
             run.device,
             first_step=run.state.step,
             last_step=run.num_steps,
@@ -96,6 +95,57 @@ def train(
                 hook.on_end(run)
     synchronize_errors()  # what the GPU found in the last batch
     return run.state.best_model.eval()
+
+
+def saved_record(out: Path) -> RunRecord:
+    """What is written down of the run in a folder, to resume it: by its checkpoint, or, before the first, ``run.json``.
+
+    Raises:
+        InputError: there is no run.
+    """
+    folder = RunFolder(out)
+    if folder.last.is_file() and (record := checkpoints.load(folder.last).record):
+        return RunRecord.from_dict(record, str(folder.last))
+    return folder.read()
+
+
+def _prepare(run: Run) -> tuple[CocoDataset, TrainOrder]:
+    """Data and order, checked before anything is written."""
+    torch.manual_seed(run.recipe.seed)
+    dataset = CocoDataset(run.train_split, run.train_split.categories, run.recipe)
+    if len(dataset) == 0:
+        raise InputError(f"{run.train_split.annotations}: no image with boxes: the data set is empty")
+    if run.val_split is not None:
+        # Unknown categories are told before the first epoch.
+        CocoDataset(run.val_split, run.train_split.categories)
+    order = TrainOrder(dataset.images, run.recipe)
+    run.steps_per_epoch = order.steps_per_epoch
+    return dataset, order
+
+
+def _make_step(run: Run, losses: Losses) -> TrainStep:
+    """The step that the recipe asks for.
+
+    Raises:
+        InputError: the model cannot be compiled, or the step cannot be captured.
+    """
+    if run.recipe.compile:
+        compile_network(run.state.model, run.say)
+    return GraphedStep(run, losses) if run.recipe.cuda_graph else TrainStep(run, losses)
+
+
+def _write_down(run: Run, folder: RunFolder) -> None:
+    """Write ``run.json``, or, where an earlier run is in the folder, prepare to when the first checkpoint is there."""
+    splits = {"train": run.train_split, "val": run.val_split}
+    data = {name: DataRecord.of(split) for name, split in splits.items() if split is not None}
+    if run.record is None:
+        run.record = RunRecord(run.recipe, data, run.problems.skip)
+    run.record.check_data(data)
+    run.record.recipe, run.record.data = run.recipe, data
+    precision = describe(run.recipe.precision, run.device)
+    run.record.started(run.device, run.processes.world_size, run.state.step, precision)
+    if run.processes.is_main:
+        folder.start(run.record)
 
 
 def make_state(run: Run, model: nn.Module, start_from_scratch: bool = True) -> TrainState:
