@@ -25,8 +25,8 @@ PAGE = "report.html"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
 CHECKED_FILES = "checked_files.json"
-# What belongs to one run, and goes when another takes its place. `last.pt` is replaced, never removed; the checked files
-# are the data set's.
+# What belongs to one run, and goes when another takes its place. `last.pt` is replaced, never removed; the note of the
+# checked files is the data set's.
 OF_A_RUN = (
     RECORD,
     RECIPE,
