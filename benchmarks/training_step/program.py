@@ -66,9 +66,11 @@ class ProgramRun:
 
     @property
     def share(self) -> float | None:
-        """Data, copy and loss in the time of the steps; None where the program recorded no phases."""
+        """Data, copy and loss in the time of the steps; None where the program did not time the loss."""
+        if not self.times.get("loss"):
+            return None
         whole = sum(self.times.get(phase, 0.0) for phase in OF_A_STEP)
-        return sum(self.times.get(phase, 0.0) for phase in BESIDE_THE_NETWORK) / whole if whole else None
+        return sum(self.times.get(phase, 0.0) for phase in BESIDE_THE_NETWORK) / whole
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "share_beside_the_network": self.share}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from benchmarks.training_step.program import OF_A_STEP, ProgramRun
 from benchmarks.training_step.steps import StepRow
 
 COLUMNS = (
-    f"{'':32}{'median':>9} {'p20':>9} {'p80':>9} {'images/s':>9} {'GFLOP/s':>9} {'matmul':>7} {'GB/s':>6} "
+    f"{'median':>9} {'p20':>9} {'p80':>9} {'images/s':>9} {'GFLOP/s':>9} {'matmul':>7} {'GB/s':>6} "
     f"{'copy':>5} {'peak':>11} {'x ours':>7}"
 )
 
@@ -42,14 +41,10 @@ class Result:
         write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def step_table(rows: Sequence[StepRow]) -> str:
-    """One block for each kind of step and precision."""
-    lines = [f"{rows[0].workload.split('/')[1]}   ({rows[0].shape})"]
-    for workload, block in groupby(rows, key=lambda row: row.workload):
-        members = list(block)
-        ours = next(row.median for row in members if row.provider == OURS)
-        lines += [f"{workload:32}{COLUMNS[32:]}", *(_line(row, ours) for row in members)]
-    return "\n".join(lines)
+def step_block(rows: Sequence[StepRow]) -> str:
+    """The rows of one kind of step and precision."""
+    ours = next(row.median for row in rows if row.provider == OURS)
+    return "\n".join([f"{rows[0].workload:32}{COLUMNS}", *(_line(row, ours) for row in rows)])
 
 
 def _line(row: StepRow, ours: float) -> str:
