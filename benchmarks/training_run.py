@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -96,8 +95,8 @@ def train(recipe: Recipe, split: Split, device: torch.device, loss: Any, change:
                     return
             dataset.epoch += 1
 
-    with mock.patch.object(ops, "retinanet_loss", timed(loss, loss_seconds)):
-        curve.peak_bytes = resident_peak(epochs)
+    model.loss_function = timed(loss, loss_seconds)
+    curve.peak_bytes = resident_peak(epochs)
     curve.step_seconds = median(step_seconds)
     curve.loss_forward_seconds = median(loss_seconds)
     return curve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,26 @@ def checkpoint(value: float = 1.0, **recipe: Any) -> Checkpoint:
         history=[{"epoch": 1, "AP": 0.5, "curve": [[1.0, 2.0, 3.0]]}],
         settings=Settings(frozen_eps=0.25),
     )
+
+
+def with_squares(folder: Path, count: int, tall: Callable[[int], bool] = lambda _: False) -> Path:
+    """A data set of ``count`` images of 64x48 or 48x64 pixels, ids from 1, each with a red square on blue under its
+    box; returns the folder of the pictures."""
+    images, annotations = [], []
+    pictures = folder / "images"
+    pictures.mkdir(parents=True)
+    for index in range(count):
+        width, height = (48, 64) if tall(index) else (64, 48)
+        x, y, side = 4 + index % 7, 6 + index % 5, 16 + index % 3
+        picture = Image.new("RGB", (width, height), (0, 0, 255))
+        picture.paste((255, 0, 0), (x, y, x + side, y + side))
+        picture.save(pictures / f"{index}.png")
+        images.append({"id": index + 1, "file_name": f"{index}.png", "width": width, "height": height})
+        bbox = [x, y, side, side]
+        annotations.append(
+            {"id": index + 1, "image_id": index + 1, "category_id": 2 + 3 * (index % 2), "bbox": bbox}
+        )
+    path = folder / "annotations" / "instances_train.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES}))
+    return pictures

@@ -9,7 +9,7 @@ from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.models import RetinaNet
 
-RECIPE = Recipe(arch="resnet18", fpn_channels=16, min_size=[160], max_size=224, head_norm=True)
+RECIPE = Recipe(arch="resnet18", fpn_channels=16, min_size=[160], max_size=224, head_norm="group")
 CLASSES = 3
 
 

@@ -166,6 +166,40 @@ def test_a_recipe_with_a_network_of_torchvisions(arch: str) -> None:
     train_and_detect(build_model(SMALL.replace(arch=arch), 3))
 
 
+BATCH_NORMS = {"sync_batch": "SyncBatchNorm", "frozen_batch": "FrozenBatchNorm"}
+
+
+@pytest.mark.parametrize("norm", BATCH_NORMS)
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param("timm/resnet18", marks=needs_timm),
+        pytest.param("timm/mobilenetv3_small_050", marks=needs_timm),  # whose norms have activations in them
+        pytest.param("torchvision/mobilenet_v3_small", marks=needs_torchvision),
+    ],
+)
+def test_the_norm_of_another_librarys_network_is_the_recipes(arch: str, norm: str) -> None:
+    """In evaluation the three batch norms compute the same."""
+    torch.manual_seed(0)
+    plain = build_model(SMALL.replace(arch=arch), 3).eval()
+    model = build_model(SMALL.replace(arch=arch, norm=norm, init="weights.pth"), 3)
+    names = {type(module).__name__ for module in model.backbone.modules()}
+    norms = [name for name in names if "BatchNorm" in name]
+    assert norms
+    assert all(name.startswith(BATCH_NORMS[norm]) for name in norms)
+    train_and_detect(model)
+    model.load_state_dict(plain.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    for found, expected in zip(model.eval().backbone(images), plain.backbone(images), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@needs_timm
+def test_a_network_without_batch_norm_cannot_be_given_one() -> None:
+    with pytest.raises(InputError, match="norm batch: arch timm/convnext_atto has no batch norm: leave norm"):
+        build_model(SMALL.replace(arch="timm/convnext_atto", norm="batch"), 3)
+
+
 @needs_torchvision
 @pytest.mark.parametrize("nodes", TORCHVISION_LEVELS.items(), ids=lambda nodes: nodes[1][0])
 def test_the_levels_of_each_of_torchvisions_families(nodes: tuple[str, tuple[str, ...]]) -> None:

@@ -117,6 +117,19 @@ def test_start_from_refuses_what_would_leave_frozen_layers_as_drawn(tmp_path: Pa
         checkpoints.start_from(Detector(), "DEFAULT")
 
 
+def test_start_from_refuses_weights_of_batch_norm_for_group_norm(tmp_path: Path) -> None:
+    """Its weight and bias have the same names and shapes, but another meaning."""
+    path = tmp_path / "batch.pt"
+    torch.save(nn.ModuleDict({"bn1": nn.BatchNorm2d(4)}).state_dict(), path)
+    model = nn.ModuleDict({"backbone": nn.ModuleDict({"body": nn.ModuleDict({"bn1": nn.GroupNorm(2, 4)})})})
+    with pytest.raises(
+        InputError, match=r"batch\.pt: weights of a backbone with batch norm, but .* is group"
+    ):
+        checkpoints.start_from(model, str(path))
+    torch.save(nn.ModuleDict({"bn1": nn.GroupNorm(2, 4)}).state_dict(), path)
+    assert checkpoints.start_from(model, str(path)) == "2 tensors loaded"
+
+
 def test_an_error_while_writing_leaves_the_previous_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "previous")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from retinanet_fast import ops
 from retinanet_fast.models import RetinaNet
 from retinanet_fast.nn import AnchorGenerator, DetectionTransform, pad_targets
 
@@ -138,6 +140,31 @@ def test_the_network_alone_has_a_graph_per_padded_size() -> None:
         for key, loss in model(images, targets).items():
             torch.testing.assert_close(loss, plain(images, targets)[key], rtol=1e-5, atol=1e-6)
     assert counters["stats"]["unique_graphs"] == len(padded) > 1
+
+
+class WeightedLoss(nn.Module):
+    """A loss of one's own, as a researcher would write it around the op: with a weight that is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, *levels: Any, **options: Any) -> dict[str, Tensor]:
+        losses = ops.retinanet_loss(*levels, **options)
+        return {**losses, "weighted": self.weight * losses["bbox_regression"]}
+
+
+def test_a_model_with_a_loss_of_ones_own_compiles() -> None:
+    model = tiny(loss_function=WeightedLoss())
+    assert "loss_function.weight" in model.state_dict()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    images, targets = next(batches(1))
+    losses = compiled(images, pad_targets(targets, 8))
+    assert losses.keys() == {"classification", "bbox_regression", "weighted"}
+    for key, loss in model(images, targets).items():
+        torch.testing.assert_close(losses[key], loss, rtol=1e-4, atol=1e-5)  # as above
+    losses["weighted"].backward()
+    assert model.loss_function.weight.grad == losses["bbox_regression"]
 
 
 @pytest.mark.slow

@@ -287,61 +287,6 @@ def test_images_without_boxes_are_an_option(tmp_path: Path) -> None:
     assert len(data.CocoDataset(split, split.categories, Recipe(keep_empty=False))) == 1
 
 
-@pytest.mark.parametrize("horizontal", [True, False])
-def test_a_flip_moves_boxes_with_their_pixels(horizontal: bool) -> None:
-    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
-    image[:, 4:9, 3:13] = 255
-    flipped, boxes = data.flip(image, torch.tensor([[3.0, 4.0, 13.0, 9.0]]), horizontal)
-    rows, columns = flipped[0].nonzero().unbind(1)
-    found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    assert boxes[0].tolist() == [float(value) for value in found]
-    again, same = data.flip(flipped, boxes, horizontal)
-    assert torch.equal(again, image)
-    assert same.tolist() == [[3.0, 4.0, 13.0, 9.0]]
-
-
-def test_order_and_flips_depend_on_seed_and_epoch_alone(tmp_path: Path) -> None:
-    document = data_sets.document()
-    document["images"] = [{**document["images"][0], "id": i, "file_name": f"{i}.png"} for i in range(1, 13)]
-    document["annotations"] = []
-    data_sets.write(tmp_path, document)
-    split, _ = read(tmp_path)
-
-    def epoch(number: int, workers: int, seed: int = 0) -> list[tuple[int, int]]:
-        recipe = Recipe(batch_size=5, workers=workers, seed=seed)
-        dataset = data.CocoDataset(split, split.categories, recipe)
-        dataset.epoch = number
-        loader = data.train_loader(dataset, recipe, torch.device("cpu"))
-        batches = list(loader)
-        assert [len(batch) for batch in batches].count(5) == 2
-        return [(sample.image_id, int(sample.image[0, 0, 0])) for batch in batches for sample in batch]
-
-    first = epoch(0, workers=0)
-    assert sorted(image_id for image_id, _ in first) == list(range(1, 13))
-    assert len({corner for _, corner in first}) > 2  # some are flipped: their left side is the light one
-    assert first == epoch(0, workers=2)
-    assert first != epoch(1, workers=0)
-    assert first != epoch(0, workers=0, seed=1)
-
-
-def test_batches_are_of_one_orientation(tmp_path: Path) -> None:
-    document = data_sets.document()
-    wide, tall = document["images"]
-    document["images"] = [
-        {**(wide if i % 3 else tall), "id": i, "file_name": f"{i}.png"} for i in range(1, 15)
-    ]
-    document["annotations"] = []
-    data_sets.write(tmp_path, document)
-    split, _ = read(tmp_path)
-    recipe = Recipe(batch_size=4)
-    dataset = data.CocoDataset(split, split.categories, recipe)
-    batches = list(data.BatchOrder(dataset, recipe))
-    assert sorted(index for batch in batches for index in batch) == list(range(14))
-    for batch in batches:
-        assert len({split.images[index].width for index in batch}) == 1
-    assert len(list(data.BatchOrder(dataset, recipe.replace(epoch_steps=2)))) == 2
-
-
 def test_categories_agree_by_id_or_else_by_name(tmp_path: Path) -> None:
     model = [Category(2, "cat"), Category(5, "dog")]
 

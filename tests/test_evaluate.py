@@ -14,8 +14,10 @@ import torch
 from retinanet_fast.cli import main
 from retinanet_fast.engine.data.coco import Split, read_annotations
 from retinanet_fast.engine.errors import Problems
-from retinanet_fast.engine.evaluation.evaluate import NAMES, coco_results, evaluate
+from retinanet_fast.engine.evaluation.coco_numbers import NAMES, Evaluation
+from retinanet_fast.engine.evaluation.coco_numbers import evaluate as evaluate_arrays
 from retinanet_fast.engine.evaluation.paper import ROWS, comparison
+from retinanet_fast.engine.evaluation.results import from_batch, from_list, pack
 
 # pycocotools' own numbers on its example detections (val2014_fake_eval_res.txt has their first three digits).
 FAKE_BOX_100 = {
@@ -36,6 +38,10 @@ FAKE_BOX_100 = {
 
 def needs_pycocotools() -> None:
     pytest.importorskip("pycocotools", reason="evaluation needs pycocotools")
+
+
+def evaluate(split: Split, results: list[dict[str, Any]], image_ids: list[int] | None = None) -> Evaluation:
+    return evaluate_arrays(split, from_list(results), image_ids)
 
 
 def split_of(tmp_path: Path, content: dict[str, Any]) -> Split:
@@ -115,7 +121,7 @@ def test_detections_in_cocos_format() -> None:
         "labels": torch.tensor([2, 1, 0, 3]),
     }
     # Label 0 is background, and the second category is not in this data set.
-    found = coco_results(output, 42, [17, None, 90])
+    found = from_batch(pack([output]), [42], [17, None, 90]).to_list()
     assert found == [
         {"image_id": 42, "category_id": 17, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.25},
         {"image_id": 42, "category_id": 90, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.75},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retinanet_fast.engine import errors
-from retinanet_fast.engine.recipe import tomllib
+from retinanet_fast.engine.recipe.files import tomllib
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 

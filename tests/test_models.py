@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retinanet_fast import models
+from retinanet_fast import models, reference
 from retinanet_fast.nn import AnchorGenerator
 
 V1 = [
@@ -243,6 +243,25 @@ def test_trainable_layers() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(ValueError, match=r"in \[0, 5\], got 6"):
         tiny(trainable_backbone_layers=6)
+
+
+def test_a_loss_function_of_ones_own() -> None:
+    """It is called as the op is, so that its eager twin fits too."""
+    twin, usual = tiny(loss_function=reference.retinanet_loss, gamma=1.5), tiny(gamma=1.5)
+    expected = usual(images(), targets())
+    for key, loss in twin(images(), targets()).items():
+        torch.testing.assert_close(loss, expected[key], rtol=1e-5, atol=1e-6)  # sums in another order
+    seen: dict[str, Any] = {}
+
+    def only_count(
+        cls_logits: Any, deltas: Any, anchors: Any, *boxes: Any, **options: Any
+    ) -> dict[str, Tensor]:
+        seen.update(options)
+        return {"mean": cls_logits[0].mean() + deltas[0].mean()}
+
+    usual.loss_function = only_count
+    assert usual(images(), targets()).keys() == {"mean"}
+    assert seen == {"gt_counts": None, **usual.loss_options}
 
 
 # --- bad input ---

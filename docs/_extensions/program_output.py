@@ -41,7 +41,7 @@ class Recipe(Directive):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        file = resources.files("retinanet_fast.engine") / "recipes" / f"{self.arguments[0]}.toml"
+        file = resources.files("retinanet_fast.engine.recipe") / "named" / f"{self.arguments[0]}.toml"
         return [nodes.literal_block(file.read_text(), file.read_text(), language="toml")]
 
 

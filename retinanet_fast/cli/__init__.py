@@ -1,7 +1,7 @@
 """``retinanet-fast``: reads the command line and calls the engine.
 
-Exit codes: 0 done; 1 training, the build or the check of an exported file failed; 2 bad input, told in one line; 130
-stopped by Ctrl-C.
+Exit codes: 0 done; 1 training, the build, the check of an exported file or another process of the run failed; 2 bad
+input, told in one line; 130 stopped by Ctrl-C, 128 + N by signal N.
 """
 
 from __future__ import annotations
@@ -11,13 +11,23 @@ from collections.abc import Sequence
 
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
+from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
-from retinanet_fast.engine.errors import CheckError, InputError, TrainingError, describe_import_error
+from retinanet_fast.cli.training import train_command
+from retinanet_fast.cli.waiting import choose_waiting
+from retinanet_fast.engine.errors import (
+    CheckError,
+    InputError,
+    ProcessLost,
+    Stopped,
+    TrainingError,
+    describe_import_error,
+)
 
 COMMANDS = {
     "demo": commands.demo_command,
-    "train": commands.train_command,
-    "eval": commands.eval_command,
+    "train": train_command,
+    "eval": eval_command,
     "predict": commands.predict_command,
     "export": export_command,
     "info": commands.info_command,
@@ -27,6 +37,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    choose_waiting()
     try:
         if words[:1] == ["bench"]:
             return commands.bench_command(words[1:])
@@ -34,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         COMMANDS[options.command](options)
     except InputError as error:
         return _fail(str(error), 2)
-    except (TrainingError, CheckError) as error:
+    except (TrainingError, CheckError, ProcessLost) as error:
         return _fail(str(error), 1)
+    except Stopped as error:
+        return _fail(str(error), 128 + error.signal_number)
     except ImportError as error:
         return _fail(describe_import_error(error), 1)
     except OSError as error:

@@ -1,19 +1,15 @@
-"""The command line: commands, flags, and what they say in values."""
+"""The command line: commands and their flags."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
 
 from retinanet_fast import __version__
 from retinanet_fast.cli.exporting import add_export
+from retinanet_fast.cli.recipe_flags import add_recipe_flags, choices_of
 from retinanet_fast.engine import recipe as recipes
-from retinanet_fast.engine.errors import InputError
-from retinanet_fast.engine.recipe import Recipe
 
 PROGRAM = "retinanet-fast"
 DESCRIPTION = """\
@@ -60,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s [--out DIR] [--data DIR] [--recipe NAME|FILE] [option ...]"
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo"
     )
@@ -68,18 +65,27 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-count", type=int, metavar="N", help="rendered images to train on")
     parser.add_argument("--val-count", type=int, metavar="N", help="rendered images to evaluate on")
     _add_common(parser)
-    _add_recipe_flags(parser)
+    add_recipe_flags(parser)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s --data DIR --out RUN [--recipe NAME|FILE] [--resume | --overwrite] [option ...]"
     names = ", ".join(recipes.names())
     parser.add_argument("--recipe", metavar="NAME|FILE", help=f"one of {names}, or a TOML file")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out; start it where there is none yet"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="write TensorBoard's event files (default: where the package tensorboard is installed)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     _add_data(parser, ("train", "val"))
     _add_common(parser)
-    _add_recipe_flags(parser)
+    add_recipe_flags(parser)
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +99,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, metavar="FILE", help="evaluate these detections rather than a checkpoint's"
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
+    _add_precision(parser)
     _add_data(parser, ("val",))
     _add_common(parser)
 
@@ -106,7 +113,16 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score", type=float, default=0.5, help="draw boxes from this score on (default 0.5)"
     )
+    _add_precision(parser)
     _add_common(parser)
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=choices_of("precision"),
+        help="of the convolutions (default: as in training)",
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser, splits: Sequence[str]) -> None:
@@ -123,55 +139,3 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda, cuda:1"
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave bad entries out and count them")
-
-
-def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each value of a recipe."""
-    group = parser.add_argument_group("recipe values (default: the recipe's)")
-    group.add_argument(
-        "--image-size",
-        nargs="+",
-        metavar="N",
-        help="shorter and longer side, as 240 320, 320x240, or one number for both: sets min_size and max_size",
-    )
-    kinds = get_type_hints(Recipe)
-    for value in dataclasses.fields(Recipe):
-        flag = "--" + value.name.replace("_", "-")
-        doc, kind = value.metadata["doc"], kinds[value.name]
-        if kind is bool:
-            action: Any = argparse.BooleanOptionalAction
-            group.add_argument(flag, action=action, default=argparse.SUPPRESS, help=doc)
-        elif kind in (list[int], list[float]):
-            group.add_argument(flag, nargs="*", default=argparse.SUPPRESS, metavar="N", help=doc)
-        else:
-            metavar = kind.__name__.upper() if kind is str else "N"
-            group.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=metavar, help=doc)
-
-
-def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """The recipe values that the command line gives."""
-    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe) if hasattr(options, f.name)}
-    for name, kind in get_type_hints(Recipe).items():
-        if name in given and kind in (list[int], list[float]):
-            given[name] = _numbers("--" + name.replace("_", "-"), given[name], kind.__args__[0])
-    if options.image_size:
-        sides = _numbers("--image-size", options.image_size, int)
-        if len(sides) > 2:
-            raise InputError(f"--image-size: expected one or two numbers, got {len(sides)}")
-        given["min_size"], given["max_size"] = [min(sides)], max(sides)
-    return given
-
-
-def _numbers(flag: str, words: list[str], kind: type) -> list[Any]:
-    """Numbers from words such as ``8 11``, ``8,11`` or ``320x240``."""
-    parts = [part for word in words for part in re.split(r"[\s,x/]+", word) if part]
-    try:
-        return [kind(part) for part in parts]
-    except ValueError:
-        raise InputError(f"{flag}: expected numbers, got {' '.join(words)!r}") from None
-
-
-def recipe_of(name: str | None, options: argparse.Namespace) -> Recipe:
-    """The named recipe, or the defaults, with the command line's values."""
-    base = recipes.load(name) if name is not None else Recipe()
-    return recipes.from_dict({**base.to_dict(), **overrides(options)}, "command line")

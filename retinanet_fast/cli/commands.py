@@ -3,102 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from retinanet_fast.cli.arguments import PROGRAM, overrides, recipe_of
-from retinanet_fast.engine import recipe as recipes
+from retinanet_fast.cli.evaluating import running_recipe
+from retinanet_fast.cli.inputs import amount, required, say, say_skipped
+from retinanet_fast.cli.recipe_flags import recipe_of
 from retinanet_fast.engine.errors import InputError, Problems
-
-if TYPE_CHECKING:
-    from retinanet_fast.engine.data.coco import Location
-
-
-def train_command(options: argparse.Namespace) -> None:
-    from retinanet_fast.engine import checkpoint as checkpoints
-    from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.data.coco import read_split
-    from retinanet_fast.engine.training.train import Run, train
-
-    problems = Problems(options.skip_bad)
-    device = choose_device(options.device)
-    if options.resume and options.recipe is None:
-        saved = checkpoints.load(options.out).recipe.to_dict()
-        recipe = recipes.from_dict({**saved, **overrides(options)}, "command line")
-    else:
-        recipe = recipe_of(options.recipe, options)
-    if not (options.resume or options.overwrite) and (options.out / checkpoints.LAST).exists():
-        raise InputError(
-            f"{options.out}: holds a run already; --resume goes on with it, --overwrite replaces it"
-        )
-    train_location = _required(_location(options, "train"), options.data, "train")
-    val_location = _location(options, "val")
-    train_split = read_split(train_location, problems)
-    val_split = read_split(val_location, problems) if val_location else None
-    _say_skipped(problems)
-    print(f"train: {_amount(train_split)}, {len(train_split.categories)} categories, on {device}")
-    print(
-        f"val:   {_amount(val_split)}" if val_split else "val:   no such split: AP is not measured",
-        flush=True,
-    )
-    run = Run(recipe, train_split, val_split, options.out, device, problems, _say)
-    train(run, resume=options.resume)
-    if run.evaluation is not None:
-        print(run.evaluation.table())
-    _say_skipped(problems)
-    print(f"{options.out}: {checkpoints.LAST}, metrics.jsonl, loss.png" + (", ap.png" if val_split else ""))
-
-
-def eval_command(options: argparse.Namespace) -> None:
-    from retinanet_fast.engine.data.coco import read_annotations, read_split
-    from retinanet_fast.engine.evaluation.evaluate import evaluate, read_results
-    from retinanet_fast.engine.evaluation.paper import comparison
-
-    if (options.checkpoint is None) == (options.results is None):
-        raise InputError("eval: expected --checkpoint RUN, or --results FILE")
-    problems = Problems(options.skip_bad)
-    split_name = "val" if options.val_json else options.split
-    location = _required(_location(options, split_name), options.data, split_name)
-    if options.results is not None:
-        split = read_annotations(location.annotations, problems)
-        evaluation = evaluate(split, read_results(options.results, split))
-        label = options.results.name
-    else:
-        split = read_split(location, problems)
-        evaluation = _eval_checkpoint(options, split, problems)
-        label = f"this model ({options.checkpoint})"
-    _say_skipped(problems)
-    print(evaluation.table())
-    print()
-    print(evaluation.category_table())
-    if options.compare:
-        print()
-        print(comparison(evaluation, label))
-
-
-def _eval_checkpoint(options: argparse.Namespace, split: Any, problems: Problems) -> Any:
-    from retinanet_fast.engine import checkpoint as checkpoints
-    from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.evaluation.evaluate import detect, evaluate
-    from retinanet_fast.engine.files import write_text
-    from retinanet_fast.engine.prediction.predict import restore_model
-
-    device = choose_device(options.device)
-    state = checkpoints.load(options.checkpoint)
-    changed = {} if options.batch_size is None else {"batch_size": options.batch_size}
-    recipe = recipes.from_dict({**state.recipe.to_dict(), **changed}, "command line")
-    model = restore_model(state, options.checkpoint, device)
-    print(f"eval: {_amount(split)} of {split.annotations.name}, on {device}", flush=True)
-    found = detect(model, split, state.categories, recipe, device, problems)
-    print(f"{len(found.results)} detections, {found.images_per_second:.1f} images/s")
-    if options.out is not None:
-        write_text(options.out, json.dumps(found.results))
-    return evaluate(split, found.results, found.image_ids)
 
 
 def predict_command(options: argparse.Namespace) -> None:
@@ -111,8 +25,9 @@ def predict_command(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     state = checkpoints.load(options.checkpoint)
     model = restore_model(state, options.checkpoint, device)
-    done = predict(model, state.categories, state.recipe, files, options.out, options.score, problems)
-    _say_skipped(problems)
+    recipe = running_recipe(state.recipe, options)
+    done = predict(model, state.categories, recipe, files, options.out, options.score, problems)
+    say_skipped(problems)
     print(
         f"{options.out}: {done.pictures} pictures with {done.drawn} boxes of score >= {options.score:g}, "
         f"detections.json; {done.images_per_second:.1f} images/s"
@@ -136,16 +51,16 @@ def demo_command(options: argparse.Namespace) -> None:
         if options.val_count is not None:
             rendered.val = options.val_count
         data = options.out / "data"
-        render(data, rendered, _say)
+        render(data, rendered, say)
     recipe = recipe_of(options.recipe or ("demo" if rendered else "quick"), options)
     splits = []
     for split in ("train", "val"):
-        location = _required(locate(data, split), data, split)
+        location = required(locate(data, split), data, split)
         splits.append(read_split(location, problems))
-        print(f"{split}: {_amount(splits[-1])}", flush=True)
-    demo = Demo(recipe, splits[0], splits[1], options.out, device, problems, rendered, started, _say)
+        print(f"{split}: {amount(splits[-1])}", flush=True)
+    demo = Demo(recipe, splits[0], splits[1], options.out, device, problems, rendered, started, say)
     page = run_demo(demo)
-    _say_skipped(problems)
+    say_skipped(problems)
     print(f"{time.perf_counter() - started:.0f} s in all; see {page}")
 
 
@@ -166,43 +81,3 @@ def bench_command(words: list[str]) -> int:
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
             return subprocess.call([sys.executable, "-m", "benchmarks", *words], env=environment)
     raise InputError("bench: the benchmarks come with the source tree: run it in that folder")
-
-
-def _required(location: Location | None, data: Path, split: str) -> Location:
-    if location is None:
-        names = f"annotations/instances_{split}.json, nor COCO's instances_{split}2017.json"
-        raise InputError(f"{data}: no {names}")
-    return location
-
-
-def _location(options: argparse.Namespace, split: str) -> Location | None:
-    """A split by its own flags, or below ``--data``."""
-    from retinanet_fast.engine.data.coco import Location, locate
-
-    annotations = getattr(options, f"{split}_json", None)
-    images = getattr(options, f"{split}_images", None)
-    if annotations is not None:
-        if images is None and getattr(options, "results", None) is None:
-            raise InputError(f"--{split}-json: expected --{split}-images with it")
-        return Location(annotations, (images,) if images is not None else ())
-    if options.data is None:
-        if split == "val" and getattr(options, "train_json", None) is not None:
-            return None
-        raise InputError(f"expected --data DIR, or --{split}-json with --{split}-images")
-    found = locate(options.data, split)
-    if found is not None and images is not None:
-        found = found._replace(image_folders=(images,))
-    return found
-
-
-def _amount(split: Any) -> str:
-    return f"{len(split.images)} images, {split.count_boxes()} boxes"
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _say_skipped(problems: Problems) -> None:
-    if summary := problems.summary():
-        print(f"{PROGRAM}: {summary}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,39 @@ from retinanet_fast.engine.files import write_atomically
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.models.weights import BODY, Settings, Weights, load_weights, read_tensors, settings_in
 
-FORMAT = "retinanet_fast checkpoint 1"
+FORMAT = "retinanet_fast checkpoint 2"
+# Formats that are read: 1 has no step within an epoch, and nothing that a file without it would be wrong about.
+READABLE = (FORMAT, "retinanet_fast checkpoint 1")
 LAST = "last.pt"
 BEST = "best.pt"
 
 
 @dataclass
+class Progress:
+    """How far a run is; see ``TrainState``, whose fields these are."""
+
+    step: int = 0
+    loss_names: list[str] = field(default_factory=list)
+    epoch_losses: list[list[float]] = field(default_factory=list)
+    epoch_seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_row: int = 0
+
+
+@dataclass
 class Checkpoint:
-    """What a run leaves after each epoch.
+    """What a run leaves at the end of an epoch, or at a step within one.
 
     Attributes:
+        epoch: epochs that were finished and evaluated.
         optimizer: the optimizer's state, empty in a checkpoint that is only to be used.
         history: one record per epoch, as in ``metrics.jsonl``.
         settings: of the model, which its state dict does not hold.
+        ema: the averaged weights, empty where the recipe asks for none.
+        scaler: the state of float16's gradient scaler.
+        progress: None in a file of format 1.
+        problems: what was left out of the data set so far.
+        record: what ``run.json`` says, with which the run can be resumed; see ``RunRecord``.
     """
 
     model: dict[str, Tensor]
@@ -38,6 +59,16 @@ class Checkpoint:
     optimizer: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    progress: Progress | None = None
+    problems: list[str] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to detect with: the averaged ones where there are such."""
+        return self.ema or self.model
 
     def save(self, path: Path) -> None:
         """Write the checkpoint whole or not at all; it holds only tensors and plain values."""
@@ -50,6 +81,11 @@ class Checkpoint:
             "optimizer": self.optimizer,
             "history": self.history,
             "settings": self.settings.to_dict(),
+            "ema": self.ema,
+            "scaler": self.scaler,
+            "progress": dataclasses.asdict(self.progress) if self.progress is not None else None,
+            "problems": self.problems,
+            "record": self.record,
         }
         write_atomically(path, lambda file: torch.save(content, file))
 
@@ -74,8 +110,9 @@ def load(run_or_file: Path) -> Checkpoint:
     """
     path = find(run_or_file)
     content = load_tensors(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in READABLE:
         raise InputError(f"{path}: not a checkpoint of this program: expected format {FORMAT!r}")
+    progress = content.get("progress")
     try:
         return Checkpoint(
             model=content["model"],
@@ -85,6 +122,11 @@ def load(run_or_file: Path) -> Checkpoint:
             optimizer=content["optimizer"],
             history=content["history"],
             settings=settings_in(content),
+            ema=content.get("ema", {}),
+            scaler=content.get("scaler", {}),
+            progress=Progress(**progress) if progress is not None else None,
+            problems=content.get("problems", []),
+            record=content.get("record", {}),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: a damaged checkpoint: {one_line(error)}") from None
@@ -102,14 +144,18 @@ def load_tensors(path: Path) -> Any:
         raise InputError(str(error)) from None
 
 
-def restore(model: nn.Module, state: Checkpoint, source: Path) -> None:
-    """Give a model the weights of a checkpoint, all of them.
+def restore(model: nn.Module, state: Checkpoint, source: Path, averaged: bool = True) -> None:
+    """Give a model the weights of a checkpoint, all of them: those to detect with.
+
+    Args:
+        averaged: False takes the weights that training goes on from.
 
     Raises:
         InputError: they are those of another model.
     """
     try:
-        load_weights(model, Weights(state.model, str(source), state.settings))
+        weights = state.weights if averaged else state.model
+        load_weights(model, Weights(weights, str(source), state.settings))
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -122,7 +168,8 @@ def start_from(model: nn.Module, path: str) -> str:
 
     Raises:
         InputError: nothing in the file fits, or the ResNet is not filled. Its first layers and its batch norm are
-            frozen, so that they would stay as they were drawn.
+            frozen, so that they would stay as they were drawn. Or the file's backbone has batch norm where the model's
+            has group norm.
     """
     try:
         report = load_weights(model, path, strict=False)
@@ -133,4 +180,7 @@ def start_from(model: nn.Module, path: str) -> str:
     body = [name for name in model.state_dict() if name.startswith(BODY) and not name.endswith("_tracked")]
     if absent := [name for name in body if name not in report.loaded]:
         raise InputError(f"{path}: weights of another backbone: {absent[0]} is not taken from it ({report})")
+    grouped = any(name.startswith(BODY) for name, m in model.named_modules() if isinstance(m, nn.GroupNorm))
+    if grouped and any(name.endswith("running_mean") for name in report.unused):
+        raise InputError(f"{path}: weights of a backbone with batch norm, but the recipe's norm is group")
     return str(report)

@@ -11,11 +11,33 @@ class TrainingError(Exception):
     """Training cannot go on, for example because the loss is not finite. One line; exit code 1."""
 
 
+class Stopped(Exception):
+    """A signal asked for an end, and the work stopped where it could; exit code 128 + ``signal_number``."""
+
+    def __init__(self, signal_number: int, message: str = "what was written before is whole") -> None:
+        super().__init__(signal_number, message)  # what it is made of again in another process
+        self.signal_number, self.message = signal_number, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ProcessLost(Exception):
+    """Another process of the run has gone, or failed by a defect. One line; exit code 1."""
+
+
 class CheckError(Exception):
     """An exported file does not do what the model does. One line; exit code 1."""
 
 
-TRAIN_PACKAGES = {"PIL": "pillow", "pycocotools": "pycocotools", "matplotlib": "matplotlib"}
+TRAIN_PACKAGES = {
+    "PIL": "pillow",
+    "pycocotools": "pycocotools",
+    "matplotlib": "matplotlib",
+    "tqdm": "tqdm",
+    "tensorboard": "tensorboard",
+    "filelock": "filelock",
+}
 EXPORT_PACKAGES = {
     "onnx": "onnx",
     "onnxscript": "onnxscript",
@@ -62,6 +84,13 @@ class Problems:
             self._seen.add(message)
             self.messages.append(message)
 
+    def restore(self, messages: list[str]) -> None:
+        """Take over what an earlier process of the run left out and told."""
+        new = [message for message in messages if message not in self._seen]
+        self.messages[self._told : self._told] = new
+        self._seen.update(new)
+        self._told += len(new)
+
     def summary(self, shown: int = 3) -> str | None:
         """One line on the entries left out since the last call: how many, and the first few; None if there are none."""
         new, self._told = self.messages[self._told :], len(self.messages)
@@ -70,3 +99,9 @@ class Problems:
         noun = "entry" if len(new) == 1 else "entries"
         rest = ", ..." if len(new) > shown else ""
         return f"left out {len(new)} bad {noun}: {'; '.join(new[:shown])}{rest}"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's first line, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

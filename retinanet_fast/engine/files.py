@@ -14,8 +14,7 @@ from typing import IO
 
 @contextmanager
 def ctrl_c_held() -> Iterator[None]:
-    """Let Ctrl-C take effect only at the end of the block, so that a file in it is written whole. Worker processes that
-    start in the block leave Ctrl-C to the main process."""
+    """Let Ctrl-C take effect only at the end of the block, so that a file in it is written whole."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread alone
         return
@@ -26,7 +25,7 @@ def ctrl_c_held() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
     if received:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:

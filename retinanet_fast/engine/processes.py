@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,12 +13,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
 
 from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.heartbeat import Heartbeat
+from retinanet_fast.engine.meeting import Meeting
 
-# A collective call waits this long for a process that does not come. Long work of one process, such as COCO's numbers,
-# is waited for by `Processes.wait_for_main`, which has no such limit.
-PATIENCE = timedelta(seconds=50)
+# A collective call waits this long for a process that lives, but does not come: the heartbeat tells of one that died.
+# Work that takes longer in one process than in another, such as COCO's numbers, is waited for at the end of
+# `Processes.patiently`, which has no such limit.
+PATIENCE = timedelta(minutes=10)
+
+_meetings = itertools.count()  # a name for each, the same in every process
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,12 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
+
+    def own_device(self, device: torch.device) -> torch.device:
+        """The device of this process where several share a machine with several GPUs and none was named."""
+        if self.world_size > 1 and device.type == "cuda" and device.index is None:
+            return torch.device("cuda", self.local_rank)
+        return device
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """``tensor``, changed in place to its sum over the processes."""
@@ -57,6 +70,28 @@ class Processes:
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
+
+    @contextmanager
+    def patiently(self) -> Iterator[Callable[[], None]]:
+        """A block of work that one process may be hours longer at than another. At its end each waits for all.
+
+        An error in one process is raised in all, ``Stopped`` too. The block gets a function that raises it: call it
+        now and then in long work. ::
+
+            with processes.patiently():
+                if processes.is_main:
+                    numbers = evaluate(split, found.results)
+
+        Raises:
+            ProcessLost: another process failed by a defect.
+        """
+        if self.world_size == 1:
+            yield lambda: None
+            return
+        # The store of the process group, which is free here: no collective call is going on.
+        meeting = Meeting(_get_default_store(), self.rank, self.world_size, f"meeting {next(_meetings)}")
+        with meeting.block():
+            yield meeting.check
 
 
 @contextmanager
@@ -82,6 +117,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Processes(rank, world_size, local_rank)
+        with Heartbeat(rank, world_size):
+            yield Processes(rank, world_size, local_rank)
     finally:
         dist.destroy_process_group()

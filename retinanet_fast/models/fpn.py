@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,8 +29,8 @@ class LastLevelP6P7(nn.Module):
             _init(conv)
 
     def forward(self, p5: Tensor, c5: Tensor) -> list[Tensor]:
-        p6 = self.p6(p5 if self.use_p5 else c5)
-        return [p6, self.p7(F.relu(p6) if self.relu_before_p7 else p6)]
+        p6 = self.p6(_two_wide(p5 if self.use_p5 else c5))
+        return [p6, self.p7(_two_wide(F.relu(p6) if self.relu_before_p7 else p6))]
 
 
 class FeaturePyramidNetwork(nn.Module):
@@ -74,6 +75,16 @@ class BackboneWithFPN(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.body(images)
         return self.fpn(list(features.values()) if isinstance(features, Mapping) else features)
+
+
+def _two_wide(level: Tensor) -> Tensor:
+    """A level one cell wide with a column of zeros at its right, which a 3x3 convolution of stride 2 takes for padding.
+
+    In bfloat16 oneDNN (seen in 3.12, with AVX512-BF16) writes only the middle column of such a convolution's weight
+    gradient, and leaves what was in memory in the others: the gradient is NaN now and then.
+    """
+    affected = level.shape[-1] == 1 and level.dtype == torch.bfloat16 and level.device.type == "cpu"
+    return F.pad(level, (0, 1)) if affected and torch.is_grad_enabled() else level
 
 
 def _init(conv: nn.Conv2d) -> None:

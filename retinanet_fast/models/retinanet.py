@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,9 +12,15 @@ from retinanet_fast.models.head import RetinaNetHead
 from retinanet_fast.models.targets import Targets, check_targets
 from retinanet_fast.models.torchvision_parts import anchors_of, box_loss_of, check_parts, levels_of
 from retinanet_fast.models.weights import rename_old_keys
-from retinanet_fast.nn import BatchSizes, DetectionTransform, ImageBatch, retinanet_anchor_generator
+from retinanet_fast.nn import (
+    BatchSizes,
+    DetectionTransform,
+    ImageBatch,
+    PackedImages,
+    retinanet_anchor_generator,
+)
 from retinanet_fast.nn.batch_sizes import sizes_of
-from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD
+from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD, Images
 from retinanet_fast.structures import AnchorGrid, Detections
 
 __all__ = ["RetinaNet"]
@@ -24,7 +30,7 @@ class RetinaNet(nn.Module):
     """RetinaNet (https://arxiv.org/abs/1708.02002) with the inputs, outputs and state dict of torchvision's.
 
     It is called with ``images``, a list of float tensors ``[3, H, W]`` in 0 to 1, of any sizes, or one tensor
-    ``[B, 3, H, W]``.
+    ``[B, 3, H, W]``; or with ``nn.PackedImages``, which hold raw pixels, together with padded targets.
 
     In training it also takes ``targets``, one dict per image of ``boxes`` (float ``[N, 4]``, xyxy in the image's
     pixels, x2 > x1 and y2 > y1) and ``labels`` (int64 ``[N]`` in ``[0, num_classes)``), and returns the losses
@@ -46,6 +52,10 @@ class RetinaNet(nn.Module):
         score_thresh, nms_thresh, detections_per_img, topk_candidates: see ``ops.retinanet_detect``.
         fg_iou_thresh, bg_iou_thresh: ``high_threshold`` and ``low_threshold`` of ``ops.match_anchors``.
         alpha, gamma, smooth_l1_beta: see ``ops.retinanet_loss``.
+        allow_low_quality_matches: of ``ops.match_anchors``.
+        loss_function: used instead of ``ops.retinanet_loss`` and called as it is: with the head's levels, the anchors,
+            boxes and labels, and the keywords ``gt_counts`` and ``model.loss_options``. Training returns its dict of
+            losses. ``model.loss_function`` may also be set later; the weights of a module there are the model's.
         box_loss: the same. By default "l1", or what a regression head of torchvision's asks for.
         **transform_options: ``size_divisible`` and ``fixed_size`` of ``DetectionTransform``.
     """
@@ -72,6 +82,8 @@ class RetinaNet(nn.Module):
         gamma: float = 2.0,
         box_loss: str | None = None,
         smooth_l1_beta: float = 1 / 9,
+        allow_low_quality_matches: bool = True,
+        loss_function: Callable[..., dict[str, Tensor]] = ops.retinanet_loss,
         **transform_options: Any,
     ) -> None:
         super().__init__()
@@ -96,14 +108,17 @@ class RetinaNet(nn.Module):
             "smooth_l1_beta": smooth_l1_beta,
             "high_threshold": getattr(proposal_matcher, "high_threshold", fg_iou_thresh),
             "low_threshold": getattr(proposal_matcher, "low_threshold", bg_iou_thresh),
-            "allow_low_quality_matches": getattr(proposal_matcher, "allow_low_quality_matches", True),
+            "allow_low_quality_matches": getattr(
+                proposal_matcher, "allow_low_quality_matches", allow_low_quality_matches
+            ),
         }
         self.box_loss_of_head = box_loss is None
+        self.loss_function = loss_function
         self.register_load_state_dict_pre_hook(rename_old_keys)
 
     def forward(
         self,
-        images: Sequence[Tensor] | Tensor,
+        images: Images,
         targets: Targets | None = None,
         sizes: BatchSizes | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
@@ -113,7 +128,7 @@ class RetinaNet(nn.Module):
         batch, scaled = self.transform(images, checked, sizes)
         return self.compute_loss(scaled, *self._predict(batch))
 
-    def detect_batch(self, images: Sequence[Tensor] | Tensor, sizes: BatchSizes | None = None) -> Detections:
+    def detect_batch(self, images: Images, sizes: BatchSizes | None = None) -> Detections:
         """What evaluation returns, at fixed size: no shape in it depends on values, so it compiles and exports whole.
 
         ``model(images)`` of a model in evaluation is ``model.detect_batch(images).unpack()``.
@@ -127,7 +142,8 @@ class RetinaNet(nn.Module):
         """
         batch, _ = self.transform(images, None, sizes)
         detections = self.detect(*self._predict(batch), batch.image_sizes)
-        return self.transform.postprocess(detections, batch.image_sizes, sizes_of(images))
+        original = images.sizes if isinstance(images, PackedImages) else sizes_of(images)
+        return self.transform.postprocess(detections, batch.image_sizes, original)
 
     def network(self, images: Tensor) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
         """Backbone and head, which is all that has weights: the part to compile for training.
@@ -152,7 +168,7 @@ class RetinaNet(nn.Module):
         head_outputs: Mapping[str, Sequence[Tensor]],
         anchors: Tensor | AnchorGrid,
     ) -> dict[str, Tensor]:
-        """The two losses of the head's outputs, whose levels are read where they lie."""
+        """The losses of the head's outputs by ``loss_function``; the usual one reads the levels where they lie."""
         boxes: Sequence[Tensor] | Tensor
         labels: Sequence[Tensor] | Tensor
         if isinstance(targets, Mapping):
@@ -161,7 +177,7 @@ class RetinaNet(nn.Module):
             boxes, labels = ([target[key] for target in targets] for key in ("boxes", "labels"))
             counts = None
         options = {**self.loss_options, **(box_loss_of(self.head) if self.box_loss_of_head else {})}
-        return ops.retinanet_loss(
+        return self.loss_function(
             head_outputs["cls_logits"],
             head_outputs["bbox_regression"],
             anchors,

@@ -5,66 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
-from PIL import Image
-
+from retinanet_fast.engine.data.check_files import check_files, image_folder
+from retinanet_fast.engine.data.split import Box, Category, ImageEntry, Location, Split
 from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.errors import one_line as one_line  # until checkpoint.py takes it from there
 
 # COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
 OVERSHOOT = 1.0
-
-
-class Category(NamedTuple):
-    """A category as the json has it; ids may have gaps."""
-
-    id: int
-    name: str
-
-
-class ImageEntry(NamedTuple):
-    """An image of the json, with the file that holds it."""
-
-    id: int
-    file_name: str
-    path: Path
-    width: int
-    height: int
-
-
-class Box(NamedTuple):
-    """An annotation: its upper left corner and its size in pixels, clipped to the image."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    category_id: int
-    area: float
-    crowd: bool
-
-
-class Location(NamedTuple):
-    """Where a split is: its json, and the folders in which its images may be."""
-
-    annotations: Path
-    image_folders: tuple[Path, ...]
-
-
-@dataclass
-class Split:
-    """One split, checked: every box belongs to an image and a category and lies inside its image."""
-
-    annotations: Path
-    categories: list[Category]
-    images: list[ImageEntry]
-    boxes: dict[int, list[Box]] = field(default_factory=dict)
-
-    def count_boxes(self) -> int:
-        """Number of boxes, crowd boxes included."""
-        return sum(len(boxes) for boxes in self.boxes.values())
 
 
 def locate(data: Path, split: str) -> Location | None:
@@ -88,16 +38,23 @@ def locate(data: Path, split: str) -> Location | None:
     return None
 
 
-def read_split(location: Location, problems: Problems) -> Split:
+def read_split(
+    location: Location, problems: Problems, record: Path | None = None, write_record: bool = True
+) -> Split:
     """Read and check a split. Every image file must exist and have the size that the json states.
+
+    Args:
+        record: a file in which the check of the image files is remembered: while the data set has the same
+            ``fingerprint``, they are not opened again, and the same faults are reported.
+        write_record: whether to write the file where it holds no such check; of several processes one should.
 
     Raises:
         InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
     split = read_annotations(location.annotations, problems)
-    folder = _image_folder(split.images, location.image_folders)
-    located = (image._replace(path=folder / image.file_name) for image in split.images)
-    split.images = [image for image in located if _check_file(image, problems)]
+    folder = image_folder(split.images, location.image_folders)
+    split.images = [image._replace(path=folder / image.file_name) for image in split.images]
+    split.images = check_files(split, problems, record, write_record)
     if not split.images:
         raise InputError(f"{split.annotations}: no usable image: the data set is empty")
     return split
@@ -262,32 +219,3 @@ def _box(entry: dict[str, Any], image: ImageEntry) -> Box:
         x, y, width, height = left, top, right - left, bottom - top
     area = width * height if area is None else float(area)
     return Box(x, y, width, height, entry["category_id"], area, bool(entry.get("iscrowd", 0)))
-
-
-def _image_folder(images: list[ImageEntry], folders: tuple[Path, ...]) -> Path:
-    """The folder that holds most of the first images (one missing file must not decide)."""
-    present = [folder for folder in folders if folder.is_dir()] or list(folders)
-    return max(present, key=lambda folder: sum((folder / image.file_name).is_file() for image in images[:20]))
-
-
-def _check_file(image: ImageEntry, problems: Problems) -> bool:
-    """Whether the file exists and begins as an image of the stated size; its pixels are decoded when they are used."""
-    fault = None
-    try:
-        with Image.open(image.path) as picture:
-            if picture.size != (image.width, image.height):
-                found = f"{picture.size[0]}x{picture.size[1]}"
-                fault = f"the image is {found} pixels, its entry says {image.width}x{image.height}"
-    except FileNotFoundError:
-        fault = "no such image"
-    except Exception as error:  # PIL raises many kinds on a file that is not an image
-        fault = f"not a readable image: {one_line(error)}"
-    if fault is not None:
-        problems.report(f"{image.path}: {fault} (image id {image.id})")
-    return fault is None
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's first line, or its type where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -1,23 +1,22 @@
-"""Images and boxes as tensors: decoding, flips, and batches in a reproducible order."""
+"""The images of a split as tensors, with their boxes; for training, augmented."""
 
 from __future__ import annotations
 
-import os
-import random
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from retinanet_fast.engine.data.coco import Category, ImageEntry, Split, one_line
-from retinanet_fast.engine.errors import InputError, Problems
-from retinanet_fast.engine.files import ctrl_c_held
+from retinanet_fast.engine.data.augment import Augmented, augment, check_augmentation
+from retinanet_fast.engine.data.coco import Category, ImageEntry, Split
+from retinanet_fast.engine.data.image_cache import ImageCache
+from retinanet_fast.engine.data.order import Draw
+from retinanet_fast.engine.errors import InputError, Problems, one_line
 from retinanet_fast.engine.recipe import Recipe
 
 
@@ -69,53 +68,80 @@ def to_model(images: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 class CocoDataset(Dataset["Sample | BadImage"]):
-    """The images of a split, without crowd boxes, which are not single objects to learn.
+    """The images of a split, as they are by index, and ``augmented`` for training; without crowd boxes, which are not
+    single objects to learn.
 
     Args:
         split: what to read.
         categories: the model's categories; label i + 1 is ``categories[i]``.
-        recipe: gives the flips; None reads images as they are.
+        recipe: says how ``augmented`` changes images, and whether images without boxes count; None for evaluation.
+
+    Raises:
+        InputError: the split has a category that the model does not know, or the recipe needs a library that is absent.
     """
 
     def __init__(self, split: Split, categories: list[Category], recipe: Recipe | None = None) -> None:
-        self.label_of = {
-            id: label for label, id in enumerate(category_ids(categories, split), 1) if id is not None
-        }
-        self.split = split
+        ids = enumerate(category_ids(categories, split), 1)
+        label_of = {id: label for label, id in ids if id is not None}
+        self.annotations = split.annotations
         self.recipe = recipe
-        self.epoch = 0
+        self.cache: ImageCache | None = None
         self.images = split.images
-        if recipe is not None and not recipe.keep_empty:
-            self.images = [image for image in split.images if len(self._boxes(image)[1])]
+        if recipe is not None:
+            check_augmentation(recipe)
+            if not recipe.keep_empty:
+                objects = {id for id, boxes in split.boxes.items() if any(not box.crowd for box in boxes)}
+                self.images = [image for image in split.images if image.id in objects]
+        # One tensor of all boxes: worker processes share it, where Python's objects would be copied by each.
+        found = [[box for box in split.boxes.get(image.id, []) if not box.crowd] for image in self.images]
+        flat = [box for boxes in found for box in boxes]
+        corners = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in flat]
+        self._boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
+        self._labels = torch.tensor([label_of[box.category_id] for box in flat], dtype=torch.int64)
+        self._ends = list(itertools.accumulate(len(boxes) for boxes in found))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample | BadImage:
+        """An image as it is."""
         entry = self.images[index]
+        image = self._image(entry)
+        if isinstance(image, BadImage):
+            return image
+        return Sample(image, *self._targets(index), entry.id)
+
+    def augmented(self, draw: Draw) -> Augmented | BadImage:
+        """An image as the recipe augments it in an epoch: a function of the recipe, the epoch and the image alone."""
+        assert self.recipe is not None
+        entry = self.images[draw.index]
+        image = self._image(entry)
+        if isinstance(image, BadImage):
+            return image
+        boxes, labels = self._targets(draw.index)
+        return augment(image, boxes, labels, self.recipe, draw.epoch, entry.id)
+
+    def _image(self, entry: ImageEntry) -> Tensor | BadImage:
+        kept = self.cache.get(entry.id) if self.cache is not None else None
+        if kept is not None:
+            return kept
         try:
             image = read_image(entry.path)
         except Exception as error:  # PIL raises many kinds on a damaged file
-            return BadImage(
-                f"{entry.path}: not a readable image: {one_line(error)} (image id {entry.id})", entry.id
-            )
-        boxes, labels = self._boxes(entry)
-        if self.recipe is not None:
-            # A generator of its own for each image and epoch: the same flips for any number of workers.
-            draw = random.Random(f"{self.recipe.seed} {self.epoch} {entry.id}")
-            if draw.random() < self.recipe.hflip:
-                image, boxes = flip(image, boxes, horizontal=True)
-            if draw.random() < self.recipe.vflip:
-                image, boxes = flip(image, boxes, horizontal=False)
-        return Sample(image, boxes, labels, entry.id)
+            fault = f"not a readable image: {one_line(error)}"
+        else:
+            height, width = image.shape[1:]
+            if (width, height) == (entry.width, entry.height):
+                if self.cache is not None:
+                    self.cache.put(entry.id, image)
+                return image
+            # The file has changed since it was checked.
+            fault = f"the image is {width}x{height} pixels, its entry says {entry.width}x{entry.height}"
+        return BadImage(f"{entry.path}: {fault} (image id {entry.id})", entry.id)
 
-    def _boxes(self, entry: ImageEntry) -> tuple[Tensor, Tensor]:
-        found = [box for box in self.split.boxes.get(entry.id, []) if not box.crowd]
-        corners = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in found]
-        labels = [self.label_of[box.category_id] for box in found]
-        return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), torch.tensor(
-            labels, dtype=torch.int64
-        )
+    def _targets(self, index: int) -> tuple[Tensor, Tensor]:
+        own = slice(self._ends[index - 1] if index > 0 else 0, self._ends[index])
+        return self._boxes[own], self._labels[own]
 
 
 def readable(batch: Batch, problems: Problems) -> list[Sample]:
@@ -124,16 +150,6 @@ def readable(batch: Batch, problems: Problems) -> list[Sample]:
         if isinstance(sample, BadImage):
             problems.report(sample.message)
     return [sample for sample in batch if isinstance(sample, Sample)]
-
-
-def flip(image: Tensor, boxes: Tensor, horizontal: bool) -> tuple[Tensor, Tensor]:
-    """Mirror an image [3, H, W] and its xyxy boxes [G, 4]: x becomes W - x, or y becomes H - y."""
-    x1, y1, x2, y2 = boxes.unbind(1)
-    if horizontal:
-        width = image.shape[2]
-        return image.flip(2), torch.stack((width - x2, y1, width - x1, y2), dim=1)
-    height = image.shape[1]
-    return image.flip(1), torch.stack((x1, height - y2, x2, height - y1), dim=1)
 
 
 def category_ids(categories: list[Category], split: Split) -> list[int | None]:
@@ -157,65 +173,3 @@ def category_ids(categories: list[Category], split: Split) -> list[int | None]:
             )
     id_of = {category.name: category.id for category in split.categories}
     return [id_of.get(name) for name in names]
-
-
-class BatchOrder(Sampler[list[int]]):
-    """Batches of indices, shuffled by seed and epoch; with ``group_aspect``, each of one orientation."""
-
-    def __init__(self, dataset: CocoDataset, recipe: Recipe) -> None:
-        self.dataset = dataset
-        self.recipe = recipe
-
-    def __len__(self) -> int:
-        return len(self._batches())
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches())
-
-    def _batches(self) -> list[list[int]]:
-        draw = random.Random(f"order {self.recipe.seed} {self.dataset.epoch}")
-        order = list(range(len(self.dataset)))
-        draw.shuffle(order)
-        images = self.dataset.images
-        wide = [i for i in order if not self.recipe.group_aspect or images[i].width >= images[i].height]
-        tall = [i for i in order if self.recipe.group_aspect and images[i].width < images[i].height]
-        size = self.recipe.batch_size
-        batches = [group[i : i + size] for group in (wide, tall) for i in range(0, len(group), size)]
-        draw.shuffle(batches)
-        return batches[: self.recipe.epoch_steps or None]
-
-
-def train_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> DataLoader[Any]:
-    """Batches for training, in an order that the seed and ``dataset.epoch`` decide."""
-    return DataLoader(dataset, batch_sampler=BatchOrder(dataset, recipe), **_loading(recipe, device))
-
-
-def eval_loader(dataset: CocoDataset, recipe: Recipe, device: torch.device) -> DataLoader[Any]:
-    """Batches for evaluation, in the data set's own order."""
-    return DataLoader(dataset, batch_size=recipe.batch_size, **_loading(recipe, device))
-
-
-def read(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches. Its workers leave Ctrl-C to the main process."""
-    with ctrl_c_held():
-        return iter(loader)
-
-
-def _loading(recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    return {
-        "num_workers": _workers(recipe, device),
-        "pin_memory": device.type == "cuda",
-        "collate_fn": list,
-        "worker_init_fn": _start_worker,
-    }
-
-
-def _workers(recipe: Recipe, device: torch.device) -> int:
-    """On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding."""
-    if recipe.workers >= 0:
-        return recipe.workers
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
-
-
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retinanet_fast.engine.evaluation.evaluate import Evaluation
+from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
 
 COLUMNS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 ROWS = (

@@ -17,8 +17,10 @@ from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
 from retinanet_fast.engine.data.coco import Category, one_line
 from retinanet_fast.engine.data.dataset import read_image, to_model
 from retinanet_fast.engine.errors import InputError, Problems
-from retinanet_fast.engine.evaluation.evaluate import coco_results, run_model
+from retinanet_fast.engine.evaluation.detect import run_batch
+from retinanet_fast.engine.evaluation.results import from_batch
 from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.precision import resolve
 from retinanet_fast.engine.prediction.draw import FORMATS, Label, draw_boxes, save_picture
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.reporting.progress import Progress
@@ -87,6 +89,7 @@ def predict(
         score: boxes below it are not drawn; the json has every detection of the model.
     """
     device = next(model.parameters()).device
+    dtype = resolve(recipe.precision, device)
     results: list[dict[str, Any]] = []
     names = unique_names(files)
     _keep_inputs(files, [out / name for name in names])
@@ -97,10 +100,10 @@ def predict(
         image = _read(file, problems)
         if image is None:
             continue
-        output = run_model(model, to_model([image], device), recipe)[0]
-        found = coco_results(output, image_id, [category.id for category in categories])
-        results += [{**result, "file_name": file.name} for result in found]
-        labels = picture_labels(output, categories, score)
+        found = run_batch(model, to_model([image], device), dtype).to("cpu")
+        listed = from_batch(found, [image_id], [category.id for category in categories]).to_list()
+        results += [{**result, "file_name": file.name} for result in listed]
+        labels = picture_labels(found[0], categories, score)
         save_picture(draw_boxes(to_picture(image), labels), out / name)
         pictures += 1
         drawn += len(labels)

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 INK = "#2b3040"
 GRID = "#e3e6ee"
+LABELS = {"classification": "classification (focal)", "bbox_regression": "box regression"}
 COLOURS = ("#3056d3", "#e4572e", "#17a398", "#8a4fbf")
 
 
 def loss_plot(history: list[dict[str, Any]], path: Path) -> None:
-    """The two losses over the steps."""
+    """The losses over the steps."""
     figure, axes = new_figure("steps", "loss")
     points = [point for record in history for point in record["curve"]]
     steps = [point[0] for point in points]
-    axes.plot(steps, [point[1] for point in points], color=COLOURS[0], label="classification (focal)")
-    axes.plot(steps, [point[2] for point in points], color=COLOURS[1], label="box regression")
+    for index, name in enumerate(history[-1]["losses"]):
+        values = [point[1 + index] for point in points]
+        axes.plot(steps, values, color=COLOURS[index % len(COLOURS)], label=LABELS.get(name, name))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     save(figure, path)

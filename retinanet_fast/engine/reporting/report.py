@@ -1,9 +1,10 @@
-"""The demo's index page: one self-contained html file."""
+"""The page of a run: one self-contained html file."""
 
 from __future__ import annotations
 
 import base64
 import html
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from retinanet_fast.engine.evaluation.evaluate import Evaluation
+from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
 from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.reporting.pictures import Compared
 from retinanet_fast.engine.reporting.timing import MOST_SHOWN, OpTiming
 
 MEANINGS = {
@@ -33,12 +35,13 @@ MEANINGS = {
 
 @dataclass
 class Report:
-    """What the page shows. ``figures`` are (value, caption); ``pictures`` and ``plots`` are image files."""
+    """What the page shows. ``figures`` are (value, caption); ``plots`` are image files, those that are there; without
+    ``timings`` the page has no section on them."""
 
     title: str
     summary: str
     figures: Sequence[tuple[str, str]]
-    pictures: Sequence[Path]
+    pictures: Sequence[Compared]
     score: float
     plots: Sequence[Path]
     evaluation: Evaluation
@@ -54,9 +57,11 @@ class Report:
             title=html.escape(self.title),
             summary=html.escape(self.summary),
             figures="".join(_figure(value, caption) for value, caption in self.figures),
-            pictures="".join(_pair(picture) for picture in self.pictures),
+            pictures="".join(_pair(compared) for compared in self.pictures),
             score=f"{self.score:g}",
-            plots="".join(_image(plot, plot.stem) for plot in self.plots),
+            plots="".join(
+                _image(plot.read_bytes(), "png", plot.stem) for plot in self.plots if plot.exists()
+            ),
             numbers=_numbers(self.evaluation),
             categories=_categories(self.evaluation),
             evaluation_note=html.escape(self.evaluation_note),
@@ -71,15 +76,17 @@ def _figure(value: str, caption: str) -> str:
     return f'<div class="figure"><b>{html.escape(value)}</b><span>{html.escape(caption)}</span></div>'
 
 
-def _image(path: Path, description: str) -> str:
-    kind = "png" if path.suffix == ".png" else "jpeg"
-    content = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img alt="{html.escape(description)}" src="data:image/{kind};base64,{content}">'
+def _image(content: bytes, kind: str, description: str) -> str:
+    text = base64.b64encode(content).decode("ascii")
+    return f'<img alt="{html.escape(description)}" src="data:image/{kind};base64,{text}">'
 
 
-def _pair(path: Path) -> str:
+def _pair(compared: Compared) -> str:
     caption = "<figcaption><span>truth</span><span>detections</span></figcaption>"
-    return f"<figure>{_image(path, f'truth and detections, {path.stem}')}{caption}</figure>"
+    file = io.BytesIO()
+    compared.picture.save(file, "JPEG", quality=92)
+    image = _image(file.getvalue(), "jpeg", f"truth and detections, image {compared.image_id}")
+    return f"<figure>{image}{caption}</figure>"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = ()) -> str:
@@ -118,6 +125,7 @@ def _categories(evaluation: Evaluation) -> str:
 
 
 def _timings(timings: Sequence[OpTiming]) -> str:
+    """The section on the ops' times; nothing without any."""
     if not timings:
         return ""
     greatest = min(MOST_SHOWN, max(row.ratio for row in timings))
@@ -133,4 +141,5 @@ def _timings(timings: Sequence[OpTiming]) -> str:
         for row in timings
     ]
     heads = ("op", "on", "ours", "plain PyTorch", "(log scale)", "plain PyTorch / ours")
-    return _table(heads, rows, numeric=(2, 3, 5))
+    section = Template((resources.files(__package__) / "timings.html").read_text(encoding="utf-8"))
+    return section.substitute(table=_table(heads, rows, numeric=(2, 3, 5)))

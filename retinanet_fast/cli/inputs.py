@@ -1,0 +1,54 @@
+"""What several commands read and say in the same way."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retinanet_fast.cli.arguments import PROGRAM
+from retinanet_fast.engine.errors import InputError, Problems
+
+if TYPE_CHECKING:
+    from retinanet_fast.engine.data.coco import Location
+
+
+def required(location: Location | None, data: Path, split: str) -> Location:
+    if location is None:
+        names = f"annotations/instances_{split}.json, nor COCO's instances_{split}2017.json"
+        raise InputError(f"{data}: no {names}")
+    return location
+
+
+def location_of(options: argparse.Namespace, split: str) -> Location | None:
+    """A split by its own flags, or below ``--data``."""
+    from retinanet_fast.engine.data.coco import Location, locate
+
+    annotations = getattr(options, f"{split}_json", None)
+    images = getattr(options, f"{split}_images", None)
+    if annotations is not None:
+        if images is None and getattr(options, "results", None) is None:
+            raise InputError(f"--{split}-json: expected --{split}-images with it")
+        return Location(annotations, (images,) if images is not None else ())
+    if options.data is None:
+        if split == "val" and getattr(options, "train_json", None) is not None:
+            return None
+        raise InputError(f"expected --data DIR, or --{split}-json with --{split}-images")
+    found = locate(options.data, split)
+    if found is not None and images is not None:
+        found = found._replace(image_folders=(images,))
+    return found
+
+
+def amount(split: Any) -> str:
+    return f"{len(split.images)} images, {split.count_boxes()} boxes"
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def say_skipped(problems: Problems) -> None:
+    if summary := problems.summary():
+        print(f"{PROGRAM}: {summary}", file=sys.stderr)

@@ -1,0 +1,164 @@
+"""Detections on a split, its batches shared out to the processes of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from retinanet_fast.engine.data.coco import Category, Split
+from retinanet_fast.engine.data.dataset import (
+    CocoDataset,
+    category_ids,
+    readable,
+    to_model,
+)
+from retinanet_fast.engine.data.loader import eval_loader, read
+from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.evaluation.results import Results, concatenate, from_batch, pack
+from retinanet_fast.engine.precision import autocast, resolve
+from retinanet_fast.engine.processes import Processes
+from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.reporting.progress import Progress
+from retinanet_fast.models import RetinaNet
+from retinanet_fast.structures import Detections
+
+# Images at a time, where a step's are not fewer: large enough for a GPU, small enough to share out to many.
+LARGEST_BATCH = 16
+
+
+@dataclass
+class Detected:
+    """Detections on a split, and the ids of the images that were read; both in the order of the ids."""
+
+    results: Results
+    image_ids: list[int]
+    images_per_second: float
+
+
+def detect(
+    model: nn.Module,
+    split: Split,
+    categories: list[Category],
+    recipe: Recipe,
+    device: torch.device,
+    problems: Problems,
+    processes: Processes | None = None,
+    stop: Callable[[], None] | None = None,
+    batch_size: int | None = None,
+) -> Detected | None:
+    """Run the model over every image of a split, once, in the processes together.
+
+    Args:
+        categories: the model's.
+        problems: of all processes, in the main one.
+        stop: called between batches; raises ``Stopped`` where the work is to end.
+        batch_size: images at a time, by default ``recipe.batch_size``, at most 16. Detections depend on it in their
+            last bits, and not on the number of processes.
+
+    Returns:
+        The same for any number of processes, in the main one; None in the others.
+
+    Raises:
+        InputError: in every process: no image of the split can be read, or one cannot and bad ones are not skipped.
+        Stopped: in every process: ``stop`` raised it in one.
+        ProcessLost: another process failed by a defect.
+    """
+    processes = processes or Processes()
+    dataset = CocoDataset(split, categories)
+    ids = category_ids(categories, split)
+    size = batch_size or min(recipe.batch_size, LARGEST_BATCH)
+    loader = eval_loader(dataset, size, recipe, device, processes.rank, processes.world_size)
+    dtype = resolve(recipe.precision, device)
+    results: list[Results] = []
+    image_ids: list[int] = []
+    told = len(problems.messages)
+    progress = Progress("evaluate", len(dataset))
+    started = time.perf_counter()
+    model.eval()
+    with processes.patiently() as check:
+        for batch_ids, found in _overlapped(model, _batches(loader, problems, check, stop), device, dtype):
+            image_ids += batch_ids
+            results.append(from_batch(found, batch_ids, ids))
+            if processes.is_main and progress.due():
+                done = min(len(dataset), len(image_ids) * processes.world_size)
+                progress.draw(done, f"{done / (time.perf_counter() - started):.1f} images/s")
+    progress.close()
+    seconds = time.perf_counter() - started
+    parts = processes.gather((concatenate(results), image_ids, problems.messages[told:]))
+    for message in (message for _, _, messages in parts for message in messages):
+        problems.report(message)
+    read_ids = sorted(image_id for _, part, _ in parts for image_id in part)
+    if processes.share(len(read_ids)) == 0:
+        raise InputError(f"{split.annotations}: no usable image: the data set is empty")
+    if not processes.is_main:
+        return None
+    return Detected(concatenate([part for part, _, _ in parts]).by_image(), read_ids, len(read_ids) / seconds)
+
+
+@torch.no_grad()
+def run_batch(model: nn.Module, images: list[Tensor], dtype: torch.dtype) -> Detections:
+    """The detections of a model on images that are on its device, computed in ``dtype``.
+
+    Args:
+        model: a ``RetinaNet``, which is not waited for, or any detector that returns one dict per image.
+    """
+    with autocast(images[0].device, dtype):
+        if isinstance(model, RetinaNet):
+            return model.detect_batch(images)
+        return pack(model(images))
+
+
+def _batches(
+    loader: DataLoader[Any],
+    problems: Problems,
+    check: Callable[[], None],
+    stop: Callable[[], None] | None,
+) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """The ids and the pixels of each batch's readable images."""
+    for batch in read(loader):
+        check()
+        if stop is not None:
+            stop()
+        if samples := readable(batch, problems):
+            yield [sample.image_id for sample in samples], [sample.image for sample in samples]
+
+
+def _overlapped(
+    model: nn.Module,
+    batches: Iterator[tuple[list[int], list[Tensor]]],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[tuple[list[int], Detections]]:
+    """Each batch's ids and detections, on the CPU. A GPU has the next batch to do while one is read."""
+    before: tuple[list[int], Detections, torch.cuda.Event | None] | None = None
+    for ids, images in batches:
+        found, copied = _to_host(run_batch(model, to_model(images, device), dtype))
+        if before is not None:
+            yield _waited_for(*before)
+        before = ids, found, copied
+    if before is not None:
+        yield _waited_for(*before)
+
+
+def _to_host(found: Detections) -> tuple[Detections, torch.cuda.Event | None]:
+    if found.boxes.device.type != "cuda":
+        return found.to("cpu"), None
+    fields = (found.boxes, found.scores, found.labels, found.counts)
+    copies = Detections(*(tensor.to("cpu", non_blocking=True) for tensor in fields))
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(found.boxes.device))
+    return copies, copied
+
+
+def _waited_for(
+    ids: list[int], found: Detections, copied: torch.cuda.Event | None
+) -> tuple[list[int], Detections]:
+    if copied is not None:
+        copied.synchronize()
+    return ids, found

@@ -1,0 +1,123 @@
+"""Detections on a split as arrays, and COCO's results format, in which other programs read and write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retinanet_fast.engine.data.coco import Split, is_integer, is_number, load_json
+from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.files import write_text
+from retinanet_fast.structures import Detections
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """N detections, under the names of COCO's results format."""
+
+    image_id: np.ndarray  # [N] int64
+    category_id: np.ndarray  # [N] int64
+    bbox: np.ndarray  # [N, 4] float64: x, y, width, height in pixels
+    score: np.ndarray  # [N] float64
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def by_image(self) -> Results:
+        """Ordered by image id; an image's own detections stay in their order."""
+        return self.rows(np.argsort(self.image_id, kind="stable"))
+
+    def rows(self, which: np.ndarray) -> Results:
+        """The rows of an index or of a mask."""
+        return Results(self.image_id[which], self.category_id[which], self.bbox[which], self.score[which])
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """One object per detection, as the format's json has them."""
+        names = ("image_id", "category_id", "bbox", "score")
+        columns = (getattr(self, name).tolist() for name in names)
+        return [dict(zip(names, row)) for row in zip(*columns)]
+
+
+def from_list(entries: Sequence[dict[str, Any]]) -> Results:
+    """The inverse of ``Results.to_list``; other keys are left out."""
+    return Results(
+        np.array([entry["image_id"] for entry in entries], dtype=np.int64),
+        np.array([entry["category_id"] for entry in entries], dtype=np.int64),
+        np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4),
+        np.array([entry["score"] for entry in entries], dtype=np.float64),
+    )
+
+
+def from_batch(found: Detections, image_ids: list[int], ids: list[int | None]) -> Results:
+    """A batch's detections, in the order of its images, each image's in the model's.
+
+    Args:
+        found: on the CPU.
+        image_ids: of the batch's images.
+        ids: ``ids[label - 1]`` is a label's category, or None to drop it. Label 0 is the background: the model has a
+            column for it, which it learns never to predict.
+    """
+    labels = found.labels.numpy()
+    real = np.arange(labels.shape[1]) < found.counts.numpy()[:, None]
+    known = np.array([False, *(category_id is not None for category_id in ids)])
+    image, place = np.nonzero(real & known[np.where(real, labels, 0)])
+    corners = found.boxes.numpy()[image, place].astype(np.float64)
+    return Results(
+        np.array(image_ids, dtype=np.int64)[image],
+        np.array([0, *(category_id or 0 for category_id in ids)], dtype=np.int64)[labels[image, place]],
+        np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1),
+        found.scores.numpy()[image, place].astype(np.float64),
+    )
+
+
+def pack(outputs: Sequence[dict[str, Tensor]]) -> Detections:
+    """One dict per image, as torchvision's detectors return them, at fixed size."""
+    counts = [len(output["scores"]) for output in outputs]
+    padded = {
+        key: torch.nn.utils.rnn.pad_sequence([output[key] for output in outputs], batch_first=True)
+        for key in ("boxes", "scores", "labels")
+    }
+    return Detections(**padded, counts=torch.tensor(counts, device=padded["boxes"].device))
+
+
+def concatenate(parts: Sequence[Results]) -> Results:
+    """The parts' detections, one part after the other."""
+    parts = [*parts, from_list([])]  # none at all is no detection
+    names = ("image_id", "category_id", "bbox", "score")
+    return Results(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write detections as json in COCO's results format, whole or not at all."""
+    write_text(path, json.dumps(results.to_list()))
+
+
+def read_results(path: Path, split: Split) -> Results:
+    """Detections from a file in COCO's results format.
+
+    Raises:
+        InputError: an entry is not a detection on an image of the split; it names file and entry.
+    """
+    entries = load_json(path)
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: expected a list of detections, got a {type(entries).__name__}")
+    image_ids = {image.id for image in split.images}
+    for index, entry in enumerate(entries):
+        where = f"{path}: [{index}]"
+        if not isinstance(entry, dict):
+            raise InputError(f"{where}: expected an object, got {entry!r}")
+        if not is_integer(entry.get("image_id")) or entry["image_id"] not in image_ids:
+            raise InputError(f"{where}: image_id {entry.get('image_id')} is not in {split.annotations}")
+        if not is_integer(entry.get("category_id")) or not is_number(entry.get("score")):
+            raise InputError(f"{where}: expected a category_id and a score")
+        bbox = entry.get("bbox")
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
+            raise InputError(f"{where}: expected bbox [x, y, width, height], got {bbox!r}")
+    return from_list(entries)

@@ -1,0 +1,156 @@
+"""The loop over the steps: what comes between them, and how it is left."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from retinanet_fast.engine.data.batch import Batch
+from retinanet_fast.engine.data.order import TrainOrder
+from retinanet_fast.engine.errors import Stopped, TrainingError
+from retinanet_fast.engine.recipe.schedule import learning_rate
+from retinanet_fast.engine.training.hooks import Hook, StepReport
+from retinanet_fast.engine.training.nonfinite import explain
+from retinanet_fast.engine.training.readback import Readback
+from retinanet_fast.engine.training.records import epoch_record
+from retinanet_fast.engine.training.run import Run
+from retinanet_fast.engine.training.saving import Saver
+from retinanet_fast.engine.training.signals import StopRequest
+from retinanet_fast.engine.training.step import TrainStep
+
+
+@dataclass
+class _Taken:
+    """A step whose findings are on their way to the host."""
+
+    step: int
+    rate: float
+    shares: Sequence[Batch]
+
+
+class Loop:
+    """Runs a run to its end, from the step that its state is at.
+
+    What all processes must decide alike (to stop, to save, to skip a step) is decided from what the step has summed
+    over them, at the same step in each.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        step: TrainStep,
+        order: TrainOrder,
+        hooks: Sequence[Hook],
+        saver: Saver,
+        stop: StopRequest,
+    ) -> None:
+        self.run, self.step, self.order = run, step, order
+        self.hooks, self.saver, self.stop = hooks, saver, stop
+        self.readback: Readback[_Taken] = Readback(run.device)
+        self.asked_to_stop = self.asked_to_save = False
+        self.began = time.perf_counter()
+
+    def __call__(self, batches: Iterator[list[Batch]]) -> None:
+        """Take every step that is left.
+
+        Raises:
+            Stopped: a signal came; the state is saved.
+            TrainingError: the loss is not finite; the state from before the step is saved.
+        """
+        run, state = self.run, self.run.state
+        self._finish_epoch_if_due()
+        while state.step < run.num_steps:
+            with run.clock("data"):
+                shares = next(batches)
+            self._report_unreadable(shares)
+            rate = learning_rate(run.recipe, state.step, run.steps_per_epoch)
+            found = self.step(shares, rate, flags=(bool(self.stop), self.saver.due()))
+            state.step += 1
+            self.readback.push(_Taken(state.step, rate, shares), found)
+            for taken, values in self.readback.due():
+                self._note(taken, values)
+            if self.asked_to_stop or self.asked_to_save or state.step % run.steps_per_epoch == 0:
+                for taken, values in self.readback.rest():
+                    self._note(taken, values)
+                self._finish_epoch_if_due()
+                if self.asked_to_stop:
+                    self._leave()
+                if self.asked_to_save:
+                    self.saver.save()
+                    self.asked_to_save = False
+
+    def _note(self, taken: _Taken, values: list[float]) -> None:
+        """Learn what a step found."""
+        run, state = self.run, self.run.state
+        names = state.loss_names = self.step.names
+        losses, (bad, stop, save) = values[: len(names)], values[len(names) :]
+        self.asked_to_stop |= stop > 0
+        self.asked_to_save |= save > 0
+        if bad > 0:
+            self._skip_or_fail(taken, losses)
+        else:
+            state.skipped_in_row = 0
+            state.epoch_losses.append(losses)
+        report = StepReport(taken.step, dict(zip(names, losses)), taken.rate, bad > 0, stop > 0)
+        for hook in self.hooks:
+            hook.after_step(run, report)
+
+    def _skip_or_fail(self, taken: _Taken, losses: list[float]) -> None:
+        run, state = self.run, self.run.state
+        state.skipped += 1
+        state.skipped_in_row += 1
+        recipe, where = run.recipe, f"epoch {run.epoch + 1}, step {taken.step}"
+        if recipe.nonfinite == "skip" and state.skipped_in_row <= recipe.max_skips:
+            run.say(f"{where}: the loss is not finite: skipped, {state.skipped_in_row} in a row")
+            return
+        # No weight has changed since the step before this one.
+        state.step = taken.step - state.skipped_in_row
+        state.skipped -= state.skipped_in_row
+        state.skipped_in_row = 0
+        self.readback.clear()
+        self.saver.save()
+        with self.step.autocast():
+            reason = explain(state.model, taken.shares, run.device)
+        reasons = dict.fromkeys(run.processes.share(run.processes.gather(reason)))
+        sums = ", ".join(f"{name} {value:g}" for name, value in zip(self.step.names, losses))
+        raise TrainingError(
+            f"{where}: the loss is not finite ({sums}): {'; '.join(reasons)}. {run.out} holds the state before it; "
+            "a smaller --lr or a --clip-norm may help, --nonfinite skip leaves such steps out"
+        )
+
+    def _report_unreadable(self, shares: Sequence[Batch]) -> None:
+        for share in shares:
+            for message in share.messages:
+                self.run.problems.report(message)
+
+    def _finish_epoch_if_due(self) -> None:
+        """Evaluate and record an epoch whose steps are done, and save."""
+        run, state = self.run, self.run.state
+        if state.step != (run.epoch + 1) * run.steps_per_epoch:
+            return
+        images = sum(len(self.order.batch(state.step - 1 - back)) for back in range(run.steps_per_epoch))
+        record = epoch_record(run, images, time.perf_counter() - self.began)
+        try:
+            for hook in self.hooks:
+                hook.after_epoch(run, record)
+        except Stopped:
+            self.saver.save()
+            raise
+        record["times"] = run.clock.take()
+        run.history.append(record)
+        state.epoch_losses, state.skipped, state.epoch_seconds = [], 0, 0.0
+        self.saver.save(epoch_end=True)
+        for hook in self.hooks:
+            hook.after_save(run)
+        self.asked_to_save = False
+        self.began = time.perf_counter()
+
+    def _leave(self) -> None:
+        self.run.state.epoch_seconds += time.perf_counter() - self.began
+        self.saver.save()
+        number = self.stop.signal_number or signal.SIGTERM
+        raise Stopped(
+            number, f"stopped after step {self.run.state.step}: --resume goes on with {self.run.out}"
+        )

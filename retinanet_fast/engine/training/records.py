@@ -1,0 +1,53 @@
+"""The record of an epoch: plain values, kept in the checkpoint and written to ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from retinanet_fast.engine.training.clock import memory_bytes
+from retinanet_fast.engine.training.run import Run
+
+# Points of the loss curve that the record of an epoch keeps.
+CURVE_POINTS = 40
+
+
+def epoch_record(run: Run, images: int, seconds: float) -> dict[str, Any]:
+    """The record of the epoch that has just been trained, before its evaluation.
+
+    Args:
+        images: taken in the epoch.
+        seconds: that it took in this process; what it took in earlier ones is in the state.
+    """
+    state = run.state
+    losses = torch.tensor(state.epoch_losses, dtype=torch.float64).reshape(-1, len(state.loss_names))
+    mean = losses.mean(0).tolist()
+    seconds += state.epoch_seconds
+    return {
+        "epoch": run.epoch + 1,
+        "iterations": state.step,
+        "loss": sum(mean),
+        **dict(zip(state.loss_names, mean, strict=True)),
+        "losses": list(state.loss_names),
+        "lr": float(state.optimizer.param_groups[0]["lr"]),
+        "images": images,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "skipped": len(run.problems.messages),
+        "skipped_steps": state.skipped,
+        "memory_bytes": memory_bytes(run.device),
+        "curve": loss_curve(state.epoch_losses, state.step - len(state.epoch_losses)),
+    }
+
+
+def loss_curve(losses: list[list[float]], first: int) -> list[list[float]]:
+    """At most ``CURVE_POINTS`` points (step, one value per loss), each a mean over its steps."""
+    if not losses:
+        return []
+    parts = torch.tensor(losses, dtype=torch.float64).tensor_split(min(CURVE_POINTS, len(losses)))
+    points, step = [], first
+    for part in parts:
+        step += len(part)
+        points.append([float(step), *part.mean(0).tolist()])
+    return points

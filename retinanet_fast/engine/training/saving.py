@@ -1,0 +1,116 @@
+"""When and what a run saves, and how it comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+from torch import Tensor, nn
+
+from retinanet_fast.engine import checkpoint as checkpoints
+from retinanet_fast.engine.checkpoint import Checkpoint, Progress
+from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.run_folder import RunFolder
+from retinanet_fast.engine.training.optimizer import restore_optimizer
+from retinanet_fast.engine.training.run import Run
+from retinanet_fast.models.weights import settings_of
+
+
+class Saver:
+    """Writes a run's checkpoints: ``best.pt``, and ``last.pt`` after epochs, every ``checkpoint_minutes``, at a stop.
+
+    Each is whole at every moment. ``best.pt`` is written before the ``last.pt`` that knows of its epoch: a process that
+    is killed between the two does the epoch again.
+    """
+
+    def __init__(self, run: Run, folder: RunFolder) -> None:
+        self.run, self.folder = run, folder
+        self.saved = time.monotonic()
+        self.is_new = True
+
+    def due(self) -> bool:
+        """Whether the time has come to save within an epoch; asked of the main process."""
+        minutes = self.run.recipe.checkpoint_minutes
+        return self.run.processes.is_main and 0 < minutes <= (time.monotonic() - self.saved) / 60
+
+    def save(self, epoch_end: bool = False) -> None:
+        """Write the state as it is; ``epoch_end`` where the last record is that of the step before."""
+        run = self.run
+        if run.processes.is_main:
+            with run.clock("checkpoint"):
+                state = self._checkpoint()
+                if epoch_end and is_best(run.history):
+                    best = dataclasses.replace(state, model=state.weights, ema={}, optimizer={}, scaler={})
+                    best.save(self.folder.best)
+                state.save(self.folder.last)
+                if self.is_new:
+                    self.folder.begin_anew()
+                if epoch_end:
+                    self._keep(run.recipe.keep_checkpoints)
+        self.is_new = False
+        self.saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from ``last.pt``: its weights, its optimizer's state and its epochs are the run's.
+
+        Raises:
+            InputError: a checkpoint of another model.
+        """
+        run, source = self.run, self.folder.last
+        saved = checkpoints.load(source)
+        if [c.name for c in saved.categories] != [c.name for c in run.train_split.categories]:
+            raise InputError(f"{source}: a checkpoint of another model: it was trained on other categories")
+        checkpoints.restore(run.state.model, saved, source, averaged=False)
+        restore_optimizer(run.state.optimizer, saved.optimizer, source)
+        if saved.scaler and run.state.scaler.is_enabled():
+            run.state.scaler.load_state_dict(saved.scaler)
+        if run.state.ema is not None:
+            checkpoints.restore(run.state.ema.model, saved, source)
+        run.history = saved.history
+        run.problems.restore(saved.problems)
+        progress = saved.progress
+        if progress is None:  # of a program that saved at the end of epochs alone
+            progress = Progress(step=saved.epoch * run.steps_per_epoch)
+        for name, value in dataclasses.asdict(progress).items():
+            setattr(run.state, name, value)
+        self.is_new = False
+
+    def _keep(self, count: int) -> None:
+        """Keep the checkpoints of the last ``count`` epochs, ``last.pt`` among them, which takes no room twice."""
+        if count > 1:
+            kept = self.folder.kept(self.run.state.step)
+            kept.unlink(missing_ok=True)
+            os.link(self.folder.last, kept)
+        for old in self.folder.kept_checkpoints()[: -count if count > 1 else None]:
+            old.unlink()
+
+    def _checkpoint(self) -> Checkpoint:
+        run, state = self.run, self.run.state
+        names = [field.name for field in dataclasses.fields(Progress)]
+        return Checkpoint(
+            model=_on_host(state.model),
+            recipe=run.recipe,
+            categories=run.train_split.categories,
+            epoch=run.epoch,
+            optimizer=state.optimizer.state_dict(),
+            history=run.history,
+            settings=settings_of(state.model),
+            ema=_on_host(state.ema.model) if state.ema is not None else {},
+            scaler=state.scaler.state_dict(),
+            progress=Progress(**{name: getattr(state, name) for name in names}),
+            problems=run.problems.messages,
+            record=run.record.to_dict() if run.record is not None else {},
+        )
+
+
+def is_best(history: list[dict[str, Any]]) -> bool:
+    """Whether the last epoch was evaluated, and better than all before it."""
+    if not history or "AP" not in history[-1]:
+        return False
+    return all(history[-1]["AP"] > record.get("AP", -1.0) for record in history[:-1])
+
+
+def _on_host(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

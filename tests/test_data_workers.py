@@ -1,0 +1,134 @@
+"""The processes that load images: signals are the main process's, and none outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import data_sets
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and signals are those of Linux")
+
+# Trains on nothing: prints its workers, then each batch's step, slowly; tells of each signal.
+PROGRAM = """
+import multiprocessing, signal, sys, time
+from pathlib import Path
+
+import torch
+
+from retinanet_fast.engine.data.coco import locate, read_split
+from retinanet_fast.engine.data.dataset import CocoDataset
+from retinanet_fast.engine.data.loader import train_batches
+from retinanet_fast.engine.data.order import TrainOrder
+from retinanet_fast.engine.errors import Problems, TrainingError
+from retinanet_fast.engine.recipe import Recipe
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: print("signal", number, flush=True))
+    recipe = Recipe(batch_size=2, workers=2, min_size=[40], max_size=80)
+    split = read_split(locate(Path(sys.argv[1]), "train"), Problems(False))
+    dataset = CocoDataset(split, split.categories, recipe)
+    order = TrainOrder(dataset.images, recipe)
+    batches = train_batches(dataset, order, recipe, torch.device("cpu"), first_step=0, last_step=100_000)
+    try:
+        for step, _ in enumerate(batches):
+            if step == 0:
+                print("workers", *(child.pid for child in multiprocessing.active_children()), flush=True)
+            print("step", step, flush=True)
+            time.sleep(0.05)
+            if step == int(sys.argv[2]):
+                break  # the batches are left as they are
+    except TrainingError as error:
+        print("error", error, flush=True)
+    print("end", flush=True)
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    data_sets.with_squares(tmp_path, 6)
+    return tmp_path
+
+
+def start(data: Path, steps: int = 100_000) -> tuple[subprocess.Popen[str], list[int]]:
+    """The program, in a group of processes of its own, and its workers."""
+    program = data / "program.py"
+    program.write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(data), str(steps)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    workers = [int(word) for word in next(lines(process, "workers")).split()[1:]]
+    assert len(workers) == 2
+    return process, workers
+
+
+def lines(process: subprocess.Popen[str], word: str) -> Iterator[str]:
+    """The lines of its output that begin with a word."""
+    assert process.stdout is not None
+    return (line.strip() for line in process.stdout if line.startswith(word))
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended, but was not waited for, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pids: list[int], seconds: float = 20.0) -> list[int]:
+    """The processes that still run after so many seconds, far more than they need."""
+    until = time.monotonic() + seconds
+    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    return left
+
+
+def test_signals_to_the_whole_group_leave_the_workers_at_work(data: Path) -> None:
+    process, workers = start(data)
+    with process:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.killpg(process.pid, number)
+            assert next(lines(process, "signal")) == f"signal {int(number)}"
+            steps = lines(process, "step")
+            for _ in range(12):  # more than were loaded ahead
+                next(steps)
+            assert all(alive(pid) for pid in workers)
+        process.kill()
+    assert wait_until_gone(workers) == []
+
+
+def test_workers_end_when_the_main_process_is_killed(data: Path) -> None:
+    process, workers = start(data)
+    with process:
+        process.kill()
+    assert wait_until_gone(workers) == []
+
+
+def test_workers_end_with_a_program_that_ends_in_the_midst(data: Path) -> None:
+    process, workers = start(data, steps=3)
+    with process:
+        assert next(lines(process, "end")) == "end"
+        assert process.wait(30) == 0
+    assert wait_until_gone(workers) == []
+
+
+def test_a_killed_worker_is_an_error_of_one_line(data: Path) -> None:
+    process, workers = start(data)
+    with process:
+        os.kill(workers[0], signal.SIGKILL)
+        message = next(lines(process, "error"))
+        assert message.startswith("error a process that loads images ended: DataLoader worker")
+        assert next(lines(process, "end")) == "end"
+    assert wait_until_gone(workers) == []

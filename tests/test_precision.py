@@ -1,0 +1,121 @@
+"""The recipe's precision on a device: what auto takes, what is refused, and what is only emulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from retinanet_fast.engine import precision
+from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.precision import autocast, resolve
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, bf16: bool, amx: bool) -> None:
+    """A processor, as PyTorch describes it, where oneDNN is free to use it."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+
+
+@pytest.mark.parametrize(("bf16", "amx"), [(True, False), (False, True), (True, True)])
+def test_auto_takes_bfloat16_on_a_cpu_that_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, bf16: bool, amx: bool
+) -> None:
+    processor(monkeypatch, bf16, amx)
+    assert resolve("auto", CPU) == torch.bfloat16
+    assert resolve("float32", CPU) == torch.float32
+
+
+def test_auto_takes_float32_on_another_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, False, False)
+    assert resolve("auto", CPU) == torch.float32
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("AVX2", torch.float32),
+        ("avx512_core_vnni", torch.float32),
+        ("AVX512_CORE_BF16", torch.bfloat16),
+        ("AVX512_CORE_AMX", torch.bfloat16),
+        ("DEFAULT", torch.bfloat16),
+        ("", torch.bfloat16),
+    ],
+)
+def test_a_limit_of_onednn_is_kept(
+    monkeypatch: pytest.MonkeyPatch, name: str, limit: str, expected: torch.dtype
+) -> None:
+    processor(monkeypatch, True, True)
+    monkeypatch.setenv(name, limit)
+    assert resolve("auto", CPU) == expected
+
+
+def test_onednn_switched_off_or_absent_means_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, True, True)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert resolve("auto", CPU) == torch.float32
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert resolve("auto", CPU) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx512f avx512_bf16", True),
+        ("fpu amx_bf16 amx_tile", True),
+        ("fpu avx512f avx_ne_convert", False),
+    ],
+)
+def test_linux_is_asked_where_pytorch_does_not_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, expected: bool
+) -> None:
+    processor(monkeypatch, not expected, not expected)
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\nflags\t\t: {flags}\nvmx flags\t: x\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    monkeypatch.setattr(precision, "CPU_INFO", info)
+    assert (resolve("auto", CPU) == torch.bfloat16) is expected
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "absent")
+    assert resolve("auto", CPU) == torch.float32
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: bf16)
+    assert resolve("auto", CUDA) == (torch.bfloat16 if bf16 else torch.float16)
+    assert resolve("float16", CUDA) == torch.float16
+
+
+def test_emulated_bfloat16_is_allowed_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    processor(monkeypatch, False, False)
+    assert resolve("bfloat16", CPU, told.append) == torch.bfloat16
+    assert len(told) == 1
+    assert "slower than float32" in told[0]
+    processor(monkeypatch, True, False)
+    assert resolve("bfloat16", CPU, told.append) == torch.bfloat16
+    assert len(told) == 1
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="float16: expected a GPU"):
+        resolve("float16", CPU)
+    with pytest.raises(InputError, match="expected auto, float32, bfloat16, float16, got 'half'"):
+        resolve("half", CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_of_the_block_have_the_dtype_and_weights_float32(dtype: torch.dtype) -> None:
+    layer = torch.nn.Conv2d(3, 4, 3)
+    with autocast(CPU, dtype):
+        assert layer(torch.rand(1, 3, 8, 8)).dtype == dtype
+    assert layer(torch.rand(1, 3, 8, 8)).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32
