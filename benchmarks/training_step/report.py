@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.bars import Verdict
 from benchmarks.report import bytes_text, seconds_text, verdict_text, write_whole
 from benchmarks.training_step.contenders import OURS
-from benchmarks.training_step.program import OF_A_STEP, ProgramRun
+from benchmarks.training_step.program import ProgramRun
 from benchmarks.training_step.steps import StepRow
 
 COLUMNS = (
@@ -66,10 +66,8 @@ def program_line(run: ProgramRun) -> str:
     line = f"  {beside:16}{run.images_per_s:.3g} images/s"
     if run.eval_images_per_s is not None:
         line += f", evaluation {run.eval_images_per_s:.3g} images/s ({run.eval_images_per_s / run.images_per_s:.3g}x)"
-    whole = sum(run.times.get(phase, 0.0) for phase in OF_A_STEP)
-    if whole:
-        line += "; " + ", ".join(f"{phase} {run.times.get(phase, 0.0) / whole:.1%}" for phase in OF_A_STEP)
-    return line
+    shares = ", ".join(f"{phase} {share:.1%}" for phase, share in run.shares.items())
+    return f"{line}; {shares}" if shares else line
 
 
 def verdict_line(verdict: Verdict) -> str:
