@@ -86,7 +86,7 @@ def _list() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    device = _device(options.device)
+    device = choose_device(options.device)
     if options.threads is not None:
         if options.threads < 1:
             raise UsageError(f"--threads: expected at least 1, got {options.threads}")
@@ -121,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
     return int(any(row.wrong for row in rows if row.provider == "ours"))
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     present = torch.cuda.is_available()
     if name == "cuda" and not present:
         raise UsageError("--device cuda: torch finds no GPU here")

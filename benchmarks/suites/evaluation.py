@@ -31,15 +31,8 @@ def _level_outputs(model: nn.Module, images: Sequence[Tensor]) -> tuple[list[Ten
     return logits, deltas
 
 
-@cache
-def _model_and_images(device: torch.device, size: int) -> tuple[nn.Module, list[Tensor]]:
-    """A fresh model whose logits are moved to N(-4, 1.5): with the initial bias none is above the threshold."""
-    from retinanet_fast.models import retinanet_resnet50_fpn
-
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"min_size": size, "max_size": size, "num_classes": CLASSES}
-    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, **options).to(device).eval()
-    images = [torch.rand(3, size, size, device=device) for _ in range(IMAGES)]
+def spread_logits(model: nn.Module, images: Sequence[Tensor]) -> None:
+    """Move a fresh model's logits to N(-4, 1.5): with the initial bias none is above the threshold."""
     head: Any = model.head
     last = head.classification_head.cls_logits
     with torch.no_grad():
@@ -47,6 +40,17 @@ def _model_and_images(device: torch.device, size: int) -> tuple[nn.Module, list[
             logits = torch.cat([level.flatten() for level in _level_outputs(model, images)[0]])
             last.weight *= 1.5 / logits.std()
             last.bias += -4 - logits.mean()
+
+
+@cache
+def _model_and_images(device: torch.device, size: int) -> tuple[nn.Module, list[Tensor]]:
+    from retinanet_fast.models import retinanet_resnet50_fpn
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"min_size": size, "max_size": size, "num_classes": CLASSES}
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, **options).to(device).eval()
+    images = [torch.rand(3, size, size, device=device) for _ in range(IMAGES)]
+    spread_logits(model, images)
     return model, images
 
 

@@ -1,7 +1,7 @@
 """``retinanet-fast``: reads the command line and calls the engine.
 
-Exit codes: 0 done; 1 training, the build or the check of an exported file failed; 2 bad input, told in one line; 130
-stopped by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 done; 1 training, the build, the check of an exported file or another process of the run failed; 2 bad
+input, told in one line; 130 stopped by Ctrl-C, 128 + N by signal N.
 """
 
 from __future__ import annotations

@@ -12,15 +12,18 @@ class TrainingError(Exception):
 
 
 class Stopped(Exception):
-    """The program was asked to stop, by SIGTERM or Ctrl-C, and has written what it had; exit code 128 + the signal."""
+    """A signal asked for an end, and the work stopped where it could; exit code 128 + ``signal_number``."""
 
-    def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message)
-        self.signal_number = signal_number
+    def __init__(self, signal_number: int, message: str = "what was written before is whole") -> None:
+        super().__init__(signal_number, message)  # what it is made of again in another process
+        self.signal_number, self.message = signal_number, message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ProcessLost(Exception):
-    """Another process of the run has failed, by a defect. One line; exit code 1."""
+    """Another process of the run has gone, or failed by a defect. One line; exit code 1."""
 
 
 class CheckError(Exception):

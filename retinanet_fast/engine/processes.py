@@ -19,7 +19,9 @@ from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.heartbeat import Heartbeat
 from retinanet_fast.engine.meeting import Meeting
 
-# A collective call waits this long for a process that lives, but does not come; the heartbeat tells of one that died.
+# A collective call waits this long for a process that lives, but does not come: the heartbeat tells of one that died.
+# Work that takes longer in one process than in another, such as COCO's numbers, is waited for at the end of
+# `Processes.patiently`, which has no such limit.
 PATIENCE = timedelta(minutes=10)
 
 _meetings = itertools.count()  # a name for each, the same in every process
@@ -81,12 +83,12 @@ class Processes:
                     numbers = evaluate(split, found.results)
 
         Raises:
-            ProcessLost: another process failed by a defect.
+            ProcessLost: another process has gone, or failed by a defect.
         """
         if self.world_size == 1:
             yield lambda: None
             return
-        # The store of the process group, which is free here: no collective call is going on.
+        # The process group's own store is free: no collective call is going on.
         meeting = Meeting(_get_default_store(), self.rank, self.world_size, f"meeting {next(_meetings)}")
         with meeting.block():
             yield meeting.check

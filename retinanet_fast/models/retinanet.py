@@ -12,9 +12,15 @@ from retinanet_fast.models.head import RetinaNetHead
 from retinanet_fast.models.targets import Targets, check_targets
 from retinanet_fast.models.torchvision_parts import anchors_of, box_loss_of, check_parts, levels_of
 from retinanet_fast.models.weights import rename_old_keys
-from retinanet_fast.nn import BatchSizes, DetectionTransform, ImageBatch, retinanet_anchor_generator
+from retinanet_fast.nn import (
+    BatchSizes,
+    DetectionTransform,
+    ImageBatch,
+    PackedImages,
+    retinanet_anchor_generator,
+)
 from retinanet_fast.nn.batch_sizes import sizes_of
-from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD
+from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD, Images
 from retinanet_fast.structures import AnchorGrid, Detections
 
 __all__ = ["RetinaNet"]
@@ -24,7 +30,7 @@ class RetinaNet(nn.Module):
     """RetinaNet (https://arxiv.org/abs/1708.02002) with the inputs, outputs and state dict of torchvision's.
 
     It is called with ``images``, a list of float tensors ``[3, H, W]`` in 0 to 1, of any sizes, or one tensor
-    ``[B, 3, H, W]``.
+    ``[B, 3, H, W]``; or with ``nn.PackedImages``, which hold raw pixels, together with padded targets.
 
     In training it also takes ``targets``, one dict per image of ``boxes`` (float ``[N, 4]``, xyxy in the image's
     pixels, x2 > x1 and y2 > y1) and ``labels`` (int64 ``[N]`` in ``[0, num_classes)``), and returns the losses
@@ -112,7 +118,7 @@ class RetinaNet(nn.Module):
 
     def forward(
         self,
-        images: Sequence[Tensor] | Tensor,
+        images: Images,
         targets: Targets | None = None,
         sizes: BatchSizes | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
@@ -122,7 +128,7 @@ class RetinaNet(nn.Module):
         batch, scaled = self.transform(images, checked, sizes)
         return self.compute_loss(scaled, *self._predict(batch))
 
-    def detect_batch(self, images: Sequence[Tensor] | Tensor, sizes: BatchSizes | None = None) -> Detections:
+    def detect_batch(self, images: Images, sizes: BatchSizes | None = None) -> Detections:
         """What evaluation returns, at fixed size: no shape in it depends on values, so it compiles and exports whole.
 
         ``model(images)`` of a model in evaluation is ``model.detect_batch(images).unpack()``.
@@ -136,7 +142,8 @@ class RetinaNet(nn.Module):
         """
         batch, _ = self.transform(images, None, sizes)
         detections = self.detect(*self._predict(batch), batch.image_sizes)
-        return self.transform.postprocess(detections, batch.image_sizes, sizes_of(images))
+        original = images.sizes if isinstance(images, PackedImages) else sizes_of(images)
+        return self.transform.postprocess(detections, batch.image_sizes, original)
 
     def network(self, images: Tensor) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
         """Backbone and head, which is all that has weights: the part to compile for training.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from retinanet_fast.nn.transform import Targets
+from retinanet_fast.nn.transform import Images, Targets
 
 __all__ = ["Targets", "check_targets"]
 
 
-def check_targets(targets: Targets | None, images: Sequence[Tensor] | Tensor) -> Targets:
+def check_targets(targets: Targets | None, images: Images) -> Targets:
     """The targets, one dict per image or one of padded boxes for all.
 
     Raises:

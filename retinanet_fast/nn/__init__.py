@@ -2,6 +2,7 @@
 
 from retinanet_fast.nn.anchors import AnchorGenerator, retinanet_anchor_generator
 from retinanet_fast.nn.batch_sizes import BatchSizes
+from retinanet_fast.nn.packed_images import PackedImages, pack_images
 from retinanet_fast.nn.targets import pad_targets
 from retinanet_fast.nn.transform import DetectionTransform, ImageBatch
 from retinanet_fast.structures import AnchorGrid, Detections
@@ -13,6 +14,8 @@ __all__ = [
     "DetectionTransform",
     "Detections",
     "ImageBatch",
+    "PackedImages",
+    "pack_images",
     "pad_targets",
     "retinanet_anchor_generator",
 ]

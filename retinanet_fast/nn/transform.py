@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retinanet_fast.nn.batch_resize import resize_batch
 from retinanet_fast.nn.batch_sizes import BatchSizes, Size, Sizes, padded_size, resized_size, sizes_of
+from retinanet_fast.nn.packed_images import PackedImages
 from retinanet_fast.structures import Detections, size_tensor
 
 __all__ = ["DetectionTransform", "ImageBatch"]
@@ -19,6 +21,7 @@ __all__ = ["DetectionTransform", "ImageBatch"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Images = Sequence[Tensor] | Tensor | PackedImages
 Target = dict[str, Tensor]
 Targets = Sequence[Target] | Mapping[str, Tensor]  # one per image, or padded for all
 
@@ -62,30 +65,35 @@ class DetectionTransform(nn.Module):
         self.size_divisible = size_divisible
         self.fixed_size = fixed_size
 
-    def batch_sizes(self, images: Sequence[Tensor] | Tensor) -> BatchSizes:
+    def batch_sizes(self, images: Images) -> BatchSizes:
         """The sizes that a call with ``images`` gives them and the batch, with any ``min_size`` drawn."""
+        if isinstance(images, PackedImages):
+            return images.batch_sizes
         each = [images] if isinstance(images, Tensor) else images
         resized = tuple(self._resized_size(image.shape[-2], image.shape[-1]) for image in each)
         return BatchSizes(resized, padded_size(resized, self.size_divisible))
 
     def forward(
         self,
-        images: Sequence[Tensor] | Tensor,
+        images: Images,
         targets: Targets | None = None,
         sizes: BatchSizes | None = None,
     ) -> tuple[ImageBatch, Targets | None]:
         """The batch of the images and their targets; the arguments are not changed.
 
         Args:
-            images: ``[C, H, W]`` each, or ``[B, C, H, W]``; float in 0 to 1.
+            images: ``[C, H, W]`` each, or ``[B, C, H, W]``; float in 0 to 1. Or ``PackedImages``, which a GPU resizes
+                in a fixed number of launches (see ``resize_batch``), with padded targets.
             targets: one dict per image, or one for all with padded ``boxes`` ``[B, G, 4]`` (see ``pad_targets``).
             sizes: ``batch_sizes(images)``, which is also the default.
         """
+        if isinstance(images, PackedImages):
+            return self._packed(images, targets, sizes)
         _check_images(images)
         sizes = sizes or self.batch_sizes(images)
         # What is resized at once: an image, or all that are one tensor.
         parts = [images] if isinstance(images, Tensor) else [image[None] for image in images]
-        mean, std = (parts[0].new_tensor(x)[:, None, None] for x in (self.image_mean, self.image_std))
+        mean, std = (_tensor_like(parts[0], x)[:, None, None] for x in (self.image_mean, self.image_std))
         resized = [
             F.interpolate((part - mean) / std, size=size, mode="bilinear", align_corners=False)
             for part, size in zip(parts, sizes.resized, strict=True)
@@ -104,6 +112,22 @@ class DetectionTransform(nn.Module):
                 for target, (old, new) in zip(targets, each, strict=True)
             ]
         return ImageBatch(_pad(resized, sizes.padded), image_sizes), scaled
+
+    def _packed(
+        self, images: PackedImages, targets: Targets | None, sizes: BatchSizes | None
+    ) -> tuple[ImageBatch, Targets | None]:
+        if sizes is not None and sizes != images.batch_sizes:
+            raise ValueError(
+                f"expected the sizes of the packed images, {images.batch_sizes}, or none, got {sizes}; "
+                "packed.with_sizes(sizes) gives them others"
+            )
+        if targets is not None and not isinstance(targets, Mapping):
+            raise TypeError("expected padded targets with packed images, got a list; see nn.pad_targets")
+        batch = ImageBatch(resize_batch(images, self.image_mean, self.image_std), images.resized)
+        if targets is None:
+            return batch, None
+        scale = _scale_tensor(images.sizes, images.resized, targets["boxes"])
+        return batch, {**targets, "boxes": targets["boxes"] * scale}
 
     def postprocess(self, detections: Detections, image_sizes: Sizes, original_sizes: Sizes) -> Detections:
         """The detections with their boxes in the pixels of the original images."""
@@ -140,6 +164,13 @@ def _pad(parts: Sequence[Tensor], size: Size) -> Tensor:
     return batch
 
 
+def _tensor_like(image: Tensor, values: Sequence[float]) -> Tensor:
+    """The values in the image's dtype, on its device, without waiting for it."""
+    if torch.compiler.is_compiling():
+        return image.new_tensor(values)
+    return torch.tensor(values, dtype=image.dtype, device="cpu").to(image.device, non_blocking=True)
+
+
 def _check_images(images: Sequence[Tensor] | Tensor) -> None:
     # Of a tensor not len(), which makes the batch of a traced program a constant.
     if (images.shape[0] if isinstance(images, Tensor) and images.dim() > 0 else len(images)) == 0:
@@ -163,7 +194,7 @@ def _scale_tensor(old: Sizes, new: Sizes, boxes: Tensor) -> Tensor:
     """The factors of ``boxes`` ``[B, N, 4]``, ``[B, 1, 4]``, rounded as a product with Python's floats rounds them."""
     old, new = (x if isinstance(x, Tensor) else size_tensor(x, boxes.device) for x in (old, new))
     scale = (new.double() / old.double()).to(boxes.dtype)
-    return scale.flip(1).repeat(1, 2)[:, None, :].to(boxes.device)
+    return scale.flip(1).repeat(1, 2)[:, None, :].to(boxes.device, non_blocking=True)
 
 
 def _scale_boxes(boxes: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:

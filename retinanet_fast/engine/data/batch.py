@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retinanet_fast.engine.data.augment import Augmented
-from retinanet_fast.nn import BatchSizes, pad_targets
+from retinanet_fast.nn import BatchSizes, PackedImages, pack_images, pad_targets
 from retinanet_fast.nn.batch_sizes import padded_size
 
 
@@ -29,18 +29,43 @@ class Batch:
         1.0  # images of the share / images of the step; 0 where the share is empty and one stands in
     )
     messages: list[str] = field(default_factory=list)  # images that could not be read and were replaced
+    packed: PackedImages | None = None  # the images in one tensor, of which `images` are then parts
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch is."""
+        return self.targets["boxes"].device
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device; from pinned memory the copies do not wait."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def pack(self) -> Batch:
+        """The same batch with its images in one tensor, which a GPU takes in one copy and resizes at once."""
+        return self._with_packed(pack_images(self.images, self.sizes), self.targets)
+
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory; called by the loader where batches go to a GPU."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        """The same batch, packed, in page-locked memory; called by the loader where batches go to a GPU."""
+        packed = self if self.packed is not None else self.pack()
+        return packed._each(lambda tensor: tensor.pin_memory())
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory until what ``stream`` has been told so far is done."""
+        tensors = [*(self.images if self.packed is None else self.packed.tensors), *self.targets.values()]
+        for tensor in tensors:
+            tensor.record_stream(stream)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        images = [change(image) for image in self.images]
-        return replace(self, images=images, targets={k: change(v) for k, v in self.targets.items()})
+        targets = {name: change(tensor) for name, tensor in self.targets.items()}
+        if self.packed is not None:
+            return self._with_packed(self.packed.each(change), targets)
+        return replace(self, images=[change(image) for image in self.images], targets=targets)
+
+    def _with_packed(self, packed: PackedImages, targets: dict[str, Tensor]) -> Batch:
+        images = [
+            row[:, : image.shape[1], : image.shape[2]] for row, image in zip(packed.pixels, self.images)
+        ]
+        return replace(self, images=images, targets=targets, packed=packed)
 
 
 def collate(samples: Sequence[Augmented], size_divisible: int, rows: int = 1) -> Batch:

@@ -114,7 +114,8 @@ class _Steps(Dataset["list[Batch] | _NoImage"]):
         self.parts = world_size * recipe.accumulate
         self.own = slice(rank * recipe.accumulate, (rank + 1) * recipe.accumulate)
         self.size_divisible = recipe.size_divisible
-        self.rows = GPU_TARGET_ROWS if device.type == "cuda" else 1
+        self.on_gpu = device.type == "cuda"
+        self.rows = GPU_TARGET_ROWS if self.on_gpu else 1
         self.bad: dict[int, str] = {}  # by index: each is opened once by each worker
 
     def __getitem__(self, step: int) -> list[Batch] | _NoImage:
@@ -128,6 +129,8 @@ class _Steps(Dataset["list[Batch] | _NoImage"]):
                 annotations = self.dataset.annotations
                 return _NoImage(f"{annotations}: no readable image: the data set is empty; {messages[0]}")
             batch = collate(samples, self.size_divisible, self.rows)
+            if self.on_gpu:  # packed here, in a worker process, and not in the one that trains
+                batch = batch.pack()
             batch.weight, batch.messages = len(share) / len(draws), messages
             batches.append(batch)
         return batches

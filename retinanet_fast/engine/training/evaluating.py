@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from retinanet_fast.engine.errors import Stopped
 from retinanet_fast.engine.evaluation.coco_numbers import evaluate
 from retinanet_fast.engine.evaluation.detect import detect
 from retinanet_fast.engine.training.hooks import Hook
@@ -24,26 +23,20 @@ class Evaluate(Hook):
         if run.val_split is None or not (epoch == recipe.epochs or epoch % recipe.eval_every == 0):
             return
         split = dataclasses.replace(run.val_split, images=run.val_split.images[: recipe.eval_images or None])
-        model = run.state.best_model
         with run.clock("evaluation"):
-            found = detect(
-                model,
+            run.detected = detect(
+                run.state.best_model,
                 split,
                 run.train_split.categories,
                 recipe,
                 run.device,
                 run.problems,
-                processes=run.processes,
-                stop=self._check,
+                run.processes,
+                stop=lambda: self.stop.signal_number,
             )
             with run.processes.patiently():
-                if found is not None:
-                    run.detected = found
-                    run.evaluation = evaluate(split, found.results, found.image_ids)
+                if run.detected is not None:
+                    run.evaluation = evaluate(split, run.detected.results, run.detected.image_ids)
                     record.update(run.evaluation.numbers)
-                    record["eval_images_per_second"] = found.images_per_second
+                    record["eval_images_per_second"] = run.detected.images_per_second
         run.state.model.train()
-
-    def _check(self) -> None:
-        if self.stop.signal_number is not None:
-            raise Stopped(self.stop.signal_number, "stopped in an evaluation: --resume does it again")

@@ -28,8 +28,7 @@ class Run:
         say: prints a line, in the main process alone.
         state: set when the run starts.
         history: one record per epoch, as in ``metrics.jsonl``.
-        evaluation: the last one.
-        detected: what it compared with the boxes; in the main process.
+        evaluation: the last one; its detections are ``detected``. Both are in the main process alone.
         record: what is written down of it; made when the run starts, or, to resume one, that of ``saved_record``.
         steps_per_epoch: set when the run starts.
     """

@@ -22,9 +22,9 @@ Losses = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 
 def detector_losses(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     """The losses that the detector itself returns in training."""
-    losses: Mapping[str, Tensor] = model(
-        to_model(batch.images, batch.targets["boxes"].device), batch.targets, batch.sizes
-    )
+    packed = batch.packed
+    images = to_model(batch.images, batch.device) if packed is None else packed
+    losses: Mapping[str, Tensor] = model(images, batch.targets, batch.sizes)
     return losses
 
 
@@ -43,6 +43,7 @@ class TrainStep:
     def __init__(self, run: Run, losses: Losses = detector_losses) -> None:
         self.run = run
         self.losses = losses
+        self.clock: Callable[[str], AbstractContextManager[None]] = run.clock
         self.names: list[str] = []
         state = run.state
         self.parameters = [p for p in state.model.parameters() if p.requires_grad]
@@ -62,17 +63,25 @@ class TrainStep:
         run, state = self.run, self.run.state
         # Random layers draw the same in a resumed run; processes draw differently.
         torch.manual_seed(hash((run.recipe.seed, state.step, run.processes.rank)) % 2**63)
+        set_learning_rate(state.optimizer, rate)
+        # Filled on the device: a copy from the host's memory would wait for it.
+        found = self.compute(shares, [torch.full((), float(flag), device=run.device) for flag in flags])
+        if state.ema is not None:
+            with self.clock("optimizer"):
+                state.ema.update(state.model, state.step)
+        return found
+
+    def compute(self, shares: Sequence[Batch], marks: Sequence[Tensor]) -> Tensor:
+        """What the device does of a step, given the learning rate: no value of it is known to the host."""
+        run, state = self.run, self.run.state
         self.guard.keep()
         state.optimizer.zero_grad(set_to_none=True)
         parts = [self._share(share, last=share is shares[-1]) for share in shares]
         losses = torch.stack(parts).sum(0)
-        # Filled on the device: a copy from the host's memory would wait for it.
-        marks = [torch.full_like(losses[0], flag) for flag in flags]
         found = torch.stack([*losses, (~torch.isfinite(losses)).any().float(), *marks])
         run.processes.sum_(found)
-        with run.clock("optimizer"):
+        with self.clock("optimizer"):
             bad = found[len(losses)]
-            set_learning_rate(state.optimizer, rate)
             clip = run.recipe.clip_norm
             left_out = torch.maximum(bad, self.stuck)
             if state.scaler.is_enabled():
@@ -84,8 +93,6 @@ class TrainStep:
             if run.recipe.nonfinite == "stop":
                 torch.maximum(self.stuck, bad, out=self.stuck)
             self.guard.take_back(torch.maximum(bad, self.stuck))
-            if state.ema is not None:
-                state.ema.update(state.model, state.step)
         return found
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -94,7 +101,7 @@ class TrainStep:
 
     def _share(self, share: Batch, last: bool) -> Tensor:
         """Add a share's gradient; returns its part of the batch's losses."""
-        clock, processes = self.run.clock, self.run.processes
+        clock, processes = self.clock, self.run.processes
         with self._exchange(last):
             with clock("forward"), self.autocast():
                 losses = self.losses(self.network, share)

@@ -58,6 +58,7 @@ def train(
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     folder = RunFolder(run.out)
+    run.device = run.processes.own_device(run.device)
     with stop_requests() as stop, folder.locked() if run.processes.is_main else nullcontext():
         dataset, order = _prepare(run)
         from_scratch = model is None and not resume
