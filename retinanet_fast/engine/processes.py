@@ -115,6 +115,10 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield Processes()
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(
+            local_rank if device.index is None else device.index
+        )  # that of objects' collectives
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
         with Heartbeat(rank, world_size):
