@@ -17,7 +17,7 @@ from tiny_run import tiny_model, tiny_recipe
 
 from retinanet_fast.engine import processes as processes_module
 from retinanet_fast.engine.data.coco import Split, locate, read_split
-from retinanet_fast.engine.errors import Problems
+from retinanet_fast.engine.errors import Problems, Stopped
 from retinanet_fast.engine.evaluation.detect import Detected, detect
 from retinanet_fast.engine.processes import Processes, joined
 
@@ -72,11 +72,13 @@ def all_cases(folder: Path, bad: Path, processes: Processes) -> dict[str, Any] |
 def errors(folder: Path, bad: Path, processes: Processes) -> list[str]:
     """What is raised here where one process has something to raise."""
 
-    def stop() -> int | None:
-        return signal.SIGTERM if processes.rank == 1 else None
+    def stop() -> None:
+        if processes.rank == 1:
+            raise Stopped(signal.SIGTERM, "asked to")
 
-    def defect() -> int | None:
-        return 1 // 0 if processes.rank == 1 else None
+    def defect() -> None:
+        if processes.rank == 1:
+            raise ZeroDivisionError
 
     calls: list[Callable[[], Any]] = [
         lambda: detections(split_of(bad), processes, 1, Problems(skip=False)),

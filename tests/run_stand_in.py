@@ -9,10 +9,12 @@ from typing import Any
 
 import data_sets
 import torch
-from retinanet_fast.engine.evaluation.evaluate import NAMES, Detected, evaluate
 
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.errors import Problems
+from retinanet_fast.engine.evaluation.coco_numbers import NAMES, evaluate
+from retinanet_fast.engine.evaluation.detect import Detected
+from retinanet_fast.engine.evaluation.results import from_list
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.training.clock import PhaseClock
 from retinanet_fast.engine.training.hooks import Hook, StepReport
@@ -64,7 +66,7 @@ def record(run: Any, epoch: int) -> dict[str, Any]:
     }
     if epoch % run.recipe.eval_every == 0:
         box = {"image_id": 7, "category_id": 5, "bbox": [4, 6, 10, 8], "score": 0.9}
-        run.detected = Detected([box], [7, 9], 5.0)
+        run.detected = Detected(from_list([box]), [7, 9], 5.0)
         run.evaluation = evaluate(run.val_split, run.detected.results)
         made |= {**run.evaluation.numbers, "eval_images_per_second": 5.0}
         assert any(math.isnan(made[name]) for name in NAMES)  # no large boxes

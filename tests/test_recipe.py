@@ -13,7 +13,7 @@ from retinanet_fast.cli.recipe_flags import recipe_of
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.engine.recipe.schedule import learning_rate
+from retinanet_fast.engine.recipe.schedule import describe_schedule, learning_rate
 from retinanet_fast.engine.recipe.toml import describe
 from retinanet_fast.nn.transform import IMAGENET_MEAN, IMAGENET_STD
 
@@ -213,6 +213,23 @@ def test_the_rate_is_scaled_only_where_the_recipe_says_so(
     recipe = Recipe(lr=0.1, batch_size=batch_size, lr_batch_size=lr_batch_size, warmup_iters=2)
     assert learning_rate(recipe, 5, steps_per_epoch=10) == pytest.approx(rate)
     assert learning_rate(recipe, 0, steps_per_epoch=10) == pytest.approx(rate / 2)
+
+
+def test_the_schedule_in_words_is_that_of_the_rate() -> None:
+    recipe = Recipe(lr=0.4, batch_size=8, lr_batch_size=16, warmup_iters=5, epochs=12, steps=[11, 8, 20])
+    assert describe_schedule(recipe, 10) == [
+        "12 epochs of 10 steps of 8 images: 120 steps",
+        "learning rate 0.2 (0.4 for 16 images a step) after a warm-up of 5 steps (epoch 0.5)",
+        "falls to 0.02 at step 80 (epoch 8)",
+        "falls to 0.002 at step 110 (epoch 11)",
+    ]
+    assert [learning_rate(recipe, step, 10) for step in (4, 79, 80, 110)] == pytest.approx(
+        [0.2, 0.2, 0.02, 0.002]
+    )
+    assert describe_schedule(recipe.replace(schedule="cosine", warmup_iters=200), 10)[1:] == [
+        "learning rate 0.2 (0.4 for 16 images a step), which the warm-up of 200 steps does not reach",
+        "falls by a cosine to 0 at step 120",
+    ]
 
 
 def test_learning_rate_follows_a_cosine() -> None:

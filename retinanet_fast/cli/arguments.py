@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retinanet_fast import __version__
 from retinanet_fast.cli.exporting import add_export
-from retinanet_fast.cli.recipe_flags import add_recipe_flags
+from retinanet_fast.cli.recipe_flags import add_recipe_flags, choices_of
 from retinanet_fast.engine import recipe as recipes
 
 PROGRAM = "retinanet-fast"
@@ -76,6 +76,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out; start it where there is none yet"
     )
+    parser.add_argument(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="write TensorBoard's event files (default: where the package tensorboard is installed)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     _add_data(parser, ("train", "val"))
     _add_common(parser)
@@ -114,8 +120,8 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 def _add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
-        metavar="WORD",
-        help="auto, float32, bfloat16 or float16 (default: as in training)",
+        choices=choices_of("precision"),
+        help="of the convolutions (default: as in training)",
     )
 
 

@@ -32,6 +32,12 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
             )
 
 
+def choices_of(name: str) -> tuple[str, ...]:
+    """The words that a value may be."""
+    found: tuple[str, ...] = next(f for f in dataclasses.fields(Recipe) if f.name == name).metadata["choices"]
+    return found
+
+
 def _add_flag(group: Any, field: dataclasses.Field[Any]) -> None:
     kind, doc, choices = get_type_hints(Recipe)[field.name], field.metadata["doc"], field.metadata["choices"]
     options: dict[str, Any] = {

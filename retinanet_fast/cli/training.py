@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from retinanet_fast.engine.processes import Processes
     from retinanet_fast.engine.recipe import Recipe
     from retinanet_fast.engine.run_record import RunRecord
+    from retinanet_fast.engine.training.hooks import Hook
 
 
 def train_command(options: argparse.Namespace) -> None:
@@ -31,6 +32,9 @@ def train_command(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace, device: Any, processes: Processes, start: Load) -> None:
     from retinanet_fast.engine.data.coco import read_split
+    from retinanet_fast.engine.precision import describe
+    from retinanet_fast.engine.reporting.hooks import choose_tensorboard, reporting_hooks
+    from retinanet_fast.engine.run_folder import RunFolder
     from retinanet_fast.engine.training.run import Run
     from retinanet_fast.engine.training.train import train
 
@@ -43,19 +47,22 @@ def _train(options: argparse.Namespace, device: Any, processes: Processes, start
     run = Run(recipe, train_split, val_split, options.out, device, problems, say, processes, record=record)
     before = record.starts[-1].threads if record is not None and not recipe.threads else 0
     threads = set_threads(recipe.threads or before, start)
-    where = f"{device}, {threads}" + (
+    where = f"{device}, {threads}, {describe(recipe.precision, device)}" + (
         f", {processes.world_size} processes" if processes.world_size > 1 else ""
     )
     run.say(f"train: {amount(train_split)}, {len(train_split.categories)} categories, on {where}")
     run.say(f"val:   {amount(val_split)}" if val_split else "val:   no such split: AP is not measured")
     if processes.is_main:
         say_skipped(problems)
-    train(run, resume=run.record is not None and _has_checkpoint(options))
+    hooks: list[Hook] = []
+    if processes.is_main:
+        hooks = reporting_hooks(RunFolder(options.out), choose_tensorboard(options.tensorboard, say))
+    train(run, resume=run.record is not None and _has_checkpoint(options), hooks=hooks)
     if processes.is_main:
         if run.evaluation is not None:
             print(run.evaluation.table())
         say_skipped(problems)
-        print(f"{options.out}: last.pt, metrics.jsonl, loss.png" + (", ap.png" if val_split else ""))
+        print(f"{options.out}: last.pt, metrics.jsonl, loss.png" + (", report.html" if val_split else ""))
 
 
 def _saved(options: argparse.Namespace) -> RunRecord | None:

@@ -13,11 +13,12 @@ from retinanet_fast.engine.data.coco import Split
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.engine.reporting.page import minutes, run_report
-from retinanet_fast.engine.reporting.pictures import compare
+from retinanet_fast.engine.reporting.hooks import choose_tensorboard, reporting_hooks
+from retinanet_fast.engine.reporting.page import Page, minutes
 from retinanet_fast.engine.reporting.timing import table, time_ops
 from retinanet_fast.engine.run_folder import RunFolder
-from retinanet_fast.engine.training.train import Run, train
+from retinanet_fast.engine.training.run import Run
+from retinanet_fast.engine.training.train import train
 
 
 @dataclass
@@ -50,14 +51,14 @@ def run_demo(demo: Demo) -> Path:
     """Run the whole demo; returns the path of its page, which is that of its run with the ops' times."""
     run = Run(demo.recipe, demo.train_split, demo.val_split, demo.out, demo.device, demo.problems, demo.say)
     folder = RunFolder(demo.out)
+    page = Page(folder, "its own rendered images" if demo.rendered else "")
     started = time.perf_counter()
-    train(run)
+    train(run, hooks=reporting_hooks(folder, choose_tensorboard(None, demo.say), page))
     training = time.perf_counter() - started
     assert run.evaluation is not None
-    assert run.detected is not None
     demo.say(run.evaluation.table())
-    compared = compare(demo.val_split, run.detected)
-    report = run_report(run, folder, compared, "its own rendered images" if demo.rendered else "")
+    report = page.report
+    assert report is not None
     demo.say("each op beside plain PyTorch (retinanet_fast.reference), not torchvision:")
     report.timings = time_ops(demo.device)
     demo.say(table(report.timings))

@@ -18,7 +18,7 @@ SECONDS_BETWEEN = 2.0
 SECONDS_TO_DEATH = 30.0
 EXIT_CODE = 1
 # Last words of a process.
-LEFT, FAILED = b"left", b"failed"
+LEFT, FAILED = "left", "failed"
 
 
 class Heartbeat:
@@ -65,11 +65,11 @@ class Heartbeat:
         """What the process ``other`` last said, and when."""
         now = self.store.get(str(other)) if self.store.check([str(other)]) else b""
         who = f"process {other} of {self.world_size}"
-        if now == FAILED:
+        if now == FAILED.encode():
             self._give_up(f"{who} has failed")
-        if now not in (before, LEFT):
+        if now not in (before, LEFT.encode()):
             return now, time.monotonic()
-        if now != LEFT and time.monotonic() - when > SECONDS_TO_DEATH:
+        if now != LEFT.encode() and time.monotonic() - when > SECONDS_TO_DEATH:
             self._give_up(f"{who} has not been heard of for {SECONDS_TO_DEATH:.0f} s")
         return now, when
 

@@ -57,6 +57,25 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
+def use_tf32(device: torch.device) -> None:
+    """Let a GPU multiply float32 matrices in TF32, which rounds their elements to 10 bits of mantissa, as PyTorch lets
+    it do in convolutions by default: so float32 has one meaning. bfloat16 and float16 are not concerned."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def describe(name: str, device: torch.device) -> str:
+    """The precision of a recipe on a device, for a run's first lines and its record: the dtype, and TF32 if it is used.
+
+    Raises:
+        InputError: as ``resolve``.
+    """
+    dtype = str(resolve(name, device)).removeprefix("torch.")
+    if dtype == "float32" and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return "float32, multiplied in TF32"
+    return dtype
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device's hardware multiplies bfloat16, and PyTorch uses it."""
     if device.type == "cuda":

@@ -70,6 +70,7 @@ class Start:
     device: str
     processes: int
     threads: int
+    precision: str = ""  # of the multiplications
 
 
 @dataclass
@@ -90,11 +91,13 @@ class RunRecord:
         """Whether this is not the run's first start."""
         return len(self.starts) > 1
 
-    def started(self, device: torch.device, processes: int, step: int = 0) -> RunRecord:
+    def started(self, device: torch.device, processes: int, step: int = 0, precision: str = "") -> RunRecord:
         """Note a start, made by this program now, at ``step``; returns the record itself."""
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.starts.append(
-            Start(time, shlex.join(sys.argv), step, str(device), processes, torch.get_num_threads())
+            Start(
+                time, shlex.join(sys.argv), step, str(device), processes, torch.get_num_threads(), precision
+            )
         )
         self.commit = source_commit()
         self.versions = {**dict(environment.describe()), **optional_versions()}

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from retinanet_fast.engine.data.augment import Augmented, augment, check_augmentation
 from retinanet_fast.engine.data.coco import Category, ImageEntry, Split
 from retinanet_fast.engine.data.image_cache import ImageCache
 from retinanet_fast.engine.data.order import Draw
 from retinanet_fast.engine.errors import InputError, Problems, one_line
-from retinanet_fast.engine.files import ctrl_c_held
 from retinanet_fast.engine.recipe import Recipe
 
 
@@ -177,47 +173,3 @@ def category_ids(categories: list[Category], split: Split) -> list[int | None]:
             )
     id_of = {category.name: category.id for category in split.categories}
     return [id_of.get(name) for name in names]
-
-
-def eval_loader(
-    dataset: CocoDataset,
-    batch_size: int,
-    recipe: Recipe,
-    device: torch.device,
-    rank: int = 0,
-    world_size: int = 1,
-) -> DataLoader[Any]:
-    """Batches for evaluation, in the data set's own order; every ``world_size``-th batch is the process's.
-
-    The batches are the same for any number of processes, and so are the detections: an image's depend on its batch in
-    their last bits, through the padding.
-    """
-    starts = range(rank * batch_size, len(dataset), world_size * batch_size)
-    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
-    return DataLoader(dataset, batch_sampler=batches, **_loading(recipe, device))  # type: ignore[arg-type]
-
-
-def read(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches. Its workers leave Ctrl-C to the main process."""
-    with ctrl_c_held():
-        return iter(loader)
-
-
-def _loading(recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    return {
-        "num_workers": _workers(recipe, device),
-        "pin_memory": device.type == "cuda",
-        "collate_fn": list,
-        "worker_init_fn": _start_worker,
-    }
-
-
-def _workers(recipe: Recipe, device: torch.device) -> int:
-    """On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding."""
-    if recipe.workers >= 0:
-        return recipe.workers
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
-
-
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)

@@ -83,6 +83,37 @@ def train_batches(
         yield item
 
 
+def eval_loader(
+    dataset: CocoDataset,
+    batch_size: int,
+    recipe: Recipe,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Any]:
+    """Batches for evaluation, in the data set's own order; every ``world_size``-th batch is the process's.
+
+    The batches are the same for any number of processes, and so are the detections: an image's depend on its batch in
+    their last bits, through the padding.
+    """
+    starts = range(rank * batch_size, len(dataset), world_size * batch_size)
+    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]  # ranges are sequences
+        num_workers=num_workers(recipe, device),
+        pin_memory=device.type == "cuda",
+        collate_fn=list,
+        worker_init_fn=start_worker,
+    )
+
+
+def read(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches. Its workers leave signals to the main process."""
+    with starting_workers():
+        return iter(loader)
+
+
 def num_workers(recipe: Recipe, device: torch.device) -> int:
     """On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding."""
     if recipe.workers >= 0:

@@ -15,12 +15,11 @@ from retinanet_fast.engine.data.coco import Category, Split
 from retinanet_fast.engine.data.dataset import (
     CocoDataset,
     category_ids,
-    eval_loader,
-    read,
     readable,
     to_model,
 )
-from retinanet_fast.engine.errors import InputError, Problems, Stopped
+from retinanet_fast.engine.data.loader import eval_loader, read
+from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.evaluation.results import Results, concatenate, from_batch, pack
 from retinanet_fast.engine.precision import autocast, resolve
 from retinanet_fast.engine.processes import Processes
@@ -50,7 +49,7 @@ def detect(
     device: torch.device,
     problems: Problems,
     processes: Processes | None = None,
-    stop: Callable[[], int | None] | None = None,
+    stop: Callable[[], None] | None = None,
     batch_size: int | None = None,
 ) -> Detected | None:
     """Run the model over every image of a split, once, in the processes together.
@@ -58,7 +57,7 @@ def detect(
     Args:
         categories: the model's.
         problems: of all processes, in the main one.
-        stop: asked between batches; the number of the signal that asks for an end, or None to go on.
+        stop: called between batches; raises ``Stopped`` where the work is to end.
         batch_size: images at a time, by default ``recipe.batch_size``, at most 16. Detections depend on it in their
             last bits, and not on the number of processes.
 
@@ -67,7 +66,7 @@ def detect(
 
     Raises:
         InputError: in every process: no image of the split can be read, or one cannot and bad ones are not skipped.
-        Stopped: in every process: ``stop`` asked for it in one.
+        Stopped: in every process: ``stop`` raised it in one.
         ProcessLost: another process failed by a defect.
     """
     processes = processes or Processes()
@@ -119,14 +118,13 @@ def _batches(
     loader: DataLoader[Any],
     problems: Problems,
     check: Callable[[], None],
-    stop: Callable[[], int | None] | None,
+    stop: Callable[[], None] | None,
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """The ids and the pixels of each batch's readable images."""
     for batch in read(loader):
         check()
-        signal_number = stop() if stop is not None else None
-        if signal_number:
-            raise Stopped(signal_number, "stopped in an evaluation")
+        if stop is not None:
+            stop()
         if samples := readable(batch, problems):
             yield [sample.image_id for sample in samples], [sample.image for sample in samples]
 

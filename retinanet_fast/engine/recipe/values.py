@@ -149,7 +149,9 @@ class Recipe:
     channels_last: bool = _running(True, "keep activations channels_last")
     compile: bool = _running(False, "compile backbone and head by torch.compile, once per padded size")
     cuda_graph: bool = _running(False, "replay each step as one CUDA graph, where sizes are fixed")
-    checkpoint_minutes: float = _running(5.0, "minutes between checkpoints within an epoch")
+    checkpoint_minutes: float = _running(
+        5.0, "minutes between checkpoints within an epoch; 0: only after each epoch"
+    )
     keep_checkpoints: int = _running(1, "last checkpoints kept, beside the best")
 
     def __post_init__(self) -> None:

@@ -52,6 +52,8 @@ class Page(EachEpoch):
 def run_report(run: Run, folder: RunFolder, compared: Sequence[Compared], source: str = "") -> Report:
     """The page of a run that was just evaluated, without op timings."""
     recipe, last, evaluation = run.recipe, run.history[-1], run.evaluation
+    assert evaluation is not None
+    assert run.val_split is not None
     held_out = len(run.val_split.images[: recipe.eval_images or None])
     return Report(
         title=f"{folder.path.resolve().name}: epoch {last['epoch']} of {recipe.epochs}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from retinanet_fast.engine.errors import Stopped
 from retinanet_fast.engine.evaluation.coco_numbers import evaluate
 from retinanet_fast.engine.evaluation.detect import detect
 from retinanet_fast.engine.training.hooks import Hook
@@ -32,7 +33,7 @@ class Evaluate(Hook):
                 run.device,
                 run.problems,
                 run.processes,
-                stop=lambda: self.stop.signal_number,
+                stop=self._check,
             )
             with run.processes.patiently():
                 if run.detected is not None:
@@ -40,3 +41,7 @@ class Evaluate(Hook):
                     record.update(run.evaluation.numbers)
                     record["eval_images_per_second"] = run.detected.images_per_second
         run.state.model.train()
+
+    def _check(self) -> None:
+        if self.stop.signal_number is not None:
+            raise Stopped(self.stop.signal_number, "stopped in an evaluation: --resume does it again")

@@ -28,7 +28,7 @@ class StepReport:
 
 
 class Hook:
-    """Called by the loop, in every process; each method may be left out. Only ``run.processes.is_main`` writes files."""
+    """Called by the loop, in every process; each method may be left out. The main process alone writes files."""
 
     def on_start(self, run: Run) -> None:
         """Before the first step; ``run.state`` is restored where the run is resumed."""

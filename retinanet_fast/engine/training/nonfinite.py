@@ -71,7 +71,7 @@ def _faults(model: nn.Module, share: Batch, device: torch.device) -> list[str]:
     anchors = anchors_of(model.anchor_generator, batch, features)
     for row, image_id in enumerate(share.image_ids):
         one = slice(row, row + 1)
-        own_targets = {name: tensor[one] for name, tensor in targets.items()}  # type: ignore[union-attr]
+        own_targets = {name: tensor[one] for name, tensor in targets.items()}
         own_outputs = {name: [level[one] for level in levels] for name, levels in outputs.items()}
         losses = model.compute_loss(own_targets, own_outputs, anchors)
         wrong = [name for name, loss in losses.items() if not torch.isfinite(loss)]

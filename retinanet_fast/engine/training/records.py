@@ -51,17 +51,3 @@ def loss_curve(losses: list[list[float]], first: int) -> list[list[float]]:
         step += len(part)
         points.append([float(step), *part.mean(0).tolist()])
     return points
-
-
-def describe(record: dict[str, Any], epochs: int) -> str:
-    """An epoch's record in one line."""
-    parts = ", ".join(f"{name} {record[name]:.4f}" for name in record["losses"])
-    line = (
-        f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f} ({parts})  "
-        f"{record['images_per_second']:.1f} images/s"
-    )
-    if record["skipped_steps"]:
-        line += f"  {record['skipped_steps']} steps skipped"
-    if "AP" in record:
-        line += f"  AP {record['AP']:.3f}  AP50 {record['AP50']:.3f}"
-    return line

@@ -19,7 +19,7 @@ from retinanet_fast.models.weights import settings_of
 
 
 class Saver:
-    """Writes a run's checkpoints: ``last.pt`` after each epoch, every ``checkpoint_minutes`` and at a stop; ``best.pt``.
+    """Writes a run's checkpoints: ``best.pt``, and ``last.pt`` after epochs, every ``checkpoint_minutes``, at a stop.
 
     Each is whole at every moment. ``best.pt`` is written before the ``last.pt`` that knows of its epoch: a process that
     is killed between the two does the epoch again.
@@ -78,7 +78,7 @@ class Saver:
         self.is_new = False
 
     def _keep(self, count: int) -> None:
-        """Keep the checkpoints of the last ``count`` epochs: ``last.pt`` under other names, which take no room twice."""
+        """Keep the checkpoints of the last ``count`` epochs, ``last.pt`` among them, which takes no room twice."""
         if count > 1:
             kept = self.folder.kept(self.run.state.step)
             kept.unlink(missing_ok=True)

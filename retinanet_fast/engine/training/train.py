@@ -16,11 +16,13 @@ from retinanet_fast.engine.data.dataset import CocoDataset
 from retinanet_fast.engine.data.loader import train_batches
 from retinanet_fast.engine.data.order import TrainOrder
 from retinanet_fast.engine.errors import InputError
-from retinanet_fast.engine.precision import resolve
+from retinanet_fast.engine.precision import describe, resolve, use_tf32
 from retinanet_fast.engine.run_folder import RunFolder
 from retinanet_fast.engine.run_record import DataRecord, RunRecord
+from retinanet_fast.engine.training.compiled import compile_network
 from retinanet_fast.engine.training.ema import Ema
 from retinanet_fast.engine.training.evaluating import Evaluate
+from retinanet_fast.engine.training.graphed import GraphedStep
 from retinanet_fast.engine.training.hooks import Hook
 from retinanet_fast.engine.training.loop import Loop
 from retinanet_fast.engine.training.optimizer import make_optimizer
@@ -57,6 +59,7 @@ def train(
         TrainingError: the loss is not finite.
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
+    use_tf32(run.device)
     folder = RunFolder(run.out)
     run.device = run.processes.own_device(run.device)
     with stop_requests() as stop, folder.locked() if run.processes.is_main else nullcontext():
@@ -70,7 +73,7 @@ def train(
         _write_down(run, folder)
         if run.epoch >= run.recipe.epochs:
             run.say(f"{run.out} has its {run.epoch} epochs already; --epochs asks for more")
-        step = TrainStep(run, losses)
+        step = _make_step(run, losses)
         every_hook = [Evaluate(stop), *hooks]
         for hook in every_hook:
             hook.on_start(run)
@@ -120,6 +123,17 @@ def _prepare(run: Run) -> tuple[CocoDataset, TrainOrder]:
     return dataset, order
 
 
+def _make_step(run: Run, losses: Losses) -> TrainStep:
+    """The step that the recipe asks for.
+
+    Raises:
+        InputError: the model cannot be compiled, or the step cannot be captured.
+    """
+    if run.recipe.compile:
+        compile_network(run.state.model, run.say)
+    return GraphedStep(run, losses) if run.recipe.cuda_graph else TrainStep(run, losses)
+
+
 def _write_down(run: Run, folder: RunFolder) -> None:
     """Write ``run.json``, or, where an earlier run is in the folder, prepare to when the first checkpoint is there."""
     splits = {"train": run.train_split, "val": run.val_split}
@@ -128,7 +142,8 @@ def _write_down(run: Run, folder: RunFolder) -> None:
         run.record = RunRecord(run.recipe, data, run.problems.skip)
     run.record.check_data(data)
     run.record.recipe, run.record.data = run.recipe, data
-    run.record.started(run.device, run.processes.world_size, run.state.step)
+    precision = describe(run.recipe.precision, run.device)
+    run.record.started(run.device, run.processes.world_size, run.state.step, precision)
     if run.processes.is_main:
         folder.start(run.record)
 
