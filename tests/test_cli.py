@@ -228,7 +228,7 @@ def test_a_truncated_image_ends_in_one_line_or_is_skipped(data: Path, tmp_path: 
     assert run(*words, "--skip-bad", "--workers", 1) == 0
     assert "left out 1 bad entry" in capsys.readouterr().err
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
-    assert record["images"] == 6  # another image took its place
+    assert (record["images"], record["skipped"]) == (6, 1)  # another image took its place
 
 
 def test_eval_and_predict_leave_bad_images_out_too(
