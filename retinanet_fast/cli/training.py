@@ -50,7 +50,7 @@ def _train(options: argparse.Namespace, device: Any, processes: Processes, start
     problems = Problems(options.skip_bad or (record is not None and record.skip_bad))
     train_location, val_location = _locations(options, record)
     out = options.out or Path()
-    checked = RunFolder(out).checked if options.out else None
+    checked = RunFolder(out).checked_files if options.out else None
     train_split = read_split(train_location, problems, checked, processes.is_main)
     val_split = read_split(val_location, problems, checked, processes.is_main) if val_location else None
     run = Run(recipe, train_split, val_split, out, device, problems, say, processes, record=record)

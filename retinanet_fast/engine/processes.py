@@ -15,8 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
-from retinanet_fast.engine.data.coco import one_line
-from retinanet_fast.engine.errors import InputError, ProcessLost
+from retinanet_fast.engine.errors import InputError, ProcessLost, one_line
 from retinanet_fast.engine.heartbeat import Heartbeat
 from retinanet_fast.engine.meeting import Meeting
 
