@@ -49,9 +49,10 @@ def _train(options: argparse.Namespace, device: Any, processes: Processes, start
     recipe = _recipe(options, record)
     problems = Problems(options.skip_bad or (record is not None and record.skip_bad))
     train_location, val_location = _locations(options, record)
-    train_split = read_split(train_location, problems)
-    val_split = read_split(val_location, problems) if val_location else None
     out = options.out or Path()
+    checked = RunFolder(out).checked if options.out else None
+    train_split = read_split(train_location, problems, checked, processes.is_main)
+    val_split = read_split(val_location, problems, checked, processes.is_main) if val_location else None
     run = Run(recipe, train_split, val_split, out, device, problems, say, processes, record=record)
     before = record.starts[-1].threads if record is not None and not recipe.threads else 0
     threads = set_threads(recipe.threads or before, start)
