@@ -64,9 +64,9 @@ class Forecast:
         shares = "all of it training"
         if self.evaluated_per_second is not None:
             rate = f"{self.evaluated_per_second:.1f} images/s"
-            lines.append(
-                f"{evaluations(self.recipe)} evaluations of {self.evaluated_images} images at {rate}"
-            )
+            count = evaluations(self.recipe)
+            noun = "evaluation" if count == 1 else "evaluations"
+            lines.append(f"{count} {noun} of {self.evaluated_images} images at {rate}")
             training, evaluating = duration(self.training_seconds), duration(self.evaluation_seconds)
             shares = f"{training} of training, {evaluating} of evaluation"
         total = duration(self.training_seconds + self.evaluation_seconds)
