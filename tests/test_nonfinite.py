@@ -87,12 +87,12 @@ def test_skip_goes_on_and_counts(data: Path, tmp_path: Path) -> None:
 
 def test_too_many_in_a_row_stop(data: Path, tmp_path: Path) -> None:
     run = tiny_run(data, tmp_path, tiny_recipe(nonfinite="skip", max_skips=2))
-    with pytest.raises(TrainingError, match="step 5: "):
+    with pytest.raises(TrainingError, match=r"step 4: "):
         train(run, model=tiny_model(), losses=bad_at(2, 3, 4, 5))
     saved = checkpoints.load(tmp_path)
-    # Back to before the first of those that failed in a row.
+    # The state before the step that was one too many.
     assert saved.progress is not None
-    assert (saved.progress.step, saved.progress.skipped, saved.progress.skipped_in_row) == (1, 0, 0)
+    assert (saved.progress.step, saved.progress.skipped, saved.progress.skipped_in_row) == (3, 2, 2)
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])

@@ -105,9 +105,9 @@ class Loop:
             run.say(f"{where}: the loss is not finite: skipped, {state.skipped_in_row} in a row")
             return
         # No weight has changed since the step before this one.
-        state.step = taken.step - state.skipped_in_row
-        state.skipped -= state.skipped_in_row
-        state.skipped_in_row = 0
+        state.step = taken.step - 1
+        state.skipped -= 1
+        state.skipped_in_row -= 1
         self.readback.clear()
         self._save()
         with self.step.autocast():
