@@ -83,12 +83,12 @@ class Processes:
                     numbers = evaluate(split, found.results)
 
         Raises:
-            ProcessLost: another process failed by a defect.
+            ProcessLost: another process has gone, or failed by a defect.
         """
         if self.world_size == 1:
             yield lambda: None
             return
-        # The store of the process group, which is free here: no collective call is going on.
+        # The process group's own store is free: no collective call is going on.
         meeting = Meeting(_get_default_store(), self.rank, self.world_size, f"meeting {next(_meetings)}")
         with meeting.block():
             yield meeting.check
@@ -115,6 +115,10 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield Processes()
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(
+            local_rank if device.index is None else device.index
+        )  # that of objects' collectives
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
         with Heartbeat(rank, world_size):
