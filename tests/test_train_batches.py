@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from retinanet_fast.engine.data import loader
 from retinanet_fast.engine.data.batch import Batch
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.data.dataset import BadImage, CocoDataset, Sample, to_model
@@ -188,6 +189,18 @@ def test_an_image_of_another_size_than_when_it_was_checked_is_bad(tmp_path: Path
     assert found.message == (
         f"{pictures}/0.png: the image is 48x64 pixels, its entry says 64x48 (image id 1)"
     )
+
+
+def test_the_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "available_cores", lambda: 12)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    gpu = torch.device("cuda")
+    assert loader.num_workers(Recipe(), CPU) == 0
+    assert loader.num_workers(Recipe(), gpu) == loader.MAX_WORKERS
+    for processes, expected in (("2", 6), ("5", 2), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert loader.num_workers(Recipe(), gpu) == expected
+    assert loader.num_workers(Recipe(workers=3), gpu) == 3
 
 
 def test_decoded_images_are_kept_within_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
