@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ class TrainStep:
         self.dtype = resolve(run.recipe.precision, run.device)
         # With the policy "stop", nothing changes after a bad step until the host has heard of it.
         self.stuck = torch.zeros((), device=run.device)
+        self._clock_loss()
 
     def __call__(self, shares: Sequence[Batch], rate: float, flags: Sequence[bool] = ()) -> Tensor:
         """One step with this process's shares of a batch.
@@ -111,6 +113,20 @@ class TrainStep:
                 # DistributedDataParallel takes the mean over the processes; theirs is to be a sum.
                 self.run.state.scaler.scale(processes.world_size * found.sum()).backward()
         return found.detach()
+
+    def _clock_loss(self) -> None:
+        """Count matching and loss, which are within the forward pass, as a phase of their own where the model has them
+        in a method of their own."""
+        model: Any = self.run.state.model
+        compute_loss = getattr(model, "compute_loss", None)
+        if compute_loss is None:
+            return
+
+        def clocked(*arguments: Any, **keywords: Any) -> Any:
+            with self.clock("loss"):
+                return compute_loss(*arguments, **keywords)
+
+        model.compute_loss = clocked
 
     def _exchange(self, last: bool) -> AbstractContextManager[object]:
         """Gradients are summed over the processes once, with the last share."""
