@@ -49,9 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
-    """The same, but the third image cannot be decoded; in batches of two it is the second process's."""
+    """The same, but the fourth image cannot be decoded; in batches of two it is the second process's."""
     copy = Path(shutil.copytree(folder, tmp_path_factory.mktemp("bad") / "data"))
-    data_sets.truncate(copy / "images" / "2.png")
+    data_sets.truncate(copy / "images" / "3.png")
     return copy
 
 
@@ -137,16 +137,16 @@ def test_one_image_and_two_processes(shared: dict[str, Any]) -> None:
 
 
 def test_a_bad_image_of_another_process_is_left_out_and_told(shared: dict[str, Any]) -> None:
-    assert shared["bad image"]["image_ids"] == sorted(set(IDS) - {IDS[2]})
+    assert shared["bad image"]["image_ids"] == sorted(set(IDS) - {IDS[3]})
     assert len(shared["told"]) == 1
-    assert "2.png: not a readable image" in shared["told"][0]
+    assert "3.png: not a readable image" in shared["told"][0]
 
 
 def test_what_one_process_raises_all_raise(folder: Path, bad: Path) -> None:
     for rank, raised in enumerate(printed(run("errors", folder, bad))):
         bad_image, stopped, defect, empty = raised
         assert bad_image.startswith("InputError: ")
-        assert "2.png: not a readable image" in bad_image
+        assert "3.png: not a readable image" in bad_image
         assert stopped == "Stopped: asked to"
         assert defect.startswith(
             "ZeroDivisionError" if rank == 1 else "ProcessLost: process 1 failed: ZeroDivisionError"

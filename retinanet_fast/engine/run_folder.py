@@ -22,7 +22,6 @@ METRICS = "metrics.jsonl"
 METRICS_TABLE = "metrics.csv"
 LOSS_PLOT, AP_PLOT = "loss.png", "ap.png"
 PAGE = "report.html"
-CHECKED = "checked_files.json"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
 CHECKED_FILES = "checked_files.json"
@@ -88,11 +87,6 @@ class RunFolder:
     def page(self) -> Path:
         """The page that shows the run."""
         return self.path / PAGE
-
-    @property
-    def checked(self) -> Path:
-        """Which image files have been checked; see ``read_split``. It is the data set's, and stays when a run goes."""
-        return self.path / CHECKED
 
     @property
     def tensorboard(self) -> Path:

@@ -76,16 +76,18 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Any]:
-    """Batches for evaluation, in the data set's own order; every ``world_size``-th batch is the process's.
+    """Batches for evaluation, of images of like shapes; every ``world_size``-th batch is the process's.
 
-    The batches are the same for any number of processes, and so are the detections: an image's depend on its batch in
-    their last bits, through the padding.
+    Sorted by their aspect, since what a batch is padded to costs as much as its images. The batches are the same for
+    any number of processes, and so are the detections: what is beside an image changes those at its border.
     """
-    starts = range(rank * batch_size, len(dataset), world_size * batch_size)
-    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    images = dataset.images
+    order = sorted(range(len(images)), key=lambda index: images[index].height / images[index].width)
+    starts = range(rank * batch_size, len(images), world_size * batch_size)
+    batches = [order[start : start + batch_size] for start in starts]
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # ranges are sequences
+        batch_sampler=batches,
         collate_fn=list,
         **_loading(num_workers(recipe, device), device),
     )
