@@ -225,3 +225,24 @@ def test_decoded_images_are_kept_within_a_budget(tmp_path: Path, monkeypatch: py
         assert image is not None
         assert isinstance(sample, Sample)
         assert torch.equal(sample.image, image)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*no accelerator is found")  # where there is no GPU
+def test_for_a_gpu_a_batch_is_one_tensor_and_its_targets_have_few_shapes(tmp_path: Path) -> None:
+    data_sets.with_squares(tmp_path, 4)
+    location = locate(tmp_path, "train")
+    assert location is not None
+    split = read_split(location, Problems(skip=False))
+    dataset = CocoDataset(split, split.categories, RECIPE)
+    order = TrainOrder(dataset.images, RECIPE)
+    gpu = torch.device("cuda")
+    found = list(train_batches(dataset, order, RECIPE, gpu, first_step=0, last_step=2))
+    for [batch], [plain] in zip(found, steps(tmp_path, last=2), strict=True):
+        assert batch.packed is not None
+        assert batch.packed.batch_sizes == plain.sizes
+        memory = batch.packed.pixels.untyped_storage().data_ptr()
+        assert {image.untyped_storage().data_ptr() for image in batch.images} == {memory}
+        assert values(batch) == values(plain)
+        assert all(torch.equal(a, b) for a, b in zip(batch.images, plain.images, strict=True))
+        assert batch.targets["labels"].shape == (4, 64)
+        assert torch.equal(batch.targets["counts"], plain.targets["counts"])
