@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import torch
 
 from retinanet_fast.cli import main
 from retinanet_fast.engine.data.coco import Split, read_annotations
+from retinanet_fast.engine.data.dataset import CocoDataset
+from retinanet_fast.engine.data.loader import eval_loader
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.coco_numbers import NAMES, Evaluation
 from retinanet_fast.engine.evaluation.coco_numbers import evaluate as evaluate_arrays
 from retinanet_fast.engine.evaluation.paper import ROWS, comparison
-from retinanet_fast.engine.evaluation.results import from_batch, from_list, pack
+from retinanet_fast.engine.evaluation.results import from_batch, from_list, pack, write_results
+from retinanet_fast.engine.recipe import Recipe
 
 # pycocotools' own numbers on its example detections (val2014_fake_eval_res.txt has their first three digits).
 FAKE_BOX_100 = {
@@ -160,3 +165,81 @@ def test_a_bad_results_file_is_named_in_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert f"{results}: {expected}" in lines[0]
+
+
+def test_the_numbers_are_those_of_pycocotools_given_lists(tmp_path: Path) -> None:
+    """On random boxes with equal scores, crowds, images without detections, and ids that float64 does not hold."""
+    needs_pycocotools()
+    draw = random.Random(0)
+    ids = [2**55 + 1, 2**55, *range(40, 50), 3, 2, 1]
+
+    def boxes(count: int) -> list[dict[str, Any]]:
+        found = []
+        for _ in range(count):
+            x, y, side = draw.randint(0, 60), draw.randint(0, 60), draw.choice([4, 8, 30, 60, 110])
+            bbox = [float(x), float(y), float(side), side * draw.choice([0.5, 1.0])]
+            found.append({"image_id": draw.choice(ids), "category_id": draw.choice([2, 5]), "bbox": bbox})
+        return found
+
+    truth = [
+        {**box, "id": place, "area": box["bbox"][2] * box["bbox"][3], "iscrowd": int(draw.random() < 0.1)}
+        for place, box in enumerate(boxes(60), 1)
+    ]
+    near = [{**box, "bbox": [side + draw.choice([0, 1]) for side in box["bbox"]]} for box in truth[::2]]
+    results = [
+        {key: box[key] for key in ("image_id", "category_id", "bbox")}
+        | {"score": draw.choice([0.25, 0.5, 0.75])}
+        for box in near + boxes(60)
+    ]
+    images = [{"id": id, "file_name": f"{id}.png", "width": 200, "height": 200} for id in ids]
+    document = {"images": images, "annotations": truth, "categories": data_sets.CATEGORIES}
+    found = evaluate(split_of(tmp_path, document), results).numbers
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    coco = COCO()
+    coco.dataset = {"info": {}, **document}
+    coco.createIndex()
+    expected = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), "bbox")
+    for step in (expected.evaluate, expected.accumulate, expected.summarize):
+        step()
+    assert list(found.values()) == expected.stats.tolist()
+    assert 0 < found["AP"] < 1
+
+
+def test_detections_on_another_splits_image_are_an_error(tmp_path: Path) -> None:
+    stray = {"image_id": 8, "category_id": 5, "bbox": [4, 6, 10, 8], "score": 0.9}
+    with pytest.raises(ValueError, match="on the split's images only"):
+        evaluate(split_of(tmp_path, data_sets.document()), [stray])
+    stray["image_id"] = 10**6
+    with pytest.raises(ValueError, match="on the split's images only"):
+        evaluate(split_of(tmp_path, data_sets.document()), [stray])
+
+
+def test_results_keep_every_bit_in_a_file(tmp_path: Path) -> None:
+    entries = [{"image_id": 7, "category_id": 5, "bbox": [0.1, 1 / 3, 10.0, 8.5], "score": 0.1 + 0.2}]
+    write_results(tmp_path / "found.json", from_list(entries))
+    assert json.loads((tmp_path / "found.json").read_text()) == entries
+    assert len(from_list([])) == 0
+
+
+def test_a_detector_of_dicts_is_packed_to_fixed_size() -> None:
+    outputs = [
+        {"boxes": torch.rand(count, 4), "scores": torch.rand(count), "labels": torch.ones(count).long()}
+        for count in (2, 0, 3)
+    ]
+    for packed, output in zip(pack(outputs), outputs, strict=True):
+        assert all(torch.equal(packed[key], output[key]) for key in output)
+
+
+def test_batches_for_evaluation_are_of_like_shapes(tmp_path: Path) -> None:
+    sizes = [(64, 32), (32, 64), (60, 32), (32, 60), (62, 32)]
+    images = [
+        {"id": id, "file_name": f"{id}.png", "width": width, "height": height}
+        for id, (width, height) in enumerate(sizes)
+    ]
+    split = split_of(tmp_path, {**data_sets.document(), "images": images, "annotations": []})
+    dataset = CocoDataset(split, split.categories)
+    loader = eval_loader(dataset, 3, Recipe(workers=0), torch.device("cpu"))
+    assert loader.batch_sampler == [[0, 4, 2], [3, 1]]

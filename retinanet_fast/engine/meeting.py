@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +19,7 @@ LOOK_AT_WORK = 1.0
 FAREWELL = 15.0
 
 # What one process raises in a block, all raise; anything else is a defect of that process.
-SHARED = {kind.__name__: kind for kind in (InputError, TrainingError, ProcessLost)}
+SHARED = (InputError, TrainingError, Stopped, ProcessLost)
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Meeting:
             yield
             self._wait_for_all()
         except BaseException as error:
-            with suppress(RuntimeError):  # the store is gone: the error itself is what counts
+            with suppress(ProcessLost):  # the error itself is what counts
                 self._tell(error)
             raise
 
@@ -62,11 +62,13 @@ class Meeting:
     def _look(self) -> None:
         self._looked = time.monotonic()
         if self._add("failed", 0):
-            raise _decoded(self.store.get(f"{self.name}/error"))
+            raise pickle.loads(self.store.get(f"{self.name}/error"))
 
     def _tell(self, error: BaseException) -> None:
         if not self._add("failed", 0):
-            self.store.set(f"{self.name}/error", _encoded(error, self.rank))
+            if not isinstance(error, SHARED):
+                error = ProcessLost(f"process {self.rank} failed: {type(error).__name__}: {one_line(error)}")
+            self.store.set(f"{self.name}/error", pickle.dumps(error))  # type: ignore[arg-type]  # bytes are taken
             self._add("failed", 1)
         last = time.monotonic() + FAREWELL
         know = self._add("know", 1)
@@ -75,18 +77,7 @@ class Meeting:
             know = self._add("know", 0)
 
     def _add(self, key: str, amount: int) -> int:
-        return self.store.add(f"{self.name}/{key}", amount)
-
-
-def _encoded(error: BaseException, rank: int) -> str:
-    if isinstance(error, Stopped):
-        return json.dumps(["Stopped", str(error), error.signal_number])
-    kind = type(error).__name__
-    if kind in SHARED:
-        return json.dumps([kind, str(error), 0])
-    return json.dumps([ProcessLost.__name__, f"process {rank} failed: {kind}: {one_line(error)}", 0])
-
-
-def _decoded(text: bytes) -> Exception:
-    kind, message, signal_number = json.loads(text)
-    return Stopped(signal_number, message) if kind == "Stopped" else SHARED[kind](message)
+        try:
+            return self.store.add(f"{self.name}/{key}", amount)
+        except RuntimeError:  # of which torch's errors of the network are
+            raise ProcessLost("the process that keeps the others together is gone") from None

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
-from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.errors import InputError, ProcessLost, one_line
 from retinanet_fast.engine.heartbeat import Heartbeat
 from retinanet_fast.engine.meeting import Meeting
 
@@ -83,12 +83,12 @@ class Processes:
                     numbers = evaluate(split, found.results)
 
         Raises:
-            ProcessLost: another process failed by a defect.
+            ProcessLost: another process has gone, or failed by a defect.
         """
         if self.world_size == 1:
             yield lambda: None
             return
-        # The store of the process group, which is free here: no collective call is going on.
+        # The process group's own store is free: no collective call is going on.
         meeting = Meeting(_get_default_store(), self.rank, self.world_size, f"meeting {next(_meetings)}")
         with meeting.block():
             yield meeting.check
@@ -100,6 +100,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
     Raises:
         InputError: ``torchrun``'s variables are set, but not whole.
+        ProcessLost: a collective call in the block failed, since another process is gone.
     """
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         yield Processes()
@@ -115,9 +116,20 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield Processes()
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(
+            local_rank if device.index is None else device.index
+        )  # that of objects' collectives
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
         with Heartbeat(rank, world_size):
             yield Processes(rank, world_size, local_rank)
+    except RuntimeError as error:
+        # gloo raises plain RuntimeErrors, which name its source files.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise ProcessLost(
+            f"another process of the run is gone ({one_line(error)}); --resume goes on from the last checkpoint"
+        ) from None
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Loads the batches of a training run, from any step on, in place or by worker processes."""
+"""Loads the batches of a training run, from any step on, and of an evaluation; in place or by worker processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retinanet_fast.engine.data.dataset import BadImage, CocoDataset
 from retinanet_fast.engine.data.image_cache import ImageCache
 from retinanet_fast.engine.data.order import Draw, TrainOrder, shares
 from retinanet_fast.engine.data.workers import start_worker, starting_workers
-from retinanet_fast.engine.errors import InputError, TrainingError
+from retinanet_fast.engine.errors import InputError, TrainingError, one_line
 from retinanet_fast.engine.recipe import Recipe
 
 # On a GPU the number of targets per image is padded to a multiple of this, so that nearly all batches have one shape.
@@ -60,24 +60,9 @@ def train_batches(
         batch_size=None,  # the data set's items are batches already
         sampler=range(first_step, last_step),
         collate_fn=_as_it_is,
-        generator=torch.Generator(),  # else each loader would take a number from torch's own
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=start_worker,
+        **_loading(workers, device),
     )
-    with starting_workers():
-        batches = iter(loader)
-    while True:
-        try:
-            item = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(
-                f"a process that loads images ended: {error}; fewer --workers may help"
-            ) from None
+    for item in read(loader):
         if isinstance(item, _NoImage):
             raise InputError(item.message)
         yield item
@@ -91,27 +76,53 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Any]:
-    """Batches for evaluation, in the data set's own order; every ``world_size``-th batch is the process's.
+    """Batches for evaluation, of images of like shapes; every ``world_size``-th batch is the process's.
 
-    The batches are the same for any number of processes, and so are the detections: an image's depend on its batch in
-    their last bits, through the padding.
+    Sorted by their aspect, since what a batch is padded to costs as much as its images. The batches are the same for
+    any number of processes, and so are the detections: what is beside an image changes those at its border.
     """
-    starts = range(rank * batch_size, len(dataset), world_size * batch_size)
-    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    images = dataset.images
+    order = sorted(range(len(images)), key=lambda index: images[index].height / images[index].width)
+    starts = range(rank * batch_size, len(images), world_size * batch_size)
+    batches = [order[start : start + batch_size] for start in starts]
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # ranges are sequences
-        num_workers=num_workers(recipe, device),
-        pin_memory=device.type == "cuda",
+        batch_sampler=batches,
         collate_fn=list,
-        worker_init_fn=start_worker,
+        **_loading(num_workers(recipe, device), device),
     )
 
 
 def read(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches. Its workers leave signals to the main process."""
+    """The loader's batches. Its workers leave signals to the main process.
+
+    Raises:
+        TrainingError: a worker was killed.
+    """
     with starting_workers():
-        return iter(loader)
+        batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = one_line(error)
+            raise TrainingError(
+                f"a process that loads images ended: {reason}; fewer --workers may help"
+            ) from None
+        yield batch
+
+
+def _loading(workers: int, device: torch.device) -> dict[str, Any]:
+    return {
+        "num_workers": workers,
+        "pin_memory": device.type == "cuda",
+        "worker_init_fn": start_worker,
+        "generator": torch.Generator(),  # else each loader would take a number from torch's own
+    }
 
 
 def num_workers(recipe: Recipe, device: torch.device) -> int:

@@ -58,8 +58,8 @@ def detect(
         categories: the model's.
         problems: of all processes, in the main one.
         stop: called between batches; raises ``Stopped`` where the work is to end.
-        batch_size: images at a time, by default ``recipe.batch_size``, at most 16. Detections depend on it in their
-            last bits, and not on the number of processes.
+        batch_size: images at a time, by default ``recipe.batch_size``, at most 16. Detections at an image's border
+            depend on what the batch is padded to, and so on this, but not on the number of processes.
 
     Returns:
         The same for any number of processes, in the main one; None in the others.
