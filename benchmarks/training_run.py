@@ -26,11 +26,16 @@ from benchmarks.harness import resident_peak
 from retinanet_fast import ops, reference
 from retinanet_fast.engine.build_model import build_model, choose_device
 from retinanet_fast.engine.data.coco import Split, locate, read_split
-from retinanet_fast.engine.data.dataset import CocoDataset, read, readable, train_loader
+from retinanet_fast.engine.data.dataset import CocoDataset
+from retinanet_fast.engine.data.loader import train_batches
+from retinanet_fast.engine.data.order import TrainOrder
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.recipe import Recipe, load
-from retinanet_fast.engine.training import train as training
+from retinanet_fast.engine.recipe.schedule import learning_rate
+from retinanet_fast.engine.training.run import Run
+from retinanet_fast.engine.training.step import TrainStep
+from retinanet_fast.engine.training.train import make_state
 
 RUNS = {
     "fused": (ops.retinanet_loss, 0.0),
@@ -63,40 +68,33 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
 
 
 def train(recipe: Recipe, split: Split, device: torch.device, loss: Any, change: float, steps: int) -> Curve:
+    """The program's own steps, with ``loss`` in the place of the model's loss function."""
+    run = Run(recipe, split, None, Path(), device, Problems(skip=False))
+    dataset = CocoDataset(split, split.categories, recipe)
+    order = TrainOrder(dataset.images, recipe)
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe, len(split.categories) + 1).to(device)
-    if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(recipe, len(split.categories) + 1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1 + change * torch.randn_like(parameter))
-    model.train()
-    run = training.Run(recipe, split, None, Path(), device, Problems(skip=False))
-    optimizer = training.make_optimizer(recipe, model)
-    dataset = CocoDataset(split, split.categories, recipe)
     curve = Curve()
-    step_seconds: list[float] = []
     loss_seconds: list[float] = []
-
-    def epochs() -> None:
-        done = 0
-        while done < steps:
-            loader = train_loader(dataset, recipe, device)
-            for batch in read(loader):
-                start = time.perf_counter()
-                rate = training.learning_rate(recipe, done, len(loader))
-                losses: Tensor = training.train_step(
-                    run, model, optimizer, readable(batch, run.problems), rate
-                )
-                curve.losses.append(losses.sum().item())
-                step_seconds.append(time.perf_counter() - start)
-                done += 1
-                if done == steps:
-                    return
-            dataset.epoch += 1
-
     model.loss_function = timed(loss, loss_seconds)
-    curve.peak_bytes = resident_peak(epochs)
+    run.state = make_state(run, model)
+    step = TrainStep(run)
+    model.train()
+    step_seconds: list[float] = []
+
+    def all_steps() -> None:
+        batches = train_batches(dataset, order, recipe, device, first_step=0, last_step=steps)
+        for number, shares in enumerate(batches):
+            start = time.perf_counter()
+            rate = learning_rate(recipe, number, order.steps_per_epoch)
+            found = step([share.to(device) for share in shares], rate)
+            curve.losses.append(found[: len(step.names)].sum().item())
+            step_seconds.append(time.perf_counter() - start)
+
+    curve.peak_bytes = resident_peak(all_steps)
     curve.step_seconds = median(step_seconds)
     curve.loss_forward_seconds = median(loss_seconds)
     return curve
@@ -138,6 +136,12 @@ def main(argv: list[str] | None = None) -> int:
     parse.add_argument("--recipe", default="bccd")
     parse.add_argument("--steps", type=int, default=52)
     parse.add_argument("--device", default="auto")
+    parse.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="float32",
+        help="default: float32, so that the losses alone differ and not their inputs' rounding",
+    )
     parse.add_argument("--json", type=Path, default=Path("runs/training_run.json"))
     parse.add_argument("--chart", type=Path, default=Path("runs/training_run.png"))
     options = parse.parse_args(argv)
@@ -150,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     device = choose_device(options.device)
-    recipe = load(options.recipe)
+    recipe = load(options.recipe).replace(precision=options.precision)
     location = locate(options.data, "train")
     if location is None:
         raise InputError(f"{options.data}: expected annotations/instances_train.json with images/")
@@ -174,6 +178,7 @@ def run(options: argparse.Namespace) -> int:
     result = {
         "environment": describe(device),
         "recipe": options.recipe,
+        "precision": options.precision,
         "runs": {name: asdict(curve) for name, curve in curves.items()},
         "gap": gap,
         "noise": noise,

@@ -12,6 +12,7 @@ from PIL import Image
 from retinanet_fast.engine import checkpoint
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.models import RetinaNet
 from retinanet_fast.nn import retinanet_anchor_generator
@@ -74,6 +75,11 @@ def write_checkpoint(run: str, names: list[str]) -> None:
     categories = [Category(number, name) for number, name in enumerate(names, 1)]
     Path(run).mkdir(parents=True)
     checkpoint.Checkpoint(model.state_dict(), recipe, categories, epoch=1).save(Path(run) / checkpoint.LAST)
+
+
+def write_data_set(folder: str) -> None:
+    """Four small rendered images to train on, and one to evaluate on."""
+    render_data_set(Path(folder), RenderOptions(train=4, val=1, size=64))
 
 
 def small_model() -> RetinaNet:

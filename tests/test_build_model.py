@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.build_model import build_model, choose_device
+from retinanet_fast.engine.data.coco import Category
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.norms import check_norm, norm_of
+from retinanet_fast.engine.prediction.predict import restore_model
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.models import FrozenBatchNorm2d, retinanet_resnet18_fpn, retinanet_resnet50_fpn_v2
+from retinanet_fast.models.weights import settings_of
 
 SMALL = Recipe(arch="resnet18", fpn_channels=32, min_size=[64], max_size=64)
 
@@ -134,6 +139,24 @@ def test_a_step_with_each_norm(norm: str) -> None:
         plain = build_model(SMALL, 4)
         plain.load_state_dict(model.state_dict())
         assert plain(images, [target] * 2) == losses
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_checkpoint_with_each_norm(norm: str, tmp_path: Path) -> None:
+    recipe = SMALL.replace(norm=norm, init="weights.pth")
+    torch.manual_seed(0)
+    model = build_model(recipe, 2).eval()
+    path = tmp_path / checkpoints.LAST
+    state = checkpoints.Checkpoint(
+        model.state_dict(), recipe, [Category(1, "a")], epoch=1, settings=settings_of(model)
+    )
+    state.save(path)
+    restored = restore_model(checkpoints.load(path), path, torch.device("cpu"))
+    images = torch.rand(1, 3, 64, 64)
+    for found, expected in zip(restored.backbone(images), model.backbone(images), strict=True):
+        torch.testing.assert_close(
+            found, expected
+        )  # the restored model is channels_last: sums in another order
 
 
 def test_sync_batch_norm_of_several_processes_needs_gpus() -> None:

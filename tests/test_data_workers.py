@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import data_sets
@@ -30,6 +31,7 @@ from retinanet_fast.engine.errors import Problems, TrainingError
 from retinanet_fast.engine.recipe import Recipe
 
 if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[3])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: print("signal", number, flush=True))
     recipe = Recipe(batch_size=2, workers=2, min_size=[40], max_size=80)
@@ -51,26 +53,36 @@ if __name__ == "__main__":
 """
 
 
+Start = Callable[..., tuple["subprocess.Popen[str]", list[int]]]
+
+
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    data_sets.with_squares(tmp_path, 6)
-    return tmp_path
-
-
-def start(data: Path, steps: int = 100_000) -> tuple[subprocess.Popen[str], list[int]]:
-    """The program, in a group of processes of its own, and its workers."""
-    program = data / "program.py"
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the program in a group of processes of its own, which does not outlive the test; gives it and its
+    workers."""
+    data_sets.with_squares(tmp_path / "data", 6)
+    program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    process = subprocess.Popen(
-        [sys.executable, str(program), str(data), str(steps)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    workers = [int(word) for word in next(lines(process, "workers")).split()[1:]]
-    assert len(workers) == 2
-    return process, workers
+    started: list[subprocess.Popen[str]] = []
+
+    def run(steps: int = 100_000, method: str = "fork") -> tuple[subprocess.Popen[str], list[int]]:
+        process = subprocess.Popen(
+            [sys.executable, str(program), str(tmp_path / "data"), str(steps), method],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        started.append(process)
+        workers = [int(word) for word in next(lines(process, "workers")).split()[1:]]
+        assert len(workers) == 2
+        return process, workers
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def lines(process: subprocess.Popen[str], word: str) -> Iterator[str]:
@@ -95,40 +107,40 @@ def wait_until_gone(pids: list[int], seconds: float = 20.0) -> list[int]:
     return left
 
 
-def test_signals_to_the_whole_group_leave_the_workers_at_work(data: Path) -> None:
-    process, workers = start(data)
-    with process:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.killpg(process.pid, number)
-            assert next(lines(process, "signal")) == f"signal {int(number)}"
-            steps = lines(process, "step")
-            for _ in range(12):  # more than were loaded ahead
-                next(steps)
-            assert all(alive(pid) for pid in workers)
-        process.kill()
+# How processes start on Linux: before Python 3.14, and from then on.
+METHODS = ["fork", "forkserver"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_signals_to_the_whole_group_leave_the_workers_at_work(start: Start, method: str) -> None:
+    process, workers = start(method=method)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.killpg(process.pid, number)
+        assert next(lines(process, "signal")) == f"signal {int(number)}"
+        steps = lines(process, "step")
+        for _ in range(12):  # more than were loaded ahead
+            next(steps)
+        assert all(alive(pid) for pid in workers)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_end_when_the_main_process_is_killed(start: Start, method: str) -> None:
+    process, workers = start(method=method)
+    process.kill()
     assert wait_until_gone(workers) == []
 
 
-def test_workers_end_when_the_main_process_is_killed(data: Path) -> None:
-    process, workers = start(data)
-    with process:
-        process.kill()
+def test_workers_end_with_a_program_that_ends_in_the_midst(start: Start) -> None:
+    process, workers = start(steps=3)
+    assert next(lines(process, "end")) == "end"
+    assert process.wait(30) == 0
     assert wait_until_gone(workers) == []
 
 
-def test_workers_end_with_a_program_that_ends_in_the_midst(data: Path) -> None:
-    process, workers = start(data, steps=3)
-    with process:
-        assert next(lines(process, "end")) == "end"
-        assert process.wait(30) == 0
-    assert wait_until_gone(workers) == []
-
-
-def test_a_killed_worker_is_an_error_of_one_line(data: Path) -> None:
-    process, workers = start(data)
-    with process:
-        os.kill(workers[0], signal.SIGKILL)
-        message = next(lines(process, "error"))
-        assert message.startswith("error a process that loads images ended: DataLoader worker")
-        assert next(lines(process, "end")) == "end"
+def test_a_killed_worker_is_an_error_of_one_line(start: Start) -> None:
+    process, workers = start()
+    os.kill(workers[0], signal.SIGKILL)
+    message = next(lines(process, "error"))
+    assert message.startswith("error a process that loads images ended: DataLoader worker")
+    assert next(lines(process, "end")) == "end"
     assert wait_until_gone(workers) == []

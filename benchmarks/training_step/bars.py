@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from benchmarks.bars import Verdict
-from benchmarks.training_step.contenders import FUSED, OURS
+from benchmarks.training_step.contenders import FUSED, OURS, PEER
 from benchmarks.training_step.program import ProgramRun
 from benchmarks.training_step.steps import EVALUATION, TRAINING, StepRow
 
@@ -34,7 +34,7 @@ def step_verdicts(rows: Sequence[StepRow], device: str) -> Iterator[Verdict]:
     ours = _of(rows, f"{TRAINING}/{name}/bfloat16").get(OURS)
     for precision, limit in TIMES[device].items():
         workload = f"{TRAINING}/{name}/{precision}"
-        theirs = {p: row.median for p, row in _of(rows, workload).items() if p != OURS}
+        theirs = {p: row.median for p, row in _of(rows, workload).items() if p.startswith(PEER)}
         usual = [median for provider, median in theirs.items() if FUSED not in provider]
         if ours is None or not usual:
             yield verdict(workload, f">= {limit:g}x torchvision {precision}", None, "x", False)
@@ -42,15 +42,21 @@ def step_verdicts(rows: Sequence[StepRow], device: str) -> Iterator[Verdict]:
         value, fused = min(usual) / ours.median, min(theirs.values()) / ours.median
         text = f"bfloat16 >= {limit:g}x torchvision {precision} ({fused:.3g}x its fastest, optimizer fused)"
         yield verdict(workload, text, value, "x", value >= limit)
-    if device == "cuda" and ours is not None and ours.images_per_s is not None:
-        rate = ours.images_per_s
-        yield verdict(
-            ours.workload, f">= {CUDA_IMAGES_PER_S:g} images/s", rate, "/s", rate >= CUDA_IMAGES_PER_S
-        )
-        evaluated = _of(rows, f"{EVALUATION}/{name}/bfloat16")[OURS].images_per_s
-        times = None if evaluated is None else evaluated / rate
-        text = f"evaluation >= {CUDA_EVALUATION:g}x the training rate"
-        yield verdict(ours.workload, text, times, "x", times is not None and times >= CUDA_EVALUATION)
+    if device == "cuda":
+        yield from _gpu_verdicts(rows, name)
+
+
+def _gpu_verdicts(rows: Sequence[StepRow], name: str) -> Iterator[Verdict]:
+    """Of the fastest of our steps, which may be a variant that a recipe has to ask for: its name is told."""
+    workload = f"{TRAINING}/{name}/bfloat16"
+    rates = {p: row.images_per_s or 0.0 for p, row in _of(rows, workload).items() if p.startswith(OURS)}
+    best = max(rates, key=lambda provider: rates[provider])
+    text = f">= {CUDA_IMAGES_PER_S:g} images/s ({best})"
+    yield verdict(workload, text, rates[best], "/s", rates[best] >= CUDA_IMAGES_PER_S)
+    evaluated = _of(rows, f"{EVALUATION}/{name}/bfloat16")[OURS].images_per_s or 0.0
+    times = evaluated / rates[best]
+    text = f"evaluation >= {CUDA_EVALUATION:g}x the training rate ({best})"
+    yield verdict(workload, text, times, "x", times >= CUDA_EVALUATION)
 
 
 def _of(rows: Sequence[StepRow], workload: str) -> dict[str, StepRow]:

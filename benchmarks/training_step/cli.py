@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -24,9 +25,10 @@ from benchmarks.training_step.program import (
     run_program,
 )
 from benchmarks.training_step.report import Result
-from benchmarks.training_step.steps import Measurement, matmul_rates, measure
+from benchmarks.training_step.steps import Measurement, StepRow, matmul_rates, measure
 from benchmarks.training_step.works import WORKS, Work
 
+ROUNDS, PROGRAM_ROUNDS = 5, 2
 PARTS = ("steps", "program", "neighbours")
 
 
@@ -47,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parse.add_argument("--threads", type=int, metavar="N", help="of steps (default: torch's own number)")
     parse.add_argument(
-        "--rounds", type=int, metavar="N", help="of each contender (default 7), of the program 2"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help=f"default {ROUNDS}, of the program {PROGRAM_ROUNDS}",
     )
     parse.add_argument(
         "--data", type=Path, metavar="DIR", help="what the program trains on (default: rendered)"
@@ -93,13 +98,19 @@ def _run_steps(options: argparse.Namespace, device: torch.device, works: list[Wo
     harness = Harness(device, QUICK_BUDGET if options.quick else 1.0)
     result.matmul = matmul_rates(harness, options.quick)
     _say_rates(result.matmul, device)
-    rounds = options.rounds or (1 if options.quick else 7)
+    rounds = options.rounds or (1 if options.quick else ROUNDS)
     how = Measurement(harness, rounds, options.quick, result.matmul)
     for work in works:
-        rows = list(measure(work.small() if options.quick else work, how))
+        rows: list[StepRow] = []
+        sized = work.small() if options.quick else work
+        print(f"{work.name}   ({sized.shape})", flush=True)
+        for _, block in groupby(measure(sized, how), key=lambda row: row.workload):
+            rows += (new := list(block))
+            print(report.step_block(new), flush=True)
+            result.rows += new
+            result.write(options.json)
         verdicts = [] if options.quick else list(step_verdicts(rows, device.type))
-        print(report.step_table(rows), *map(report.verdict_line, verdicts), "", sep="\n", flush=True)
-        result.rows += rows
+        print(*map(report.verdict_line, verdicts), "", sep="\n", flush=True)
         result.verdicts += verdicts
         result.write(options.json)
 
@@ -124,7 +135,7 @@ def _program_runs(
     job = Job(data, options.recipe, extra=("--device", device.type))
     job = job.small() if options.quick else job
     if neighbours:
-        yield from alone_and_beside(job, folder, options.rounds or (1 if options.quick else 2))
+        yield from alone_and_beside(job, folder, options.rounds or (1 if options.quick else PROGRAM_ROUNDS))
     else:
         yield run_program(job, folder / "run")
 

@@ -62,13 +62,22 @@ class ProgramRun:
     busy: int  # processes that did nothing but compute beside it
     images_per_s: float
     eval_images_per_s: float | None
-    times: dict[str, float] = field(default_factory=dict)  # seconds by phase, all epochs but the first
+    seconds: float = 0.0  # of these epochs' steps
+    times: dict[str, float] = field(default_factory=dict)  # of it, by phase; evaluation comes on top
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each phase in the time of the steps, and of what is in no phase."""
+        if not self.seconds or not self.times:
+            return {}
+        shares = {phase: self.times.get(phase, 0.0) / self.seconds for phase in OF_A_STEP}
+        return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
     @property
     def share(self) -> float | None:
-        """Data, copy and loss in the time of the steps; None where the program recorded no phases."""
-        whole = sum(self.times.get(phase, 0.0) for phase in OF_A_STEP)
-        return sum(self.times.get(phase, 0.0) for phase in BESIDE_THE_NETWORK) / whole if whole else None
+        """Data, copy and loss in the time of the steps; None where the program did not time the loss."""
+        shares = self.shares
+        return sum(shares[phase] for phase in BESIDE_THE_NETWORK) if shares.get("loss") else None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "share_beside_the_network": self.share}
@@ -110,7 +119,8 @@ def summary(records: Sequence[Mapping[str, Any]], busy: int) -> ProgramRun:
         for phase, seconds in record.get("times", {}).items():
             times[phase] = times.get(phase, 0.0) + seconds
     rate = statistics.median(record["images_per_second"] for record in later)
-    return ProgramRun(busy, rate, statistics.median(evaluated) if evaluated else None, times)
+    seconds = sum(record["seconds"] for record in later)
+    return ProgramRun(busy, rate, statistics.median(evaluated) if evaluated else None, seconds, times)
 
 
 def clean(environment: Mapping[str, str]) -> dict[str, str]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bars import Verdict
 from benchmarks.report import bytes_text, seconds_text, verdict_text, write_whole
 from benchmarks.training_step.contenders import OURS
-from benchmarks.training_step.program import OF_A_STEP, ProgramRun
+from benchmarks.training_step.program import ProgramRun
 from benchmarks.training_step.steps import StepRow
 
 COLUMNS = (
-    f"{'':32}{'median':>9} {'p20':>9} {'p80':>9} {'images/s':>9} {'GFLOP/s':>9} {'matmul':>7} {'GB/s':>6} "
+    f"{'median':>9} {'p20':>9} {'p80':>9} {'images/s':>9} {'GFLOP/s':>9} {'matmul':>7} {'GB/s':>6} "
     f"{'copy':>5} {'peak':>11} {'x ours':>7}"
 )
 
@@ -42,14 +41,10 @@ class Result:
         write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def step_table(rows: Sequence[StepRow]) -> str:
-    """One block for each kind of step and precision."""
-    lines = [f"{rows[0].workload.split('/')[1]}   ({rows[0].shape})"]
-    for workload, block in groupby(rows, key=lambda row: row.workload):
-        members = list(block)
-        ours = next(row.median for row in members if row.provider == OURS)
-        lines += [f"{workload:32}{COLUMNS[32:]}", *(_line(row, ours) for row in members)]
-    return "\n".join(lines)
+def step_block(rows: Sequence[StepRow]) -> str:
+    """The rows of one kind of step and precision."""
+    ours = next(row.median for row in rows if row.provider == OURS)
+    return "\n".join([f"{rows[0].workload:32}{COLUMNS}", *(_line(row, ours) for row in rows)])
 
 
 def _line(row: StepRow, ours: float) -> str:
@@ -71,10 +66,8 @@ def program_line(run: ProgramRun) -> str:
     line = f"  {beside:16}{run.images_per_s:.3g} images/s"
     if run.eval_images_per_s is not None:
         line += f", evaluation {run.eval_images_per_s:.3g} images/s ({run.eval_images_per_s / run.images_per_s:.3g}x)"
-    whole = sum(run.times.get(phase, 0.0) for phase in OF_A_STEP)
-    if whole:
-        line += "; " + ", ".join(f"{phase} {run.times.get(phase, 0.0) / whole:.1%}" for phase in OF_A_STEP)
-    return line
+    shares = ", ".join(f"{phase} {share:.1%}" for phase, share in run.shares.items())
+    return f"{line}; {shares}" if shares else line
 
 
 def verdict_line(verdict: Verdict) -> str:

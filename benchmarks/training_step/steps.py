@@ -12,14 +12,16 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Harness, Plan, Timing
+from benchmarks.providers import one_line
 from benchmarks.training_step.contenders import OURS, PRECISIONS, Contender, contenders, train_step
 from benchmarks.training_step.rates import flops_of, matmul_rate
+from benchmarks.training_step.trainer import trainer_calls
 from benchmarks.training_step.works import Batch, Work, make_batch, our_model, torchvisions_model
 from benchmarks.workload import Call
 
 TRAINING, EVALUATION, OPTIMIZER = "training", "evaluation", "optimizer"
 SAME_LOSS = 1e-3  # relative, in float32: sums in another order through 50 layers
-CUDA_CALLS = 10  # per sample: the host runs ahead of the GPU, as in a training run
+CUDA_CALLS = 10  # per sample and to warm up: the host runs ahead of the GPU, as in a training run
 
 
 @dataclass
@@ -73,12 +75,13 @@ def measure(work: Work, how: Measurement) -> Iterator[StepRow]:
     found = list(contenders(ours, torchvisions_model(work), batch, device))
     check_losses(found, batch, device)
 
-    for precision in PRECISIONS:
+    for precision in work.precisions:
         calls = {
             c.name(fused): c.training(batch, device, precision, fused)
             for c in found
             for fused in c.optimizers
         }
+        calls.update(trainer_calls(ours, work, batch, device, precision))
         for name, timing in in_turn(calls, how.rounds, device).items():
             row = make_row(TRAINING, work, precision, name, timing)
             if not how.quick:
@@ -124,9 +127,8 @@ def check_losses(found: list[Contender], batch: Batch, device: torch.device) -> 
 def in_turn(calls: Mapping[str, Call], rounds: int, device: torch.device) -> dict[str, Timing]:
     """One sample of each call after another, the next time in the other order: what disturbs meets all of them."""
     repeated = CUDA_CALLS if device.type == "cuda" else 1
+    calls = warmed_up(calls, repeated)
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()  # warm-up: memory, and the libraries' choice of algorithms
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -138,6 +140,22 @@ def in_turn(calls: Mapping[str, Call], rounds: int, device: torch.device) -> dic
             gc.enable()
     plan = Plan(rounds, repeated)
     return {name: Timing.of(own, plan) for name, own in samples.items()}
+
+
+def warmed_up(calls: Mapping[str, Call], repeated: int) -> dict[str, Call]:
+    """The calls, after what each does only at first: libraries choose their algorithms, a step is captured. One that
+    fails is told of and left out, unless it is ours: a peer's failure must not end the run."""
+    working = {}
+    for name, call in calls.items():
+        try:
+            for _ in range(repeated):
+                call()
+            working[name] = call
+        except Exception as error:
+            if name == OURS:
+                raise
+            print(f"left out: {name}: {one_line(error)}", flush=True)
+    return working
 
 
 def _sample(call: Call, repeated: int, device: torch.device) -> float:

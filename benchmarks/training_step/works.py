@@ -24,6 +24,7 @@ class Work:
     width: int
     images: int
     devices: tuple[str, ...] = ("cpu",)
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
     boxes: int = 20  # per image
 
     @property
@@ -40,7 +41,7 @@ WORKS = {
     for work in (
         Work("r18-320x240", "resnet18", 240, 320, 8),
         Work("r50-512", "resnet50", 512, 512, 2),
-        Work("r50-800", "resnet50", 800, 800, 16, ("cuda",)),
+        Work("r50-800", "resnet50", 800, 800, 16, ("cuda",), ("bfloat16",)),
     )
 }
 

@@ -69,12 +69,20 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --data DIR --out RUN [--recipe NAME|FILE] [--resume | --overwrite] [option ...]"
+    modes = "[--resume | --overwrite | --dry-run]"
+    parser.usage = f"%(prog)s --data DIR --out RUN [--recipe NAME|FILE] {modes} [option ...]"
     names = ", ".join(recipes.names())
     parser.add_argument("--recipe", metavar="NAME|FILE", help=f"one of {names}, or a TOML file")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write")
-    parser.add_argument(
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder to write; not needed with --dry-run")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
         "--resume", action="store_true", help="go on with the run in --out; start it where there is none yet"
+    )
+    start.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    start.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the data, take a few steps, say what the run would take, and write nothing",
     )
     parser.add_argument(
         "--tensorboard",
@@ -82,7 +90,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="write TensorBoard's event files (default: where the package tensorboard is installed)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     _add_data(parser, ("train", "val"))
     _add_common(parser)
     add_recipe_flags(parser)

@@ -46,7 +46,10 @@ def amount(split: Any) -> str:
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    """Print a line, above the progress bar where there is one."""
+    from retinanet_fast.engine.reporting import progress
+
+    progress.say(line)
 
 
 def say_skipped(problems: Problems) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retinanet_fast.cli.inputs import amount, location_of, required, say, say_skipped
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def train_command(options: argparse.Namespace) -> None:
-    """Start a run, or go on with one."""
+    """Start a run, go on with one, or say what one would take.
+
+    Raises:
+        InputError: of whatever the command line or the data has wrong.
+    """
+    if options.out is None and not options.dry_run:
+        raise InputError("train: expected --out RUN, the folder to write, or --dry-run")
     start = Load.now()
     from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.processes import joined
@@ -42,9 +49,12 @@ def _train(options: argparse.Namespace, device: Any, processes: Processes, start
     recipe = _recipe(options, record)
     problems = Problems(options.skip_bad or (record is not None and record.skip_bad))
     train_location, val_location = _locations(options, record)
-    train_split = read_split(train_location, problems)
-    val_split = read_split(val_location, problems) if val_location else None
-    run = Run(recipe, train_split, val_split, options.out, device, problems, say, processes, record=record)
+    out = options.out or Path()
+    checked = RunFolder(out).checked_files if options.out else None
+    writes = processes.is_main and not options.dry_run
+    train_split = read_split(train_location, problems, checked, writes)
+    val_split = read_split(val_location, problems, checked, writes) if val_location else None
+    run = Run(recipe, train_split, val_split, out, device, problems, say, processes, record=record)
     before = record.starts[-1].threads if record is not None and not recipe.threads else 0
     threads = set_threads(recipe.threads or before, start)
     where = f"{device}, {threads}, {describe(recipe.precision, device)}" + (
@@ -54,6 +64,12 @@ def _train(options: argparse.Namespace, device: Any, processes: Processes, start
     run.say(f"val:   {amount(val_split)}" if val_split else "val:   no such split: AP is not measured")
     if processes.is_main:
         say_skipped(problems)
+    if options.dry_run:
+        from retinanet_fast.engine.training.dry_run import dry_run
+
+        for line in dry_run(run).lines():
+            run.say(line)
+        return
     hooks: list[Hook] = []
     if processes.is_main:
         hooks = reporting_hooks(RunFolder(options.out), choose_tensorboard(options.tensorboard, say))
@@ -74,6 +90,8 @@ def _saved(options: argparse.Namespace) -> RunRecord | None:
     from retinanet_fast.engine.run_folder import RECORD
     from retinanet_fast.engine.training.train import saved_record
 
+    if options.dry_run:
+        return None
     if not options.resume:
         if _has_checkpoint(options) and not options.overwrite:
             raise InputError(

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retinanet_fast.engine.data.coco import one_line
 from retinanet_fast.engine.data.dataset import read_image, to_model
 from retinanet_fast.engine.data.rendered import RenderOptions, render_image
-from retinanet_fast.engine.errors import EXPORT_PACKAGES, CheckError, InputError
+from retinanet_fast.engine.errors import EXPORT_PACKAGES, CheckError, InputError, one_line
 from retinanet_fast.export import Agreement, compare, export_model, load_exported
 from retinanet_fast.models import BatchDetector, RetinaNet
 

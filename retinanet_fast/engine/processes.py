@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
-from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.errors import InputError, ProcessLost, one_line
 from retinanet_fast.engine.heartbeat import Heartbeat
 from retinanet_fast.engine.meeting import Meeting
 
@@ -100,6 +100,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
     Raises:
         InputError: ``torchrun``'s variables are set, but not whole.
+        ProcessLost: a collective call in the block failed, since another process is gone.
     """
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         yield Processes()
@@ -123,5 +124,12 @@ def joined(device: torch.device) -> Iterator[Processes]:
     try:
         with Heartbeat(rank, world_size):
             yield Processes(rank, world_size, local_rank)
+    except RuntimeError as error:
+        # gloo raises plain RuntimeErrors, which name its source files.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise ProcessLost(
+            f"another process of the run is gone ({one_line(error)}); --resume goes on from the last checkpoint"
+        ) from None
     finally:
         dist.destroy_process_group()

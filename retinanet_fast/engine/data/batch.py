@@ -25,9 +25,7 @@ class Batch:
     targets: dict[str, Tensor]  # padded: boxes [B, G, 4] float32, labels [B, G] int64, counts [B] int64
     sizes: BatchSizes  # what each image is resized to, and what the batch is padded to
     image_ids: list[int]
-    weight: float = (
-        1.0  # images of the share / images of the step; 0 where the share is empty and one stands in
-    )
+    weight: float = 1.0  # the share's part of the step's images; 0 where it is empty and one stands in
     messages: list[str] = field(default_factory=list)  # images that could not be read and were replaced
     packed: PackedImages | None = None  # the images in one tensor, of which `images` are then parts
 

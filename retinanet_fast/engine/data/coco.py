@@ -11,7 +11,6 @@ from typing import Any, TypeGuard
 from retinanet_fast.engine.data.check_files import check_files, image_folder
 from retinanet_fast.engine.data.split import Box, Category, ImageEntry, Location, Split
 from retinanet_fast.engine.errors import InputError, Problems
-from retinanet_fast.engine.errors import one_line as one_line  # until checkpoint.py takes it from there
 
 # COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
 OVERSHOOT = 1.0

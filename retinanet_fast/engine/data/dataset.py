@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +43,6 @@ class BadImage:
 
     message: str
     image_id: int
-
-
-Batch = list["Sample | BadImage"]
 
 
 def read_image(path: Path, upright: bool = False) -> Tensor:
@@ -144,7 +142,7 @@ class CocoDataset(Dataset["Sample | BadImage"]):
         return self._boxes[own], self._labels[own]
 
 
-def readable(batch: Batch, problems: Problems) -> list[Sample]:
+def readable(batch: Sequence[Sample | BadImage], problems: Problems) -> list[Sample]:
     """The batch's samples; its bad images are reported, which raises unless they are to be skipped."""
     for sample in batch:
         if isinstance(sample, BadImage):

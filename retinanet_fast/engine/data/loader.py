@@ -1,4 +1,4 @@
-"""Loads the batches of a training run, from any step on, in place or by worker processes."""
+"""Loads the batches of a training run, from any step on, and of an evaluation; in place or by worker processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from retinanet_fast.engine.data.dataset import BadImage, CocoDataset
 from retinanet_fast.engine.data.image_cache import ImageCache
 from retinanet_fast.engine.data.order import Draw, TrainOrder, shares
 from retinanet_fast.engine.data.workers import start_worker, starting_workers
-from retinanet_fast.engine.errors import InputError, TrainingError
+from retinanet_fast.engine.errors import InputError, TrainingError, one_line
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.threads import available_cores
 
 # On a GPU the number of targets per image is padded to a multiple of this, so that nearly all batches have one shape.
 GPU_TARGET_ROWS = 64
@@ -60,24 +61,9 @@ def train_batches(
         batch_size=None,  # the data set's items are batches already
         sampler=range(first_step, last_step),
         collate_fn=_as_it_is,
-        generator=torch.Generator(),  # else each loader would take a number from torch's own
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=start_worker,
+        **_loading(workers, device),
     )
-    with starting_workers():
-        batches = iter(loader)
-    while True:
-        try:
-            item = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(
-                f"a process that loads images ended: {error}; fewer --workers may help"
-            ) from None
+    for item in read(loader):
         if isinstance(item, _NoImage):
             raise InputError(item.message)
         yield item
@@ -103,24 +89,54 @@ def eval_loader(
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=num_workers(recipe, device),
-        pin_memory=device.type == "cuda",
         collate_fn=list,
-        worker_init_fn=start_worker,
+        **_loading(num_workers(recipe, device), device),
     )
 
 
 def read(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches. Its workers leave signals to the main process."""
+    """The loader's batches. Its workers leave signals to the main process.
+
+    Raises:
+        TrainingError: a worker was killed.
+    """
     with starting_workers():
-        return iter(loader)
+        batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = one_line(error)
+            raise TrainingError(
+                f"a process that loads images ended: {reason}; fewer --workers may help"
+            ) from None
+        yield batch
+
+
+def _loading(workers: int, device: torch.device) -> dict[str, Any]:
+    return {
+        "num_workers": workers,
+        "pin_memory": device.type == "cuda",
+        "worker_init_fn": start_worker,
+        "generator": torch.Generator(),  # else each loader would take a number from torch's own
+    }
 
 
 def num_workers(recipe: Recipe, device: torch.device) -> int:
-    """On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding."""
+    """The recipe's, or, for a GPU, this process's part of the machine's cores.
+
+    On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding.
+    """
     if recipe.workers >= 0:
         return recipe.workers
-    return min(MAX_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+    if device.type != "cuda":
+        return 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine, as torchrun says
+    return min(MAX_WORKERS, max(1, available_cores() // processes))
 
 
 @dataclasses.dataclass

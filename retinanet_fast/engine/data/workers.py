@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -29,6 +30,9 @@ def starting_workers() -> Iterator[None]:
     worker is killed, that is an error of the next batch that is asked for, not, as torch's handler makes it, of
     whatever the main process does at the moment.
     """
+    if os.name == "posix" and multiprocessing.get_start_method() != "fork":
+        # Where it is to start in the block, it lets the signals through again.
+        multiprocessing.resource_tracker.ensure_running()
     child_handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     try:
         with _signals_held():
@@ -60,13 +64,15 @@ def start_worker(_: int) -> None:
 
 
 def _end_with_main(parent: int) -> None:
-    """End this process when its parent is gone, which a killed main process has no time to tell; or when the main
-    process sends SIGTERM, which the worker blocks."""
+    """End this process when the main process is gone, which a killed one has no time to tell; or when it sends SIGTERM,
+    which the worker blocks."""
     main = multiprocessing.parent_process()
-    while os.getppid() == parent:
+    assert main is not None
+    # A forked worker's parent is the main process; else its parent may be a server, which lives as long as the worker.
+    while os.getppid() == parent and main.is_alive():
         if hasattr(signal, "sigtimedwait"):
             received = signal.sigtimedwait({signal.SIGTERM}, POLL)
-            if received is not None and main is not None and received.si_pid == main.pid:
+            if received is not None and received.si_pid == main.pid:
                 os._exit(0)
         else:
             time.sleep(POLL)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
-from retinanet_fast.engine.data.coco import Category, one_line
+from retinanet_fast.engine.data.coco import Category
 from retinanet_fast.engine.data.dataset import read_image, to_model
-from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.errors import InputError, Problems, one_line
 from retinanet_fast.engine.evaluation.detect import run_batch
 from retinanet_fast.engine.evaluation.results import from_batch
 from retinanet_fast.engine.files import write_text

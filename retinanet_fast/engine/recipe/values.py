@@ -56,7 +56,8 @@ class Recipe:
         *("auto", "none", "group"),
     )
     identity_start: bool = _model(
-        False, "residual blocks and head start near the identity: learns faster from scratch"
+        False,
+        "head, and residual blocks of this package's ResNets, start near the identity: learns faster from scratch",
     )
     init: str = _model(
         "", "file of weights to start from, a checkpoint, or torchvision's, detectron2's or mmdetection's"

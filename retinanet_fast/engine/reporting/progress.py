@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -50,11 +51,12 @@ class Progress:
             return
         if self.bar is None:
             self.bar = tqdm(
+                initial=done,
                 total=self.total,
                 desc=self.label,
                 file=self.stream,
                 leave=False,
-                dynamic_ncols=True,
+                ncols=shutil.get_terminal_size().columns - 1,  # 80 where a terminal does not tell
                 bar_format="{desc}: {bar} {n_fmt}/{total_fmt}{postfix}",
             )
         self.bar.n = done

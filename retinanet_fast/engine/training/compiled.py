@@ -53,11 +53,11 @@ class CompiledNetwork:
         if not torch.is_grad_enabled():
             return self._network(images)
         if images.shape not in self._shapes:
-            text = f"{images.shape[0]} images of {images.shape[2]}x{images.shape[3]}"
+            text = f"batches [{images.shape[0]}, 3, {images.shape[2]}, {images.shape[3]}]"
             if len(self._shapes) == MAX_GRAPHS:
                 if not self._told:
                     self._say(
-                        f"compile: all {MAX_GRAPHS} graphs are made; {text}, and every other new shape, run "
+                        f"compile: all {MAX_GRAPHS} graphs are made; {text}, and of every other new shape, run "
                         "uncompiled; a larger size_divisible, such as 448, makes fewer shapes"
                     )
                     self._told = True

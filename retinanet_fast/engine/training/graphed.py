@@ -46,14 +46,7 @@ class GraphedStep(TrainStep):
     """
 
     def __init__(self, run: Run, losses: Losses = detector_losses) -> None:
-        if run.device.type != "cuda":
-            raise InputError(
-                f"cuda_graph: expected a GPU, the device is {run.device}: train without cuda_graph"
-            )
-        if run.processes.world_size > 1:
-            raise InputError(
-                f"cuda_graph: expected one process, got {run.processes.world_size}: train without cuda_graph"
-            )
+        check_run(run)
         super().__init__(run, losses)
         self._graphs: dict[tuple[Shape, ...], _Graph] = {}
         self._steps: Counter[tuple[Shape, ...]] = Counter()
@@ -80,7 +73,6 @@ class GraphedStep(TrainStep):
         with torch.cuda.stream(self._stream):
             found = super().compute(shares, marks)
         current.wait_stream(self._stream)
-        found.record_stream(current)
         return found
 
     def _capture(self, shares: Sequence[Batch], marks: Sequence[Tensor], old: _Graph | None) -> _Graph:
@@ -136,6 +128,20 @@ def shape_of(shares: Sequence[Batch]) -> tuple[Shape, ...]:
         Shape(len(share.image_ids), share.sizes.padded, share.targets["labels"].shape[1], share.weight)
         for share in shares
     )
+
+
+def check_run(run: Run) -> None:
+    """Refuse a run whose steps cannot be captured.
+
+    Raises:
+        InputError: see ``GraphedStep``.
+    """
+    if run.device.type != "cuda":
+        raise InputError(f"cuda_graph: expected a GPU, the device is {run.device}: train without cuda_graph")
+    if run.processes.world_size > 1:
+        raise InputError(
+            f"cuda_graph: expected one process, got {run.processes.world_size}: train without cuda_graph"
+        )
 
 
 def check_number(known: Counter[tuple[Shape, ...]], shape: tuple[Shape, ...]) -> None:

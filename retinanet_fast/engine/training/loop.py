@@ -78,8 +78,7 @@ class Loop:
                 if self.asked_to_stop:
                     self._leave()
                 if self.asked_to_save:
-                    self.saver.save()
-                    self.asked_to_save = False
+                    self._save()
 
     def _note(self, taken: _Taken, values: list[float]) -> None:
         """Learn what a step found."""
@@ -106,11 +105,11 @@ class Loop:
             run.say(f"{where}: the loss is not finite: skipped, {state.skipped_in_row} in a row")
             return
         # No weight has changed since the step before this one.
-        state.step = taken.step - state.skipped_in_row
-        state.skipped -= state.skipped_in_row
-        state.skipped_in_row = 0
+        state.step = taken.step - 1
+        state.skipped -= 1
+        state.skipped_in_row -= 1
         self.readback.clear()
-        self.saver.save()
+        self._save()
         with self.step.autocast():
             reason = explain(state.model, taken.shares, run.device)
         reasons = dict.fromkeys(run.processes.share(run.processes.gather(reason)))
@@ -131,26 +130,31 @@ class Loop:
         if state.step != (run.epoch + 1) * run.steps_per_epoch:
             return
         images = sum(len(self.order.batch(state.step - 1 - back)) for back in range(run.steps_per_epoch))
+        if self.saver.is_new:
+            self._save()  # so that no file of an earlier run is in the folder when the first of this one comes
         record = epoch_record(run, images, time.perf_counter() - self.began)
         try:
             for hook in self.hooks:
                 hook.after_epoch(run, record)
         except Stopped:
-            self.saver.save()
+            self._save()
             raise
         record["times"] = run.clock.take()
         run.history.append(record)
         state.epoch_losses, state.skipped, state.epoch_seconds = [], 0, 0.0
-        self.saver.save(epoch_end=True)
-        for hook in self.hooks:
-            hook.after_save(run)
-        self.asked_to_save = False
+        self._save(epoch_end=True)
         self.began = time.perf_counter()
 
     def _leave(self) -> None:
         self.run.state.epoch_seconds += time.perf_counter() - self.began
-        self.saver.save()
+        self._save()
         number = self.stop.signal_number or signal.SIGTERM
         raise Stopped(
             number, f"stopped after step {self.run.state.step}: --resume goes on with {self.run.out}"
         )
+
+    def _save(self, epoch_end: bool = False) -> None:
+        self.saver.save(epoch_end)
+        self.asked_to_save = False
+        for hook in self.hooks:
+            hook.after_save(self.run)

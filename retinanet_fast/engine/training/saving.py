@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor, nn
 
 from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine.checkpoint import Checkpoint, Progress
 from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.files import write_atomically
 from retinanet_fast.engine.run_folder import RunFolder
 from retinanet_fast.engine.training.optimizer import restore_optimizer
 from retinanet_fast.engine.training.run import Run
@@ -76,13 +77,18 @@ class Saver:
         for name, value in dataclasses.asdict(progress).items():
             setattr(run.state, name, value)
         self.is_new = False
+        if run.processes.is_main and run.state.step == run.epoch * run.steps_per_epoch:
+            self._keep(run.recipe.keep_checkpoints)  # a process may have been killed before it came to that
 
     def _keep(self, count: int) -> None:
-        """Keep the checkpoints of the last ``count`` epochs, ``last.pt`` among them, which takes no room twice."""
+        """Keep the checkpoints of the last ``count`` epochs, ``last.pt`` among them: a second name for it."""
         if count > 1:
             kept = self.folder.kept(self.run.state.step)
             kept.unlink(missing_ok=True)
-            os.link(self.folder.last, kept)
+            try:
+                os.link(self.folder.last, kept)
+            except OSError:  # a file system without such names
+                write_atomically(kept, lambda file: _write(file, self.folder.last.read_bytes()))
         for old in self.folder.kept_checkpoints()[: -count if count > 1 else None]:
             old.unlink()
 
@@ -110,6 +116,10 @@ def is_best(history: list[dict[str, Any]]) -> bool:
     if not history or "AP" not in history[-1]:
         return False
     return all(history[-1]["AP"] > record.get("AP", -1.0) for record in history[:-1])
+
+
+def _write(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
 
 
 def _on_host(model: nn.Module) -> dict[str, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ class TrainStep:
         found = self.compute(shares, [torch.full((), float(flag), device=run.device) for flag in flags])
         if state.ema is not None:
             with self.clock("optimizer"):
-                state.ema.update(state.model, state.step)
+                left_out = torch.maximum(found[len(self.names)], self.stuck)
+                state.ema.update(state.model, state.step, left_out)
         return found
 
     def compute(self, shares: Sequence[Batch], marks: Sequence[Tensor]) -> Tensor:
@@ -103,7 +105,7 @@ class TrainStep:
         """Add a share's gradient; returns its part of the batch's losses."""
         clock, processes = self.clock, self.run.processes
         with self._exchange(last):
-            with clock("forward"), self.autocast():
+            with clock("forward"), self._loss_phase(), self.autocast():
                 losses = self.losses(self.network, share)
                 self.names = list(losses)
                 found = share.weight * torch.stack([loss.float() for loss in losses.values()])
@@ -111,6 +113,29 @@ class TrainStep:
                 # DistributedDataParallel takes the mean over the processes; theirs is to be a sum.
                 self.run.state.scaler.scale(processes.world_size * found.sum()).backward()
         return found.detach()
+
+    @contextmanager
+    def _loss_phase(self) -> Iterator[None]:
+        """Count matching and loss, which are within the forward pass, as a phase of their own, for the time of the
+        block. It is what a detector does in ``compute_loss``; a model without it has no such phase."""
+        model: Any = self.run.state.model
+        compute_loss = getattr(model, "compute_loss", None)
+        if compute_loss is None:
+            yield
+            return
+
+        def clocked(*arguments: Any, **keywords: Any) -> Any:
+            with self.clock("loss"):
+                return compute_loss(*arguments, **keywords)
+
+        own = vars(model).get("compute_loss")
+        model.compute_loss = clocked
+        try:
+            yield
+        finally:
+            del model.compute_loss
+            if own is not None:
+                model.compute_loss = own
 
     def _exchange(self, last: bool) -> AbstractContextManager[object]:
         """Gradients are summed over the processes once, with the last share."""

@@ -16,13 +16,14 @@ from retinanet_fast.engine.data.dataset import CocoDataset
 from retinanet_fast.engine.data.loader import train_batches
 from retinanet_fast.engine.data.order import TrainOrder
 from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.norms import check_norm
 from retinanet_fast.engine.precision import describe, resolve, use_tf32
 from retinanet_fast.engine.run_folder import RunFolder
 from retinanet_fast.engine.run_record import DataRecord, RunRecord
 from retinanet_fast.engine.training.compiled import compile_network
 from retinanet_fast.engine.training.ema import Ema
 from retinanet_fast.engine.training.evaluating import Evaluate
-from retinanet_fast.engine.training.graphed import GraphedStep
+from retinanet_fast.engine.training.graphed import GraphedStep, check_run
 from retinanet_fast.engine.training.hooks import Hook
 from retinanet_fast.engine.training.loop import Loop
 from retinanet_fast.engine.training.optimizer import make_optimizer
@@ -59,11 +60,9 @@ def train(
         TrainingError: the loss is not finite.
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
-    use_tf32(run.device)
     folder = RunFolder(run.out)
-    run.device = run.processes.own_device(run.device)
     with stop_requests() as stop, folder.locked() if run.processes.is_main else nullcontext():
-        dataset, order = _prepare(run)
+        dataset, order = prepare(run)
         from_scratch = model is None and not resume
         model = model or build_model(run.recipe, len(run.train_split.categories) + 1)
         run.state = make_state(run, model, from_scratch)
@@ -73,7 +72,7 @@ def train(
         _write_down(run, folder)
         if run.epoch >= run.recipe.epochs:
             run.say(f"{run.out} has its {run.epoch} epochs already; --epochs asks for more")
-        step = _make_step(run, losses)
+        step = make_step(run, losses)
         every_hook = [Evaluate(stop), *hooks]
         for hook in every_hook:
             hook.on_start(run)
@@ -109,8 +108,17 @@ def saved_record(out: Path) -> RunRecord:
     return folder.read()
 
 
-def _prepare(run: Run) -> tuple[CocoDataset, TrainOrder]:
-    """Data and order, checked before anything is written."""
+def prepare(run: Run) -> tuple[CocoDataset, TrainOrder]:
+    """Data and order, checked before anything is written, for the process's own device.
+
+    Raises:
+        InputError: bad data, or a norm or steps that this device or number of processes cannot have.
+    """
+    use_tf32(run.device)
+    run.device = run.processes.own_device(run.device)
+    check_norm(run.recipe, run.device, run.processes.world_size)
+    if run.recipe.cuda_graph:
+        check_run(run)
     torch.manual_seed(run.recipe.seed)
     dataset = CocoDataset(run.train_split, run.train_split.categories, run.recipe)
     if len(dataset) == 0:
@@ -123,7 +131,7 @@ def _prepare(run: Run) -> tuple[CocoDataset, TrainOrder]:
     return dataset, order
 
 
-def _make_step(run: Run, losses: Losses) -> TrainStep:
+def make_step(run: Run, losses: Losses = detector_losses) -> TrainStep:
     """The step that the recipe asks for.
 
     Raises:
