@@ -13,6 +13,7 @@ from retinanet_fast.cli.evaluating import running_recipe
 from retinanet_fast.cli.inputs import amount, required, say, say_skipped
 from retinanet_fast.cli.recipe_flags import recipe_of
 from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.threads import Load, set_threads
 
 
 def predict_command(options: argparse.Namespace) -> None:
@@ -20,12 +21,14 @@ def predict_command(options: argparse.Namespace) -> None:
     from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.prediction.predict import list_pictures, predict, restore_model
 
+    start = Load.now()
     problems = Problems(options.skip_bad)
     files = list_pictures(options.pictures)
     device = choose_device(options.device)
     state = checkpoints.load(options.checkpoint)
     model = restore_model(state, options.checkpoint, device)
     recipe = running_recipe(state.recipe, options)
+    set_threads(recipe.threads, start)
     done = predict(model, state.categories, recipe, files, options.out, options.score, problems)
     say_skipped(problems)
     print(
