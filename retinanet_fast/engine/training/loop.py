@@ -149,9 +149,7 @@ class Loop:
         self.run.state.epoch_seconds += time.perf_counter() - self.began
         self._save()
         number = self.stop.signal_number or signal.SIGTERM
-        raise Stopped(
-            number, f"stopped after step {self.run.state.step}: --resume goes on with {self.run.out}"
-        )
+        raise Stopped(number, f"step {self.run.state.step} is saved, --resume goes on with {self.run.out}")
 
     def _save(self, epoch_end: bool = False) -> None:
         self.saver.save(epoch_end)
