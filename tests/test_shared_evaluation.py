@@ -208,6 +208,6 @@ def test_the_program_under_torchrun(folder: Path, tmp_path: Path) -> None:
     shared, found = evaluate_by_program(torchrun, words, tmp_path / "shared.json")
     assert found == expected
     assert {result["image_id"] for result in found} == set(IDS)
-    assert "on cpu, 2 processes" in shared
+    assert "on cpu, 1 thread (OMP_NUM_THREADS), float32, 2 processes" in shared
     # Once each: the main process speaks. The first two lines say how many processes and how fast.
     assert shared.splitlines()[2:] == alone.splitlines()[2:]

@@ -106,7 +106,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, metavar="FILE", help="evaluate these detections rather than a checkpoint's"
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
-    _add_precision(parser)
+    _add_running(parser)
     _add_data(parser, ("val",))
     _add_common(parser)
 
@@ -120,16 +120,17 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score", type=float, default=0.5, help="draw boxes from this score on (default 0.5)"
     )
-    _add_precision(parser)
+    _add_running(parser)
     _add_common(parser)
 
 
-def _add_precision(parser: argparse.ArgumentParser) -> None:
+def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=choices_of("precision"),
         help="of the convolutions (default: as in training)",
     )
+    parser.add_argument("--threads", type=int, metavar="N", help="that compute (default: as in training)")
 
 
 def _add_data(parser: argparse.ArgumentParser, splits: Sequence[str]) -> None:

@@ -21,12 +21,14 @@ def predict_command(options: argparse.Namespace) -> None:
     from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.prediction.predict import list_pictures, predict, restore_model
 
+    start = Load.now()
     problems = Problems(options.skip_bad)
     files = list_pictures(options.pictures)
     device = choose_device(options.device)
     state = checkpoints.load(options.checkpoint)
     model = restore_model(state, options.checkpoint, device)
     recipe = running_recipe(state.recipe, options)
+    set_threads(recipe.threads, start)
     done = predict(model, state.categories, recipe, files, options.out, options.score, problems)
     say_skipped(problems)
     print(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from retinanet_fast.cli.inputs import amount, location_of, required, say, say_skipped
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.threads import Load, set_threads
 
 if TYPE_CHECKING:
     from retinanet_fast.engine.data.coco import Split
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def eval_command(options: argparse.Namespace) -> None:
     """Detect with a checkpoint, or read detections from a file, and print COCO's numbers."""
+    start = Load.now()
     from retinanet_fast.engine.data.coco import read_annotations, read_split
     from retinanet_fast.engine.evaluation.coco_numbers import evaluate
     from retinanet_fast.engine.evaluation.paper import comparison
@@ -36,7 +38,7 @@ def eval_command(options: argparse.Namespace) -> None:
         label = options.results.name
     else:
         split = read_split(location, problems)
-        evaluation = _eval_checkpoint(options, split, problems)
+        evaluation = _eval_checkpoint(options, split, problems, start)
         label = f"this model ({options.checkpoint})"
     if evaluation is None:
         return  # the main process speaks
@@ -49,13 +51,16 @@ def eval_command(options: argparse.Namespace) -> None:
         print(comparison(evaluation, label))
 
 
-def _eval_checkpoint(options: argparse.Namespace, split: Split, problems: Problems) -> Evaluation | None:
+def _eval_checkpoint(
+    options: argparse.Namespace, split: Split, problems: Problems, start: Load
+) -> Evaluation | None:
     """The numbers of a checkpoint, in the main process; None in the others that ``torchrun`` started."""
     from retinanet_fast.engine import checkpoint as checkpoints
     from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.evaluation.coco_numbers import evaluate
     from retinanet_fast.engine.evaluation.detect import detect
     from retinanet_fast.engine.evaluation.results import write_results
+    from retinanet_fast.engine.precision import describe
     from retinanet_fast.engine.prediction.predict import restore_model
     from retinanet_fast.engine.processes import joined
 
@@ -66,9 +71,11 @@ def _eval_checkpoint(options: argparse.Namespace, split: Split, problems: Proble
     with joined(device) as processes:
         device = processes.own_device(device)
         model = restore_model(state, options.checkpoint, device)
+        where = f"{device}, {set_threads(recipe.threads, start)}, {describe(recipe.precision, device)}"
+        if processes.world_size > 1:
+            where += f", {processes.world_size} processes"
         if processes.is_main:
-            among = f", {processes.world_size} processes" if processes.world_size > 1 else ""
-            say(f"eval: {amount(split)} of {split.annotations.name}, on {device}{among}")
+            say(f"eval: {amount(split)} of {split.annotations.name}, on {where}")
         found = detect(
             model, split, state.categories, recipe, device, problems, processes, batch_size=options.batch_size
         )
@@ -82,6 +89,7 @@ def _eval_checkpoint(options: argparse.Namespace, split: Split, problems: Proble
 
 
 def running_recipe(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """A checkpoint's recipe with the precision of the command line."""
-    changed = {} if options.precision is None else {"precision": options.precision}
+    """A checkpoint's recipe with the precision and the threads of the command line."""
+    given = {name: getattr(options, name) for name in ("precision", "threads")}
+    changed = {name: value for name, value in given.items() if value is not None}
     return recipes.from_dict({**recipe.to_dict(), **changed}, "command line")

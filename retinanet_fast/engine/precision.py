@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -27,14 +26,11 @@ ISAS_WITHOUT_BFLOAT16 = {
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def resolve(name: str, device: torch.device, say: Callable[[str], None] | None = None) -> torch.dtype:
+def resolve(name: str, device: torch.device) -> torch.dtype:
     """The dtype of a recipe's ``precision`` on a device.
 
     ``auto`` is bfloat16 where the hardware multiplies it (GPUs from Ampere on; CPUs with AVX512-BF16 or AMX), float16
     on other GPUs, and float32 on other CPUs and devices.
-
-    Args:
-        say: is told where the hardware does not have what was asked for, so that it is slower than float32.
 
     Raises:
         InputError: no such precision, or float16 on a CPU.
@@ -47,8 +43,6 @@ def resolve(name: str, device: torch.device, say: Callable[[str], None] | None =
         raise InputError(f"precision: expected {AUTO}, {', '.join(DTYPES)}, got {name!r}")
     if name == "float16" and device.type == "cpu":
         raise InputError("precision float16: expected a GPU, the device is a CPU: use bfloat16 or float32")
-    if name == "bfloat16" and say is not None and not multiplies_bfloat16(device):
-        say(f"precision bfloat16: this {device.type} device only emulates it: slower than float32")
     return DTYPES[name]
 
 
@@ -65,7 +59,8 @@ def use_tf32(device: torch.device) -> None:
 
 
 def describe(name: str, device: torch.device) -> str:
-    """The precision of a recipe on a device, for a run's first lines and its record: the dtype, and TF32 if it is used.
+    """The precision of a recipe on a device, for a run's first lines and its record: the dtype, and TF32 if it is used,
+    or that the hardware does not have what was asked for.
 
     Raises:
         InputError: as ``resolve``.
@@ -73,6 +68,8 @@ def describe(name: str, device: torch.device) -> str:
     dtype = str(resolve(name, device)).removeprefix("torch.")
     if dtype == "float32" and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return "float32, multiplied in TF32"
+    if dtype == "bfloat16" and not multiplies_bfloat16(device):
+        return "bfloat16, only emulated here: slower than float32"
     return dtype
 
 
