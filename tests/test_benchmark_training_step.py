@@ -233,6 +233,8 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert [run["busy"] for run in result["program"]] == [0]
     assert result["program"][0]["eval_images_per_s"] > 0
+    assert result["program"][0]["shares"]["loss"] > 0
+    assert "on cpu, " in result["program"][0]["said"]
     assert result["bars"] == []
     printed = capsys.readouterr().out
     assert "training/r18-320x240/bfloat16" in printed

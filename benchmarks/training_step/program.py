@@ -64,6 +64,7 @@ class ProgramRun:
     eval_images_per_s: float | None
     seconds: float = 0.0  # of these epochs' steps
     times: dict[str, float] = field(default_factory=dict)  # of it, by phase; evaluation comes on top
+    said: str = ""  # the program's first line: data, device, threads and precision
 
     @property
     def shares(self) -> dict[str, float]:
@@ -80,7 +81,7 @@ class ProgramRun:
         return sum(shares[phase] for phase in BESIDE_THE_NETWORK) if shares.get("loss") else None
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "share_beside_the_network": self.share}
+        return {**asdict(self), "shares": self.shares, "share_beside_the_network": self.share}
 
 
 class ProgramError(Exception):
@@ -108,7 +109,9 @@ def run_program(job: Job, out: Path, busy: int = 0) -> ProgramRun:
     if done.returncode != 0:
         raise ProgramError((done.stderr.strip().splitlines() or ["no message"])[-1])
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return summary(records, busy)
+    run = summary(records, busy)
+    run.said = next((line for line in done.stdout.splitlines() if line.startswith("train:")), "")
+    return run
 
 
 def summary(records: Sequence[Mapping[str, Any]], busy: int) -> ProgramRun:
