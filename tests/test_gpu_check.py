@@ -21,13 +21,13 @@ import torch
 from benchmarks import cli
 from benchmarks.bars import BARS
 from benchmarks.gpu_check import __main__ as program
-from benchmarks.gpu_check import kernel_times, machine, page, parts, process, smoke
+from benchmarks.gpu_check import kernel_times, machine, page, parts, process, smoke, training_steps
 from benchmarks.kernel_report.page import parts_on
 from benchmarks.workload import REGISTRY
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("nvcc", "cmake", "ninja", "c++", "compute-sanitizer")
-MODULES = ("pytest", "xdist", "torchvision")
+MODULES = ("pytest", "xdist", "torchvision", "PIL")
 NAMES = [part.name for part in program.ORDER]
 # What a part's stand-in is called, where it is not the part.
 PROCESSES = {"sanitizers": "racecheck", "last_sanitizers": "initcheck"}
@@ -105,6 +105,7 @@ def test_the_whole(run: Callable[..., Any], cores: int, tmp_path: Path) -> None:
         "| nms/uniform/1000 | 100 us | 80 us, 2 |  | 300 us | 3x | >= 2x torchvision: 3x; **<= 0.05 ms: 100 us** |"
         in page
     )
+    assert "| training_steps | ok | eager 301.5 images/s, cuda_graph 310 images/s |" in page
     log = (tmp_path / "out" / "log.txt").read_text()
     began = re.findall(r"^\w+\| stand-in for (\w+) begins", log, re.M)
     assert set(began) == {*NAMES, *parts.FIRST_SANITIZERS, *parts.LAST_SANITIZERS} - set(PROCESSES)
@@ -392,6 +393,17 @@ def test_kernel_times_know_the_workloads_and_go_on_after_a_failure(tmp_path: Pat
     measured = json.loads(path.read_text())
     assert list(measured) == ["tiny/nms", "tiny/focal"]
     assert all("error" in found for found in measured.values())
+
+
+def test_training_steps_run(tmp_path: Path) -> None:
+    """On the CPU, of a tiny model: with what a GPU is given but its waits."""
+    path = tmp_path / "training.json"
+    command = ["--json", str(path), "--device", "cpu", "--small", "--steps", "3"]
+    assert training_steps.main(command) == 0
+    measured = json.loads(path.read_text())
+    assert list(measured) == ["eager"]
+    assert measured["eager"]["steps"] == 3
+    assert measured["eager"]["images_per_s"] > 0
 
 
 def test_tools_are_looked_for_beside_python() -> None:

@@ -174,3 +174,12 @@ def test_bad_arguments_are_named() -> None:
             pack_images(images, sizes),
             pad_targets([{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}] * 2),
         )
+
+
+def test_autocast_does_not_round_the_batch() -> None:
+    transform = DetectionTransform(64, 96, IMAGENET_MEAN, IMAGENET_STD)
+    images = raw([(31, 45), (50, 40)])
+    packed = pack_images(images, transform.batch_sizes(images))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = transform(packed)[0].tensors
+    assert torch.equal(found, transform(packed)[0].tensors)

@@ -9,7 +9,7 @@ import torch
 
 from retinanet_fast.engine import precision
 from retinanet_fast.engine.errors import InputError
-from retinanet_fast.engine.precision import autocast, resolve
+from retinanet_fast.engine.precision import autocast, describe, resolve, use_tf32
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -119,3 +119,24 @@ def test_convolutions_of_the_block_have_the_dtype_and_weights_float32(dtype: tor
         assert layer(torch.rand(1, 3, 8, 8)).dtype == dtype
     assert layer(torch.rand(1, 3, 8, 8)).dtype == torch.float32
     assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (9, 0)])
+def test_tf32_is_used_and_stated_where_a_gpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    stated = "float32, multiplied in TF32" if capability >= (8, 0) else "float32"
+    assert describe("float32", CUDA) == stated
+    assert describe("bfloat16", CUDA) == "bfloat16"
+    assert describe("float32", CPU) == "float32"
+    before = torch.get_float32_matmul_precision()
+    try:
+        use_tf32(CPU)
+        assert torch.get_float32_matmul_precision() == before
+        use_tf32(CUDA)
+        assert torch.get_float32_matmul_precision() == "high"
+        # Convolutions as PyTorch has them: TF32 too.
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)

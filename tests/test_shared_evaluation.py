@@ -17,11 +17,16 @@ import pytest
 import torch
 from evaluation_process import BATCH_SIZES, all_cases
 
+from retinanet_fast.engine.build_model import build_model
+from retinanet_fast.engine.checkpoint import Checkpoint
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.processes import Processes
+from retinanet_fast.engine.recipe import Recipe
 
 TESTS = Path(__file__).resolve().parent
 # Seconds that any of these may take on a busy machine: a hang is an error.
 LIMIT = 120
+FOX = {"id": 9, "name": "fox"}
 IDS = [31, 7, 5, 1000, 2**55 + 1, 12, 8]  # not in order; one that float64 does not hold
 
 
@@ -42,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for place, id in enumerate(IDS)
     ]
     boxes = [{"id": 1, "image_id": IDS[0], "category_id": 5, "bbox": [4, 6, 10, 8], "area": 80, "iscrowd": 0}]
-    names = [*data_sets.CATEGORIES, {"id": 9, "name": "fox"}]
+    names = [*data_sets.CATEGORIES, FOX]
     data_sets.write(path, {"images": images, "annotations": boxes, "categories": names}, "val")
     return path
 
@@ -164,3 +169,45 @@ def test_the_others_leave_when_the_main_process_is_killed(folder: Path, bad: Pat
     assert main.code == -signal.SIGKILL
     assert other.code == 1
     assert "the process that keeps the others together is gone" in other.errors
+
+
+def evaluate_by_program(launcher: list[str], words: list[str], out: Path) -> tuple[str, list[Any]]:
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "retinanet_fast", "eval", *words, "--out", str(out)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(out.read_text())
+
+
+def test_the_program_under_torchrun(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="evaluation needs pycocotools")
+    recipe = Recipe(
+        arch="resnet18", fpn_channels=8, min_size=[64], max_size=64, score_thresh=0.0, batch_size=2, workers=0
+    )
+    torch.manual_seed(0)
+    categories = [Category(entry["id"], entry["name"]) for entry in [*data_sets.CATEGORIES, FOX]]
+    state = Checkpoint(build_model(recipe, 4).state_dict(), recipe, categories, epoch=0)
+    state.save(tmp_path / "last.pt")
+    words = [
+        "--checkpoint",
+        str(tmp_path),
+        "--data",
+        str(folder),
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+    ]
+    alone, expected = evaluate_by_program([], words, tmp_path / "alone.json")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    shared, found = evaluate_by_program(torchrun, words, tmp_path / "shared.json")
+    assert found == expected
+    assert {result["image_id"] for result in found} == set(IDS)
+    assert "on cpu, 2 processes" in shared
+    # Once each: the main process speaks. The first two lines say how many processes and how fast.
+    assert shared.splitlines()[2:] == alone.splitlines()[2:]

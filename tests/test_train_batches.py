@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from retinanet_fast.engine.data import loader
 from retinanet_fast.engine.data.batch import Batch
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.data.dataset import BadImage, CocoDataset, Sample, to_model
@@ -190,6 +191,18 @@ def test_an_image_of_another_size_than_when_it_was_checked_is_bad(tmp_path: Path
     )
 
 
+def test_the_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "available_cores", lambda: 12)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    gpu = torch.device("cuda")
+    assert loader.num_workers(Recipe(), CPU) == 0
+    assert loader.num_workers(Recipe(), gpu) == loader.MAX_WORKERS
+    for processes, expected in (("2", 6), ("5", 2), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert loader.num_workers(Recipe(), gpu) == expected
+    assert loader.num_workers(Recipe(workers=3), gpu) == 3
+
+
 def test_decoded_images_are_kept_within_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_sets.with_squares(tmp_path, 4)
     whole = steps(tmp_path)
@@ -212,3 +225,24 @@ def test_decoded_images_are_kept_within_a_budget(tmp_path: Path, monkeypatch: py
         assert image is not None
         assert isinstance(sample, Sample)
         assert torch.equal(sample.image, image)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*no accelerator is found")  # where there is no GPU
+def test_for_a_gpu_a_batch_is_one_tensor_and_its_targets_have_few_shapes(tmp_path: Path) -> None:
+    data_sets.with_squares(tmp_path, 4)
+    location = locate(tmp_path, "train")
+    assert location is not None
+    split = read_split(location, Problems(skip=False))
+    dataset = CocoDataset(split, split.categories, RECIPE)
+    order = TrainOrder(dataset.images, RECIPE)
+    gpu = torch.device("cuda")
+    found = list(train_batches(dataset, order, RECIPE, gpu, first_step=0, last_step=2))
+    for [batch], [plain] in zip(found, steps(tmp_path, last=2), strict=True):
+        assert batch.packed is not None
+        assert batch.packed.batch_sizes == plain.sizes
+        memory = batch.packed.pixels.untyped_storage().data_ptr()
+        assert {image.untyped_storage().data_ptr() for image in batch.images} == {memory}
+        assert values(batch) == values(plain)
+        assert all(torch.equal(a, b) for a, b in zip(batch.images, plain.images, strict=True))
+        assert batch.targets["labels"].shape == (4, 64)
+        assert torch.equal(batch.targets["counts"], plain.targets["counts"])

@@ -5,5 +5,5 @@ moment that it is known, and nothing runs past `--budget` seconds. It needs a CU
 network; what a part needs beside it (nvcc, pytest, compute-sanitizer, torchvision) leaves out that part alone.
 
 `__main__.py` says what runs when, `parts.py` what each part does, `process.py` runs a command and `page.py` writes the
-summary. `smoke.py` and `kernel_times.py` run on the GPU, in processes of their own.
+summary. `smoke.py`, `kernel_times.py` and `training_steps.py` run on the GPU, in processes of their own.
 """

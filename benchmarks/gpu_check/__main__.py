@@ -29,6 +29,7 @@ FILES = (
     "bench.json",
     "compiled.json",
     "kernels.json",
+    "training.json",
 )
 LEAST = 4.0  # seconds; with less a part is left out
 
@@ -51,9 +52,10 @@ ORDER = [
     Part(parts.smoke, most=40, least=12),
     Part(parts.tests, most=120, least=75),
     Part(parts.sanitizers, most=60, least=10),
-    Part(parts.timings, most=140, least=40),
-    Part(parts.kernel_times, most=50, least=20),
+    Part(parts.timings, most=140, least=30),
+    Part(parts.kernel_times, most=50, least=15),
     Part(parts.never_tried, most=80, least=20),
+    Part(parts.training_steps, most=90, least=18),
     Part(parts.last_sanitizers, most=90, least=0),
     Part(parts.compiled, most=180, least=0),
 ]

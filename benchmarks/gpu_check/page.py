@@ -70,6 +70,7 @@ def describe(part: dict[str, Any]) -> str:
     for key in ("plan", "passed", "failed", "skipped", "workloads", "rows", "pass", "miss"):
         if part.get(key) is not None:
             words.append(part[key] if key == "plan" else f"{part[key]} {key}")
+    words += [f"{kind} {rate:g} images/s" for kind, rate in part.get("rates", {}).items()]
     words += [f"spills in {', '.join(part['spills'])}"] if part.get("spills") else []
     tools = [name for name, tool in part.items() if isinstance(tool, dict) and "in_our_kernels" in tool]
     words += [f"{name} {'ok' if part[name]['ok'] else part[name]['in_our_kernels']}" for name in tools]

@@ -111,8 +111,9 @@ def tests(setting: Setting, limit: float) -> Result:
 
 
 def never_tried(setting: Setting, limit: float) -> Result:
-    """tests/test_gpu.py: what only a GPU can show, and no emulator."""
-    return pytest("gpu", setting, limit, ["tests/test_gpu.py"], setting.scratch / "gpu.xml")
+    """tests/test_gpu.py and test_gpu_training.py: what only a GPU can show, and no emulator."""
+    files = ["tests/test_gpu.py", "tests/test_gpu_training.py"]
+    return pytest("gpu", setting, limit, files, setting.scratch / "gpu.xml")
 
 
 def pytest(name: str, setting: Setting, limit: float, chosen: Sequence[str], report: Path) -> Result:
@@ -307,6 +308,25 @@ def kernel_times(setting: Setting, limit: float) -> Result:
     return result
 
 
+def training_steps(setting: Setting, limit: float) -> Result:
+    """50 steps of the trainer, R50 at 800 px, 16 images in bfloat16, in which the host may not wait for the GPU."""
+    document = setting.out / "training.json"
+    document.unlink(missing_ok=True)
+    command = [PYTHON, "-m", "benchmarks.gpu_check.training_steps", "--json", str(document)]
+    status, text = run("training_steps", command, setting.log, limit)
+    measured = json.loads(document.read_text()) if document.exists() else {}
+    failures = [f"{kind}: {found['error']}" for kind, found in measured.items() if "error" in found]
+    result: Result = {
+        "ok": status in (0, OUT_OF_TIME) and bool(measured) and not failures,
+        "status": status,
+        "rates": {kind: found["images_per_s"] for kind, found in measured.items() if "error" not in found},
+        "failures": failures,
+    }
+    if not result["ok"]:
+        result["first_failure"] = "\n".join([*failures, *text.splitlines()[-15:]])[:TRACEBACK]
+    return result
+
+
 # ---- what a part needs ------------------------------------------------------------------------------------------
 
 TOOLS = {
@@ -321,6 +341,7 @@ MODULES = {
     "never_tried": ("pytest",),
     "last_sanitizers": ("pytest",),
     "compiled": ("torchvision",),
+    "training_steps": ("PIL",),
 }
 
 

@@ -6,6 +6,7 @@ input, told in one line; 130 stopped by Ctrl-C, 128 + N by signal N.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainingError, CheckError, ProcessLost) as error:
         return _fail(str(error), 1)
     except Stopped as error:
-        return _fail(str(error), 128 + error.signal_number)
+        number = error.signal_number
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        return _fail(f"stopped by {name}: {error}", 128 + number)
     except ImportError as error:
         return _fail(describe_import_error(error), 1)
     except OSError as error:

@@ -51,8 +51,9 @@ def _train(options: argparse.Namespace, device: Any, processes: Processes, start
     train_location, val_location = _locations(options, record)
     out = options.out or Path()
     checked = RunFolder(out).checked_files if options.out else None
-    train_split = read_split(train_location, problems, checked, processes.is_main)
-    val_split = read_split(val_location, problems, checked, processes.is_main) if val_location else None
+    writes = processes.is_main and not options.dry_run
+    train_split = read_split(train_location, problems, checked, writes)
+    val_split = read_split(val_location, problems, checked, writes) if val_location else None
     run = Run(recipe, train_split, val_split, out, device, problems, say, processes, record=record)
     before = record.starts[-1].threads if record is not None and not recipe.threads else 0
     threads = set_threads(recipe.threads or before, start)

@@ -18,6 +18,7 @@ from retinanet_fast.engine.data.order import Draw, TrainOrder, shares
 from retinanet_fast.engine.data.workers import start_worker, starting_workers
 from retinanet_fast.engine.errors import InputError, TrainingError, one_line
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.threads import available_cores
 
 # On a GPU the number of targets per image is padded to a multiple of this, so that nearly all batches have one shape.
 GPU_TARGET_ROWS = 64
@@ -126,10 +127,16 @@ def _loading(workers: int, device: torch.device) -> dict[str, Any]:
 
 
 def num_workers(recipe: Recipe, device: torch.device) -> int:
-    """On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding."""
+    """The recipe's, or, for a GPU, this process's part of the machine's cores.
+
+    On the CPU images are best loaded in place: the model uses every core and takes far longer than decoding.
+    """
     if recipe.workers >= 0:
         return recipe.workers
-    return min(MAX_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+    if device.type != "cuda":
+        return 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine, as torchrun says
+    return min(MAX_WORKERS, max(1, available_cores() // processes))
 
 
 @dataclasses.dataclass

@@ -23,14 +23,25 @@ class Ema:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after ``step`` steps, in a few launches."""
+    def update(self, model: nn.Module, step: int, left_out: Tensor) -> None:
+        """Take in the weights after ``step`` steps, in a few launches.
+
+        Args:
+            left_out: a scalar on the model's device; above 0 where the step changed nothing, and so must this.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, weights = tensors_of(self.model), tensors_of(model)
         floating = [index for index, tensor in enumerate(averages) if tensor.is_floating_point()]
-        torch._foreach_lerp_(
-            [averages[index] for index in floating], [weights[index] for index in floating], 1 - decay
-        )
+        own, new = ([tensors[index] for index in floating] for tensors in (averages, weights))
+        if left_out.device.type == "cpu":
+            if left_out > 0:
+                return
+            torch._foreach_lerp_(own, new, 1 - decay)
+        else:
+            # The host does not know: the device multiplies by zero.
+            change = torch._foreach_sub(new, own)
+            torch._foreach_mul_(change, (1 - decay) * (left_out <= 0))
+            torch._foreach_add_(own, change)
         for index in set(range(len(averages))) - set(floating):  # batch norm's counters
             averages[index].copy_(weights[index])
 

@@ -44,4 +44,6 @@ class Evaluate(Hook):
 
     def _check(self) -> None:
         if self.stop.signal_number is not None:
-            raise Stopped(self.stop.signal_number, "stopped in an evaluation: --resume does it again")
+            raise Stopped(
+                self.stop.signal_number, "the epoch before this evaluation is saved, --resume evaluates it"
+            )

@@ -105,9 +105,9 @@ class Loop:
             run.say(f"{where}: the loss is not finite: skipped, {state.skipped_in_row} in a row")
             return
         # No weight has changed since the step before this one.
-        state.step = taken.step - state.skipped_in_row
-        state.skipped -= state.skipped_in_row
-        state.skipped_in_row = 0
+        state.step = taken.step - 1
+        state.skipped -= 1
+        state.skipped_in_row -= 1
         self.readback.clear()
         self._save()
         with self.step.autocast():
@@ -149,9 +149,7 @@ class Loop:
         self.run.state.epoch_seconds += time.perf_counter() - self.began
         self._save()
         number = self.stop.signal_number or signal.SIGTERM
-        raise Stopped(
-            number, f"stopped after step {self.run.state.step}: --resume goes on with {self.run.out}"
-        )
+        raise Stopped(number, f"step {self.run.state.step} is saved, --resume goes on with {self.run.out}")
 
     def _save(self, epoch_end: bool = False) -> None:
         self.saver.save(epoch_end)

@@ -31,7 +31,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> to
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     on_gpu = device.type == "cuda"
     options: dict[str, Any] = {
-        "lr": torch.tensor(recipe.lr, device=device) if on_gpu else recipe.lr,
+        "lr": torch.tensor(recipe.lr, dtype=torch.float32, device=device) if on_gpu else recipe.lr,
         "weight_decay": recipe.weight_decay,
         "fused": True,
     }

@@ -69,7 +69,8 @@ class TrainStep:
         found = self.compute(shares, [torch.full((), float(flag), device=run.device) for flag in flags])
         if state.ema is not None:
             with self.clock("optimizer"):
-                state.ema.update(state.model, state.step)
+                left_out = torch.maximum(found[len(self.names)], self.stuck)
+                state.ema.update(state.model, state.step, left_out)
         return found
 
     def compute(self, shares: Sequence[Batch], marks: Sequence[Tensor]) -> Tensor:

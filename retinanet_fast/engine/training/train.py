@@ -23,7 +23,7 @@ from retinanet_fast.engine.run_record import DataRecord, RunRecord
 from retinanet_fast.engine.training.compiled import compile_network
 from retinanet_fast.engine.training.ema import Ema
 from retinanet_fast.engine.training.evaluating import Evaluate
-from retinanet_fast.engine.training.graphed import GraphedStep
+from retinanet_fast.engine.training.graphed import GraphedStep, check_run
 from retinanet_fast.engine.training.hooks import Hook
 from retinanet_fast.engine.training.loop import Loop
 from retinanet_fast.engine.training.optimizer import make_optimizer
@@ -112,11 +112,13 @@ def prepare(run: Run) -> tuple[CocoDataset, TrainOrder]:
     """Data and order, checked before anything is written, for the process's own device.
 
     Raises:
-        InputError: bad data, or a norm that this device or number of processes cannot have.
+        InputError: bad data, or a norm or steps that this device or number of processes cannot have.
     """
     use_tf32(run.device)
     run.device = run.processes.own_device(run.device)
     check_norm(run.recipe, run.device, run.processes.world_size)
+    if run.recipe.cuda_graph:
+        check_run(run)
     torch.manual_seed(run.recipe.seed)
     dataset = CocoDataset(run.train_split, run.train_split.categories, run.recipe)
     if len(dataset) == 0:
