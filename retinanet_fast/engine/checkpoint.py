@@ -48,6 +48,7 @@ class Checkpoint:
         ema: the averaged weights, empty where the recipe asks for none.
         scaler: the state of float16's gradient scaler.
         progress: None in a file of format 1.
+        steps_per_epoch: of the run; 0 in a file of format 1.
         problems: what was left out of the data set so far.
         record: what ``run.json`` says, with which the run can be resumed; see ``RunRecord``.
     """
@@ -62,6 +63,7 @@ class Checkpoint:
     ema: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
+    steps_per_epoch: int = 0
     problems: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -84,6 +86,7 @@ class Checkpoint:
             "ema": self.ema,
             "scaler": self.scaler,
             "progress": dataclasses.asdict(self.progress) if self.progress is not None else None,
+            "steps_per_epoch": self.steps_per_epoch,
             "problems": self.problems,
             "record": self.record,
         }
@@ -125,6 +128,7 @@ def load(run_or_file: Path) -> Checkpoint:
             ema=content.get("ema", {}),
             scaler=content.get("scaler", {}),
             progress=Progress(**progress) if progress is not None else None,
+            steps_per_epoch=content.get("steps_per_epoch", 0),
             problems=content.get("problems", []),
             record=content.get("record", {}),
         )
