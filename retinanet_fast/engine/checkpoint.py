@@ -26,7 +26,15 @@ BEST = "best.pt"
 
 @dataclass
 class Progress:
-    """How far a run is; see ``TrainState``, whose fields these are."""
+    """How far a run is.
+
+    Attributes:
+        step: steps done since the run began.
+        epoch_losses: the losses of the steps since the last record of an epoch, in the order of ``loss_names``.
+        epoch_seconds: what those steps took, in the processes that have ended.
+        skipped: steps since then that changed nothing, since their loss was not finite.
+        skipped_in_row: how many of the last steps those were, without one between that was finite.
+    """
 
     step: int = 0
     loss_names: list[str] = field(default_factory=list)
