@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # the first optimizer of a process loads it
 from tiny_run import tiny_model, tiny_run
 
 from retinanet_fast.engine.recipe import Recipe

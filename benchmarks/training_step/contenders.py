@@ -78,8 +78,8 @@ def contenders(
     ours: nn.Module, theirs: nn.Module | None, batch: Batch, device: torch.device
 ) -> Iterator[Contender]:
     """Ours as the program trains it, and torchvision's in both memory formats, all of equal weights."""
-    spread = copy.deepcopy(ours).eval()
-    spread_logits(spread, batch.to(torch.device("cpu"))[0])
+    spread = copy.deepcopy(ours).eval().to(device)
+    spread_logits(spread, batch.to(device)[0])
     yield _contender(OURS, ours, spread, device, channels_last=True)
     if theirs is None:
         return

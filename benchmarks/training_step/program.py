@@ -57,13 +57,18 @@ class Job:
 
 @dataclass
 class ProgramRun:
-    """One run of the program. Rates are images per second, the medians of all epochs but the first."""
+    """One run of the program.
+
+    Rates are images per second, the medians of all epochs but the first, which warms up. Times are of all epochs: the
+    first one decodes the images, which later ones may find decoded.
+    """
 
     busy: int  # processes that did nothing but compute beside it
     images_per_s: float
     eval_images_per_s: float | None
-    seconds: float = 0.0  # of these epochs' steps
+    seconds: float = 0.0  # of the steps
     times: dict[str, float] = field(default_factory=dict)  # of it, by phase; evaluation comes on top
+    said: str = ""  # the program's first line: data, device, threads and precision
 
     @property
     def shares(self) -> dict[str, float]:
@@ -80,7 +85,7 @@ class ProgramRun:
         return sum(shares[phase] for phase in BESIDE_THE_NETWORK) if shares.get("loss") else None
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "share_beside_the_network": self.share}
+        return {**asdict(self), "shares": self.shares, "share_beside_the_network": self.share}
 
 
 class ProgramError(Exception):
@@ -108,18 +113,20 @@ def run_program(job: Job, out: Path, busy: int = 0) -> ProgramRun:
     if done.returncode != 0:
         raise ProgramError((done.stderr.strip().splitlines() or ["no message"])[-1])
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return summary(records, busy)
+    run = summary(records, busy)
+    run.said = next((line for line in done.stdout.splitlines() if line.startswith("train:")), "")
+    return run
 
 
 def summary(records: Sequence[Mapping[str, Any]], busy: int) -> ProgramRun:
     later = records[1:] or records
     evaluated = [r["eval_images_per_second"] for r in later if "eval_images_per_second" in r]
     times: dict[str, float] = {}
-    for record in later:
+    for record in records:
         for phase, seconds in record.get("times", {}).items():
             times[phase] = times.get(phase, 0.0) + seconds
     rate = statistics.median(record["images_per_second"] for record in later)
-    seconds = sum(record["seconds"] for record in later)
+    seconds = sum(record["seconds"] for record in records)
     return ProgramRun(busy, rate, statistics.median(evaluated) if evaluated else None, seconds, times)
 
 

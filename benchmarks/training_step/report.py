@@ -67,7 +67,8 @@ def program_line(run: ProgramRun) -> str:
     if run.eval_images_per_s is not None:
         line += f", evaluation {run.eval_images_per_s:.3g} images/s ({run.eval_images_per_s / run.images_per_s:.3g}x)"
     shares = ", ".join(f"{phase} {share:.1%}" for phase, share in run.shares.items())
-    return f"{line}; {shares}" if shares else line
+    lines = [line, f"    {shares}" if shares else "", f"    {run.said}" if run.said else ""]
+    return "\n".join(filter(None, lines))
 
 
 def verdict_line(verdict: Verdict) -> str:

@@ -20,7 +20,8 @@ from benchmarks.training_step.works import Batch, Work, make_batch, our_model, t
 from benchmarks.workload import Call
 
 TRAINING, EVALUATION, OPTIMIZER = "training", "evaluation", "optimizer"
-SAME_LOSS = 1e-3  # relative, in float32: sums in another order through 50 layers
+# Relative, in float32: sums in another order through 50 layers; on a GPU of products in TF32, which have 10 bits.
+SAME_LOSS = {"cpu": 1e-3, "cuda": 1e-2}
 CUDA_CALLS = 10  # per sample and to warm up: the host runs ahead of the GPU, as in a training run
 
 
@@ -118,7 +119,7 @@ def check_losses(found: list[Contender], batch: Batch, device: torch.device) -> 
     for name, parts in losses.items():
         for part, value in parts.items():
             expected = losses[OURS][part]
-            if not abs(value - expected) <= SAME_LOSS * abs(expected):
+            if not abs(value - expected) <= SAME_LOSS[device.type] * abs(expected):
                 raise ValueError(
                     f"{name}: expected the {part} loss of equal weights, {expected}, got {value}"
                 )

@@ -13,8 +13,17 @@ from sphinx.application import Sphinx
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 # The eager twins loop over boxes: they are what results are compared with, and no rival in speed.
-PROVIDERS = ("ours", "torchvision", "torchvision-compile", "compile")
-HEADS = ("workload", "sizes", "ours", "torchvision", "torchvision compiled", "plain PyTorch compiled")
+PROVIDERS = {
+    "ours": "ours",
+    "ours-program": "ours, the program's step",
+    "torchvision": "torchvision",
+    "torchvision-fused": "its optimizer fused",
+    "torchvision-channels_last": "torchvision, channels_last",
+    "torchvision-channels_last-fused": "its optimizer fused",
+    "torchvision-compile": "torchvision compiled",
+    "compile": "plain PyTorch compiled",
+}
+HEADS = ("workload", "sizes", *PROVIDERS.values())
 
 
 def seconds_text(seconds: float) -> str:
@@ -31,7 +40,7 @@ def rows_of(result: dict[str, Any]) -> list[list[str]]:
     for name, rows in workloads.items():
         ours = rows["ours"]
         cells = [name, ours["shape"], seconds_text(ours["median"])]
-        for provider in PROVIDERS[1:]:
+        for provider in list(PROVIDERS)[1:]:
             median = rows.get(provider, {}).get("median")
             cells.append(f"{seconds_text(median)}, {median / ours['median']:.3g}x" if median else "")
         table.append(cells)

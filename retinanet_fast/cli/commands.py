@@ -38,10 +38,12 @@ def predict_command(options: argparse.Namespace) -> None:
 
 
 def demo_command(options: argparse.Namespace) -> None:
+    load = Load.now()
     from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.data.coco import locate, read_split
     from retinanet_fast.engine.data.rendered import RenderOptions
     from retinanet_fast.engine.demo import Demo, render, run_demo
+    from retinanet_fast.engine.precision import describe
 
     started = time.perf_counter()
     problems = Problems(options.skip_bad)
@@ -56,6 +58,7 @@ def demo_command(options: argparse.Namespace) -> None:
         data = options.out / "data"
         render(data, rendered, say)
     recipe = recipe_of(options.recipe or ("demo" if rendered else "quick"), options)
+    say(f"train on {device}, {set_threads(recipe.threads, load)}, {describe(recipe.precision, device)}")
     splits = []
     for split in ("train", "val"):
         location = required(locate(data, split), data, split)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.training.memory_order import memory_order
 
 # As in torch.nn.utils.clip_grad_norm_.
 CLIP_EPSILON = 1e-6
@@ -100,7 +101,8 @@ def apply(
         scaler.update()
         return norm
     fused.found_inf = bad.float()
-    optimizer.step()
+    with memory_order(optimizer):
+        optimizer.step()
     for name in ("grad_scale", "found_inf"):
         fused.__dict__.pop(name, None)
     return norm
