@@ -82,6 +82,7 @@ def detect(
     progress = Progress("evaluate", len(dataset))
     started = time.perf_counter()
     model.eval()
+    processes.spread_(model.buffers())  # each has batch norm's statistics of its own images
     with closing(progress), processes.patiently() as check:
         for batch_ids, found in _overlapped(model, _batches(loader, problems, check, stop), device, dtype):
             image_ids += batch_ids
