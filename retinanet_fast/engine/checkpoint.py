@@ -26,7 +26,15 @@ BEST = "best.pt"
 
 @dataclass
 class Progress:
-    """How far a run is; see ``TrainState``, whose fields these are."""
+    """How far a run is.
+
+    Attributes:
+        step: steps done since the run began.
+        epoch_losses: the losses of the steps since the last record of an epoch, in the order of ``loss_names``.
+        epoch_seconds: what those steps took, in the processes that have ended.
+        skipped: steps since then that changed nothing, since their loss was not finite.
+        skipped_in_row: how many of the last steps those were, without one between that was finite.
+    """
 
     step: int = 0
     loss_names: list[str] = field(default_factory=list)
@@ -48,6 +56,7 @@ class Checkpoint:
         ema: the averaged weights, empty where the recipe asks for none.
         scaler: the state of float16's gradient scaler.
         progress: None in a file of format 1.
+        steps_per_epoch: of the run; 0 in a file of format 1.
         problems: what was left out of the data set so far.
         record: what ``run.json`` says, with which the run can be resumed; see ``RunRecord``.
     """
@@ -62,6 +71,7 @@ class Checkpoint:
     ema: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
+    steps_per_epoch: int = 0
     problems: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -84,6 +94,7 @@ class Checkpoint:
             "ema": self.ema,
             "scaler": self.scaler,
             "progress": dataclasses.asdict(self.progress) if self.progress is not None else None,
+            "steps_per_epoch": self.steps_per_epoch,
             "problems": self.problems,
             "record": self.record,
         }
@@ -125,6 +136,7 @@ def load(run_or_file: Path) -> Checkpoint:
             ema=content.get("ema", {}),
             scaler=content.get("scaler", {}),
             progress=Progress(**progress) if progress is not None else None,
+            steps_per_epoch=content.get("steps_per_epoch", 0),
             problems=content.get("problems", []),
             record=content.get("record", {}),
         )

@@ -100,11 +100,11 @@ class Loop:
         run, state = self.run, self.run.state
         state.skipped += 1
         state.skipped_in_row += 1
-        recipe, where = run.recipe, f"epoch {run.epoch + 1}, step {taken.step}"
-        if recipe.nonfinite == "skip" and state.skipped_in_row <= recipe.max_skips:
+        where = f"epoch {run.epoch + 1}, step {taken.step}"
+        if state.skipped_in_row <= self.step.most_in_row:
             run.say(f"{where}: the loss is not finite: skipped, {state.skipped_in_row} in a row")
             return
-        # No weight has changed since the step before this one.
+        # The device has changed no weight since the step before this one.
         state.step = taken.step - 1
         state.skipped -= 1
         state.skipped_in_row -= 1

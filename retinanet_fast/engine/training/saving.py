@@ -71,9 +71,16 @@ class Saver:
             checkpoints.restore(run.state.ema.model, saved, source)
         run.history = saved.history
         run.problems.restore(saved.problems)
-        progress = saved.progress
-        if progress is None:  # of a program that saved at the end of epochs alone
-            progress = Progress(step=saved.epoch * run.steps_per_epoch)
+        progress = saved.progress or Progress(step=saved.epoch * saved.steps_per_epoch)
+        if progress.step == saved.epoch * saved.steps_per_epoch:
+            progress.step = (
+                saved.epoch * run.steps_per_epoch
+            )  # an epoch may become longer or shorter at its end
+        elif saved.steps_per_epoch != run.steps_per_epoch:
+            raise InputError(
+                f"{source}: within an epoch of {saved.steps_per_epoch} steps, which are {run.steps_per_epoch} now: "
+                "batch_size, epoch_steps, group_aspect and keep_empty can change at the end of an epoch alone"
+            )
         for name, value in dataclasses.asdict(progress).items():
             setattr(run.state, name, value)
         self.is_new = False
@@ -106,6 +113,7 @@ class Saver:
             ema=_on_host(state.ema.model) if state.ema is not None else {},
             scaler=state.scaler.state_dict(),
             progress=Progress(**{name: getattr(state, name) for name in names}),
+            steps_per_epoch=run.steps_per_epoch,
             problems=run.problems.messages,
             record=run.record.to_dict() if run.record is not None else {},
         )

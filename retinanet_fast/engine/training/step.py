@@ -51,7 +51,9 @@ class TrainStep:
         self.network = _distributed(run) if run.processes.world_size > 1 else state.model
         self.guard = BufferGuard(state.model)
         self.dtype = resolve(run.recipe.precision, run.device)
-        # With the policy "stop", nothing changes after a bad step until the host has heard of it.
+        # Where more steps in a row were bad than the policy allows, nothing changes until the host has heard of it.
+        self.most_in_row = run.recipe.max_skips if run.recipe.nonfinite == "skip" else 0
+        self.in_row = torch.full((), float(state.skipped_in_row), device=run.device)
         self.stuck = torch.zeros((), device=run.device)
 
     def __call__(self, shares: Sequence[Batch], rate: float, flags: Sequence[bool] = ()) -> Tensor:
@@ -92,8 +94,8 @@ class TrainStep:
             else:
                 norm = apply(state.optimizer, self.parameters, clip, left_out)
                 bad.copy_(torch.maximum(bad, (~norm.isfinite()).float()))
-            if run.recipe.nonfinite == "stop":
-                torch.maximum(self.stuck, bad, out=self.stuck)
+            self.in_row.add_(1).mul_(bad > 0)
+            torch.maximum(self.stuck, (self.in_row > self.most_in_row).float(), out=self.stuck)
             self.guard.take_back(torch.maximum(bad, self.stuck))
         return found
 

@@ -169,8 +169,8 @@ def make_state(run: Run, model: nn.Module, start_from_scratch: bool = True) -> T
     model.to(run.device, memory_format=memory_format)  # type: ignore[call-overload]
     half = resolve(recipe.precision, run.device) == torch.float16
     return TrainState(
-        model,
-        make_optimizer(recipe, model, run.device),
-        torch.amp.GradScaler(run.device.type, enabled=half),
-        Ema(model, recipe.ema_decay) if recipe.ema_decay > 0 else None,
+        model=model,
+        optimizer=make_optimizer(recipe, model, run.device),
+        scaler=torch.amp.GradScaler(run.device.type, enabled=half),
+        ema=Ema(model, recipe.ema_decay) if recipe.ema_decay > 0 else None,
     )
