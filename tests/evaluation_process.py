@@ -37,8 +37,10 @@ def split_of(folder: Path, count: int | None = None) -> Split:
 def detections(
     split: Split, processes: Processes, batch_size: int, problems: Problems | None = None, **options: Any
 ) -> Detected | None:
-    """Of a fresh tiny model: every candidate is one."""
+    """Of a fresh tiny model: every candidate is one. Batch norm's statistics are the process's own, as in training."""
     model = tiny_model().eval()
+    for buffer in model.buffers():
+        buffer += processes.rank
     model.score_thresh = 0.0
     recipe = tiny_recipe(workers=0)
     problems = problems or Problems(skip=True)

@@ -12,14 +12,16 @@ from typing import Any
 import data_sets
 import pytest
 import torch
+from tiny_run import tiny_model
 
 from retinanet_fast.cli import main
-from retinanet_fast.engine.data.coco import Split, read_annotations
+from retinanet_fast.engine.data.coco import Location, Split, read_annotations, read_split
 from retinanet_fast.engine.data.dataset import CocoDataset
 from retinanet_fast.engine.data.loader import eval_loader
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.coco_numbers import NAMES, Evaluation
 from retinanet_fast.engine.evaluation.coco_numbers import evaluate as evaluate_arrays
+from retinanet_fast.engine.evaluation.detect import detect
 from retinanet_fast.engine.evaluation.paper import ROWS, comparison
 from retinanet_fast.engine.evaluation.results import from_batch, from_list, pack, write_results
 from retinanet_fast.engine.recipe import Recipe
@@ -243,3 +245,28 @@ def test_batches_for_evaluation_are_of_like_shapes(tmp_path: Path) -> None:
     dataset = CocoDataset(split, split.categories)
     loader = eval_loader(dataset, 3, Recipe(workers=0), torch.device("cpu"))
     assert loader.batch_sampler == [[0, 4, 2], [3, 1]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
+    split = read_split(
+        Location(data_sets.write(tmp_path, data_sets.document()), (tmp_path / "images",)), Problems(False)
+    )
+    model = tiny_model(num_classes=3).eval()
+    model.score_thresh, model.nms_thresh, model.detections_per_img = (
+        0.0,
+        1.0,
+        20,
+    )  # nothing hangs by a rounded IoU
+    recipe = Recipe(precision="float32", batch_size=1, workers=0)
+    found = []
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for name in ("cpu", "cuda"):
+            device = torch.device(name)
+            found.append(detect(model.to(device), split, split.categories, recipe, device, Problems(False)))
+    cpu, gpu = found
+    assert cpu is not None
+    assert gpu is not None
+    assert gpu.image_ids == cpu.image_ids
+    # Two orders of summing float32; equal scores may come in either order.
+    assert gpu.results.score == pytest.approx(cpu.results.score, abs=1e-4)

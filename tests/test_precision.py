@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -17,8 +15,8 @@ CUDA = torch.device("cuda")
 
 def processor(monkeypatch: pytest.MonkeyPatch, bf16: bool, amx: bool) -> None:
     """A processor, as PyTorch describes it, where oneDNN is free to use it."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
@@ -63,27 +61,6 @@ def test_onednn_switched_off_or_absent_means_float32(monkeypatch: pytest.MonkeyP
     with torch.backends.mkldnn.flags(enabled=False):
         assert resolve("auto", CPU) == torch.float32
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert resolve("auto", CPU) == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ("fpu avx512f avx512_bf16", True),
-        ("fpu amx_bf16 amx_tile", True),
-        ("fpu avx512f avx_ne_convert", False),
-    ],
-)
-def test_linux_is_asked_where_pytorch_does_not_say(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, expected: bool
-) -> None:
-    processor(monkeypatch, not expected, not expected)
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    info = tmp_path / "cpuinfo"
-    info.write_text(f"processor\t: 0\nflags\t\t: {flags}\nvmx flags\t: x\n\nprocessor\t: 1\nflags\t\t: fpu\n")
-    monkeypatch.setattr(precision, "CPU_INFO", info)
-    assert (resolve("auto", CPU) == torch.bfloat16) is expected
-    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "absent")
     assert resolve("auto", CPU) == torch.float32
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 
@@ -23,7 +22,6 @@ ISAS_WITHOUT_BFLOAT16 = {
     "AVX512_CORE",
     "AVX512_CORE_VNNI",
 }
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def resolve(name: str, device: torch.device) -> torch.dtype:
@@ -90,19 +88,4 @@ def _onednn_may_use_bfloat16() -> bool:
 
 
 def _processor_has_bfloat16() -> bool:
-    """AVX512-BF16 or AMX, asked of PyTorch, or of Linux where PyTorch does not say."""
-    asked = [
-        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    ]
-    if all(asked):
-        return any(has() for has in asked if has is not None)
-    return not processor_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
-
-
-def processor_flags() -> set[str]:
-    """The flags that Linux lists for the first processor; none elsewhere."""
-    try:
-        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return set()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,6 +54,12 @@ class Processes:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def spread_(self, tensors: Iterable[Tensor]) -> None:
+        """Change each tensor in place to the main process's."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's value, by rank, in the main process; an empty list in the others. Arrays travel whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,14 +82,14 @@ def detect(
     progress = Progress("evaluate", len(dataset))
     started = time.perf_counter()
     model.eval()
-    with processes.patiently() as check:
+    processes.spread_(model.buffers())  # each has batch norm's statistics of its own images
+    with closing(progress), processes.patiently() as check:
         for batch_ids, found in _overlapped(model, _batches(loader, problems, check, stop), device, dtype):
             image_ids += batch_ids
             results.append(from_batch(found, batch_ids, ids))
             if processes.is_main and progress.due():
                 done = min(len(dataset), len(image_ids) * processes.world_size)
                 progress.draw(done, f"{done / (time.perf_counter() - started):.1f} images/s")
-    progress.close()
     seconds = time.perf_counter() - started
     parts = processes.gather((concatenate(results), image_ids, problems.messages[told:]))
     for message in (message for _, _, messages in parts for message in messages):
