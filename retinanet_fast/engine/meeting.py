@@ -13,7 +13,7 @@ import torch.distributed as dist
 from retinanet_fast.engine.errors import InputError, ProcessLost, Stopped, TrainingError, one_line
 
 # Seconds between two looks at the others: at the end of a block, and in the midst of its work.
-LOOK = 0.05
+LOOK = 0.1
 LOOK_AT_WORK = 1.0
 # Seconds that a process stays after an error for the others to learn of it.
 FAREWELL = 15.0

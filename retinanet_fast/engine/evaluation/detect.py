@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from retinanet_fast.engine.data.coco import Category, Split
-from retinanet_fast.engine.data.dataset import (
-    CocoDataset,
-    category_ids,
-    readable,
-    to_model,
-)
+from retinanet_fast.engine.data.dataset import CocoDataset, category_ids, readable, to_model
 from retinanet_fast.engine.data.loader import eval_loader, read
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.evaluation.results import Results, concatenate, from_batch, pack
