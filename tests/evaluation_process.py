@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from tiny_run import tiny_model, tiny_recipe
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from retinanet_fast.engine import processes as processes_module
 from retinanet_fast.engine.data.coco import Split, locate, read_split
 from retinanet_fast.engine.errors import Problems, Stopped
 from retinanet_fast.engine.evaluation.detect import Detected, detect
@@ -99,18 +99,19 @@ def errors(folder: Path, bad: Path, processes: Processes) -> list[str]:
 
 def main(what: str, folder: Path, bad: Path) -> None:
     torch.set_num_threads(1)
-    if what == "busy":  # the main process works for longer than a collective call waits
-        processes_module.PATIENCE = timedelta(seconds=2)
     with joined(CPU) as processes:
         if what == "cases":
             print(json.dumps(all_cases(folder, bad, processes)))
         elif what == "errors":
             print(json.dumps(errors(folder, bad, processes)))
-        elif what == "busy":
+        elif what == "busy":  # the main process works for longer than a collective call waits
+            processes.gather(None)  # all have joined, however busy the machine
+            _set_pg_timeout(timedelta(seconds=2))
             with processes.patiently():
                 time.sleep(5 if processes.is_main else 0)
             print(json.dumps(processes.share(processes.rank)))
         elif what == "killed":
+            processes.gather(None)  # all have joined
             with processes.patiently():
                 if processes.is_main:
                     os.kill(os.getpid(), signal.SIGKILL)
