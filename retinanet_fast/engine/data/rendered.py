@@ -6,9 +6,11 @@ import colorsys
 import io
 import json
 import math
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from retinanet_fast.engine.files import write_atomically, write_text
 from retinanet_fast.engine.reporting.progress import Progress
+from retinanet_fast.engine.threads import available_cores
 
 # Ids with a gap, as COCO's have.
 CATEGORIES = ({"id": 1, "name": "ball"}, {"id": 3, "name": "box"}, {"id": 7, "name": "star"})
@@ -47,26 +50,38 @@ class RenderOptions:
 def render_data_set(folder: Path, options: RenderOptions) -> None:
     """Write ``images/`` and ``annotations/instances_{train,val}.json`` into a folder.
 
-    The same options give the same pictures. Each image has a seed of its own, so that a longer set begins with the
+    The same options give the same pictures, rendered by a process per core. Each image has a seed of its own, so that a longer set begins with the
     images of a shorter one.
     """
-    for split, count in (("train", options.train), ("val", options.val)):
-        progress = Progress(f"render {split}", count)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for index in range(count):
-            generator = np.random.default_rng([options.seed, split == "val", index])
-            picture, objects = render_image(generator, options)
-            name = f"{split}/{index + 1:06d}.jpg"
-            _save_jpeg(picture, folder / "images" / name)
-            images.append({"id": index + 1, "file_name": name, "width": options.size, "height": options.size})
-            for entry in objects:
-                annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **entry})
-            if progress.due():
-                progress.draw(index + 1, "")
-        progress.close()
-        document = {"images": images, "annotations": annotations, "categories": list(CATEGORIES)}
-        write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(document))
+    with ProcessPoolExecutor(available_cores()) as pool:
+        for split, count in (("train", options.train), ("val", options.val)):
+            _render_split(folder, options, split, count, pool)
+
+
+def _render_split(folder: Path, options: RenderOptions, split: str, count: int, pool: Executor) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    progress = Progress(f"render {split}", count)
+    rendered = pool.map(partial(_render_jpeg, options, split), range(count), chunksize=8)
+    for number, (content, objects) in enumerate(rendered, start=1):
+        name = f"{split}/{number:06d}.jpg"
+        write_atomically(folder / "images" / name, partial(_write, content))
+        images.append({"id": number, "file_name": name, "width": options.size, "height": options.size})
+        for entry in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **entry})
+        if progress.due():
+            progress.draw(number)
+    progress.close()
+    document = {"images": images, "annotations": annotations, "categories": list(CATEGORIES)}
+    write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(document))
+
+
+def _render_jpeg(options: RenderOptions, split: str, index: int) -> tuple[bytes, list[dict[str, Any]]]:
+    generator = np.random.default_rng([options.seed, split == "val", index])
+    picture, objects = render_image(generator, options)
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=92)
+    return content.getvalue(), objects
 
 
 def render_image(
@@ -190,11 +205,5 @@ def _box(mask: Image.Image) -> dict[str, Any]:
     return {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
 
 
-def _save_jpeg(picture: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    picture.save(content, format="JPEG", quality=92)
-    write_atomically(path, lambda file: _write(file, content.getvalue()))
-
-
-def _write(file: Any, content: bytes) -> None:
+def _write(content: bytes, file: IO[bytes]) -> None:
     file.write(content)

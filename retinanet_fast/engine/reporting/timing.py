@@ -143,7 +143,7 @@ def _anchor_grid(cells: list[int]) -> Any:
     return generator((IMAGE, IMAGE), [(n, n) for n in cells])
 
 
-def _median(call: Callable[[], object], device: torch.device, seconds: float = 0.3) -> float:
+def _median(call: Callable[[], object], device: torch.device, seconds: float = 0.15) -> float:
     """Median time of a call after one to warm up, over ``seconds`` and at least three repeats."""
     times: list[float] = []
     for repeat in range(200):
