@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from children import HERE, child_environment
 
 from retinanet_fast.models import LastLevelP6P7
 
@@ -35,11 +34,10 @@ def check(height: int, width: int) -> None:
 def test_levels_one_cell_wide() -> None:
     """New memory is filled with bytes that make huge numbers, in a process of its own."""
     calls = "; ".join(f"check({height}, {width})" for height in (1, 2, 5) for width in (1, 2, 3))
-    here = Path(__file__).resolve().parent
-    paths = os.pathsep.join([str(here), str(here.parent)])
     done = subprocess.run(
         [sys.executable, "-c", f"from test_bfloat16_gradients import check; {calls}"],
-        env={**os.environ, "MALLOC_PERTURB_": "128", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        env=child_environment(MALLOC_PERTURB_="128", OMP_NUM_THREADS="1"),
+        cwd=HERE,
         capture_output=True,
         text=True,
         check=False,

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from children import child_environment
 
 from benchmarks import cli
 from benchmarks.bars import BARS
@@ -174,7 +175,6 @@ def test_the_budget_holds_and_the_first_parts_have_it() -> None:
 
 DRIVER = """\
 import sys
-sys.path[:0] = [{tests!r}, {root!r}]
 import test_gpu_check
 from pathlib import Path
 test_gpu_check.replace(test_gpu_check.pretend(Path({folder!r})), setattr)
@@ -193,10 +193,14 @@ sys.exit(test_gpu_check.program.main(["--out", {out!r}]))
 )
 def test_a_killed_check_has_kept_what_was_known(name: str, sent: signal.Signals, tmp_path: Path) -> None:
     out, pid = tmp_path / "out", tmp_path / "pid"
-    code = DRIVER.format(tests=str(HERE), root=str(HERE.parent), folder=str(tmp_path), out=str(out))
-    environment = os.environ | {"STAND_IN": f"{name}:hang", "STAND_IN_PID": str(pid)}
+    code = DRIVER.format(folder=str(tmp_path), out=str(out))
+    environment = child_environment(STAND_IN=f"{name}:hang", STAND_IN_PID=str(pid))
     check = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=HERE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         end = time.monotonic() + 120

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,13 +12,12 @@ import data_sets
 import joined_run
 import pytest
 import torch
+from children import HERE, child_environment
 from tiny_run import render, tiny_recipe
 
-import retinanet_fast
 from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine.recipe import Recipe
 
-HERE = Path(__file__).resolve().parent
 # Twenty-one steps of 8 images, or of 7 at the end of an epoch: shares of 4 and 3. Sums of two processes are rounded
 # otherwise than those of one, which momentum carries on; AdamW would make of a rounded zero a whole step.
 RECIPE = {"batch_size": 8, "epochs": 7, "optimizer": "sgd", "lr": 0.01, "ema_decay": 0.0, "eval_every": 7}
@@ -35,20 +33,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(rank: int, world_size: int, port: int, *words: object) -> subprocess.Popen[str]:
     """One process, as torchrun starts it."""
-    package = Path(retinanet_fast.__file__).parents[1]
-    environment = {
-        **os.environ,
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{package}{os.pathsep}{HERE}",
-    }
+    environment = child_environment(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(rank),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
     command = [sys.executable, HERE / "joined_run.py", *map(str, words)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, env=environment, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 

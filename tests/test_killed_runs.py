@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import signal
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import killed_run
 import pytest
 import torch
+from children import HERE
 from tiny_run import render, tiny_recipe
 
 from retinanet_fast.engine import checkpoint as checkpoints
@@ -31,6 +34,14 @@ def server() -> Any:
     """Starts processes that have torch and the package loaded already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed_run"])
+    here = Path.cwd()
+    os.chdir(
+        HERE
+    )  # the server imports from where it starts, and the source tree may hide an installed package
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.chdir(here)
     return context
 
 

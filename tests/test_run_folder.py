@@ -14,6 +14,7 @@ from pathlib import Path
 import data_sets
 import pytest
 import torch
+from children import HERE, child_environment
 
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.data.coco import locate, read_split
@@ -40,9 +41,10 @@ with RunFolder(Path(sys.argv[1])).locked():
 @contextmanager
 def another_program(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A second process that holds the lock; it is gone, and its child too, after the block."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     words = [sys.executable, "-c", HOLDER, str(folder)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as holder:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=child_environment(), cwd=HERE
+    ) as holder:
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
         try:

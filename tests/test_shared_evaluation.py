@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import data_sets
 import pytest
 import torch
+from children import HERE, child_environment
 from evaluation_process import BATCH_SIZES, all_cases
 
 from retinanet_fast.engine.build_model import build_model
@@ -23,7 +23,6 @@ from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.processes import Processes
 from retinanet_fast.engine.recipe import Recipe
 
-TESTS = Path(__file__).resolve().parent
 # Seconds that any of these may take on a busy machine: a hang is an error.
 LIMIT = 120
 FOX = {"id": 9, "name": "fox"}
@@ -60,25 +59,18 @@ def bad(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     return copy
 
 
-def environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-    }
-
-
 def run(what: str, folder: Path, bad: Path) -> list[Ended]:
     """Two processes with the variables that torchrun sets; the first keeps the store."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    words = [sys.executable, str(TESTS / "evaluation_process.py"), what, str(folder), str(bad)]
-    common = {**environment(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    words = [sys.executable, str(HERE / "evaluation_process.py"), what, str(folder), str(bad)]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
             words,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=child_environment(**common, RANK=str(rank), LOCAL_RANK=str(rank)),
+            cwd=HERE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -174,7 +166,8 @@ def test_the_others_leave_when_the_main_process_is_killed(folder: Path, bad: Pat
 def evaluate_by_program(launcher: list[str], words: list[str], out: Path) -> tuple[str, list[Any]]:
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "retinanet_fast", "eval", *words, "--out", str(out)],
-        env=environment(),
+        env=child_environment(OMP_NUM_THREADS="1"),
+        cwd=HERE,
         capture_output=True,
         text=True,
         timeout=LIMIT,

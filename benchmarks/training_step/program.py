@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import ROOT
+import retinanet_fast
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 
 # What decides how a process's threads wait and how many there are: the program is to choose both itself.
@@ -50,7 +50,7 @@ class Job:
 
     def command(self, out: Path, evaluated: bool) -> list[str]:
         words = [sys.executable, "-m", "retinanet_fast", "train", "--recipe", self.recipe]
-        words += ["--data", str(self.data), "--out", str(out), "--epochs", str(self.epochs)]
+        words += ["--data", str(self.data.resolve()), "--out", str(out), "--epochs", str(self.epochs)]
         words += ["--epoch-steps", str(self.steps), "--eval-images", str(self.eval_images)]
         return [*words, "--eval-every", str(1 if evaluated else self.epochs), *self.extra]
 
@@ -105,10 +105,11 @@ def run_program(job: Job, out: Path, busy: int = 0) -> ProgramRun:
     Raises:
         ProgramError: the program failed.
     """
+    out = out.resolve()
     with busy_processes(busy):
         command = job.command(out, evaluated=not busy)
         done = subprocess.run(
-            command, cwd=ROOT, env=clean(os.environ), capture_output=True, text=True, timeout=TIMEOUT
+            command, cwd=out.parent, env=clean(os.environ), capture_output=True, text=True, timeout=TIMEOUT
         )
     if done.returncode != 0:
         raise ProgramError((done.stderr.strip().splitlines() or ["no message"])[-1])
@@ -131,9 +132,10 @@ def summary(records: Sequence[Mapping[str, Any]], busy: int) -> ProgramRun:
 
 
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of somebody who has set nothing about threads, with this source tree first."""
+    """The environment of somebody who has set nothing about threads, with the package that is measured first."""
     kept = {key: value for key, value in environment.items() if key not in CHOSEN_BY_THE_PROGRAM}
-    paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+    package = Path(retinanet_fast.__file__).resolve().parents[1]
+    paths = [str(package), *filter(None, [environment.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -50,8 +50,8 @@ class RenderOptions:
 def render_data_set(folder: Path, options: RenderOptions) -> None:
     """Write ``images/`` and ``annotations/instances_{train,val}.json`` into a folder.
 
-    The same options give the same pictures, rendered by a process per core. Each image has a seed of its own, so that a longer set begins with the
-    images of a shorter one.
+    The same options give the same pictures, rendered by a process per core. Each image has a seed of its own, so that a
+    longer set begins with the images of a shorter one.
     """
     with ProcessPoolExecutor(available_cores()) as pool:
         for split, count in (("train", options.train), ("val", options.val)):
