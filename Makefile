@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
-# A second environment with the newest torch and torchvision (their CUDA builds, about 5.5 GB), fvcore and timm.
+# A second environment with the newest torch and torchvision (their CUDA builds, about 5.5 GB), and what else is compared with
 PEERS_VENV ?= .venv-torchvision
 
 # One process per core, each with one file of tests at a time, for its fixtures; waiting threads leave the core free.
@@ -47,7 +47,7 @@ test-kernels: install  ## the CUDA kernels, run on the CPU by an emulator that c
 
 $(PEERS_VENV)/.requirements: requirements.txt
 	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv $(PEERS_VENV)
-	$(PEERS_BIN)/python -m pip install --quiet --no-compile torch torchvision fvcore timm
+	$(PEERS_BIN)/python -m pip install --quiet --no-compile torch torchvision fvcore timm accelerate lightning
 	grep -v '^torch==' requirements.txt > $(PEERS_VENV)/requirements.txt
 	$(PEERS_BIN)/python -m pip install --quiet --no-compile -r $(PEERS_VENV)/requirements.txt
 	@touch $@
