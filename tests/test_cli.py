@@ -387,6 +387,7 @@ def test_training_on_tiny_coco_learns(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("pycocotools", reason="training evaluates, which needs pycocotools")
     folder = data_sets.real("coco_tiny100")
     words = ["train", "--data", folder, "--out", tmp_path, *SMALL, "--epochs", 2, "--epoch-steps", 12]
+    words += ["--lr", 1e-3, "--warmup-iters", 5]
     assert run(*words, "--image-size", "96", "--eval-every", 2, "--eval-images", 4) == 0
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert records[1]["classification"] < records[0]["classification"]

@@ -119,12 +119,12 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("precision", "seed"), [("float32", 0), ("bfloat16", 1)])
-def test_ten_kills_in_each_precision(
+def test_twenty_kills_in_each_precision(
     server: Any, data: Path, tmp_path: Path, precision: str, seed: int
 ) -> None:
-    kill_and_resume(server, data, tmp_path, precision, kills=10, seed=seed)
+    kill_and_resume(server, data, tmp_path, precision, kills=20, seed=seed)
 
 
 @pytest.mark.slow
 def test_a_hundred_kills(server: Any, data: Path, tmp_path: Path) -> None:
-    kill_and_resume(server, data, tmp_path, "float32", kills=100, seed=2)
+    kill_and_resume(server, data, tmp_path, "float32", kills=200, seed=2)
