@@ -390,5 +390,5 @@ def test_training_on_tiny_coco_learns(tmp_path: Path, capsys: Any) -> None:
     words += ["--lr", 1e-3, "--warmup-iters", 5]
     assert run(*words, "--image-size", "96", "--eval-every", 2, "--eval-images", 4) == 0
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert records[1]["classification"] < records[0]["classification"]
+    assert records[1]["loss"] < records[0]["loss"]
     assert len(checkpoints.load(tmp_path).categories) == 80
