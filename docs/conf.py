@@ -49,7 +49,10 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|collections|typing|pathlib|os)\..*"),
     ("py:.*", r"Tensor|Sequence|Mapping|Callable|Any|Path"),
     # Type variables and containers of our own that no page is about.
-    ("py:class", r"(retinanet_fast\..*\.)?(Module|Model|Array|Weights|WeightsEnum|BatchSizes|FeaturePyramidNetwork)"),
+    (
+        "py:class",
+        r"(retinanet_fast\..*\.)?(Module|Model|Array|Weights|WeightsEnum|BatchSizes|FeaturePyramidNetwork)",
+    ),
     ("py:func", r"retinanet_fast\._ext\.build_info|retinanet_fast\.models\.weights\.read_tensors"),
 ]
 
