@@ -277,6 +277,18 @@ def test_the_sanitizers_verdict(
         assert "gather_kernel" in result["memcheck"]["first_failure"]
 
 
+def test_a_sanitizer_that_runs_out_of_time_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\necho '========= COMPUTE-SANITIZER'\nsleep 100\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(parts, "find_tool", lambda name: str(tool))
+    result = parts.last_sanitizers(parts.Setting(tmp_path, tmp_path, "9.0"), 1)
+    assert result["ok"] is None
+    assert {result[name]["status"] for name in parts.LAST_SANITIZERS} == {process.OUT_OF_TIME}
+
+
 def test_pytests_report_is_read(tmp_path: Path) -> None:
     """A failure with its traceback, a skip with its reason, and a file that cannot be imported stops nothing."""
     (tmp_path / "test_good.py").write_text(
