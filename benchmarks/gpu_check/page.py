@@ -51,7 +51,7 @@ def verdict(result: dict[str, Any]) -> str:
 
 def state(part: dict[str, Any]) -> str:
     if part["ok"] is None:
-        return "incomplete" if "passed" in part else "left out"
+        return "left out" if "why" in part else "incomplete"
     return "ok" if part["ok"] else "FAILED"
 
 

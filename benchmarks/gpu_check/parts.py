@@ -295,40 +295,30 @@ def bar_pattern(text: str) -> str:
 
 def kernel_times(setting: Setting, limit: float) -> Result:
     """One torch.profiler pass over the workloads: each kernel's time and launches a call."""
-    document = setting.out / "kernels.json"
-    document.unlink(missing_ok=True)
-    command = [PYTHON, "-m", "benchmarks.gpu_check.kernel_times", "--json", str(document)]
-    status, text = run("kernels", command, setting.log, limit)
-    measured = json.loads(document.read_text()) if document.exists() else {}
-    failures = [f"{name}: {found['error']}" for name, found in measured.items() if "error" in found]
-    result: Result = {
-        "ok": status in (0, OUT_OF_TIME) and bool(measured) and not failures,
-        "status": status,
-        "workloads": len(measured),
-        "failures": failures,
-    }
-    if not result["ok"]:
-        result["first_failure"] = failures[0] if failures else "\n".join(text.splitlines()[-10:])
-    return result
+    result, measured = by_item("kernels", "kernel_times", setting, limit)
+    return {**result, "workloads": len(measured)}
 
 
 def training_steps(setting: Setting, limit: float) -> Result:
     """50 steps of the trainer, R50 at 800 px, 16 images in bfloat16, in which the host may not wait for the GPU."""
-    document = setting.out / "training.json"
+    result, measured = by_item("training", "training_steps", setting, limit)
+    rates = {kind: found["images_per_s"] for kind, found in measured.items() if "error" not in found}
+    return {**result, "rates": rates}
+
+
+def by_item(name: str, module: str, setting: Setting, limit: float) -> tuple[Result, Result]:
+    """The verdict on a module of this package, and what it measured; it writes each item down when it has it."""
+    document = setting.out / f"{name}.json"
     document.unlink(missing_ok=True)
-    command = [PYTHON, "-m", "benchmarks.gpu_check.training_steps", "--json", str(document)]
-    status, text = run("training_steps", command, setting.log, limit)
-    measured = json.loads(document.read_text()) if document.exists() else {}
-    failures = [f"{kind}: {found['error']}" for kind, found in measured.items() if "error" in found]
-    result: Result = {
-        "ok": status in (0, OUT_OF_TIME) and bool(measured) and not failures,
-        "status": status,
-        "rates": {kind: found["images_per_s"] for kind, found in measured.items() if "error" not in found},
-        "failures": failures,
-    }
-    if not result["ok"]:
+    command = [PYTHON, "-m", f"benchmarks.gpu_check.{module}", "--json", str(document)]
+    status, text = run(name, command, setting.log, limit)
+    measured: Result = json.loads(document.read_text()) if document.exists() else {}
+    failures = [f"{item}: {found['error']}" for item, found in measured.items() if "error" in found]
+    ok = status in (0, OUT_OF_TIME) and bool(measured) and not failures
+    result: Result = {"ok": ok, "status": status, "failures": failures}
+    if not ok:
         result["first_failure"] = "\n".join([*failures, *text.splitlines()[-15:]])[:TRACEBACK]
-    return result
+    return result, measured
 
 
 # ---- what a part needs ------------------------------------------------------------------------------------------

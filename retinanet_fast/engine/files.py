@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import tempfile
@@ -51,11 +52,25 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """``write_atomically`` for text in UTF-8."""
-    write_atomically(path, lambda file: _write_bytes(file, text.encode()))
+    write_bytes(path, text.encode())
 
 
-def _write_bytes(file: IO[bytes], content: bytes) -> None:
-    file.write(content)
+def write_bytes(path: Path, content: bytes) -> None:
+    """``write_atomically`` for bytes that are there already."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(content)
+
+    write_atomically(path, write)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from retinanet_fast.engine import environment
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.data.coco import Location, Split
 from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.files import sha256_of
 from retinanet_fast.engine.recipe import Recipe
 
 FORMAT = "retinanet_fast run 1"
@@ -45,7 +45,7 @@ class DataRecord:
         return cls(
             annotations=str(split.annotations.resolve()),
             images_folder=str(folder.resolve()),
-            sha256=_sha256(split.annotations),
+            sha256=sha256_of(split.annotations),
             images=len(split.images),
             boxes=split.count_boxes(),
             categories=[category.name for category in split.categories],
@@ -173,14 +173,6 @@ def _git(folder: Path, *words: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _counts(data: DataRecord) -> str:

@@ -16,10 +16,10 @@ __all__ = ["resize_batch"]
 class Taps(NamedTuple):
     """Where the bilinear interpolation along one axis reads: two places and their weights, ``[B, L]`` each."""
 
-    lower: Tensor  # int64, inside the image
-    upper: Tensor
-    lower_weight: Tensor  # float32; both weights are 0 beyond the resized image
-    upper_weight: Tensor
+    first: Tensor  # int64, inside the image
+    second: Tensor
+    first_weight: Tensor  # float32; both weights are 0 beyond the resized image
+    second_weight: Tensor
 
 
 def resize_batch(images: PackedImages, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -45,20 +45,20 @@ def resize_batch(images: PackedImages, mean: Sequence[float], std: Sequence[floa
     shift = _constants([-m / s for m, s in zip(mean, std, strict=True)], pixels.device)
     start = torch.arange(batch, device=pixels.device)[:, None] * height
     lines = pixels.permute(0, 2, 3, 1).reshape(batch * height, width * channels)
-    upper, lower = (
+    above, below = (
         lines.index_select(0, (start + line).flatten()).view(batch, rows, width, channels)
-        for line in (y.lower, y.upper)
+        for line in (y.first, y.second)
     )
-    upper_weight, lower_weight = y.lower_weight[..., None, None], y.upper_weight[..., None, None]
+    above_weight, below_weight = y.first_weight[..., None, None], y.second_weight[..., None, None]
     # Where both weights are 0, so is the shift.
-    between = torch.addcmul(shift * (upper_weight + lower_weight), upper, upper_weight * scale)
-    between.addcmul_(lower, lower_weight * scale)
+    between = torch.addcmul(shift * (above_weight + below_weight), above, above_weight * scale)
+    between.addcmul_(below, below_weight * scale)
 
     left, right = (
         between.gather(2, column[:, None, :, None].expand(batch, rows, columns, channels))
-        for column in (x.lower, x.upper)
+        for column in (x.first, x.second)
     )
-    left.mul_(x.lower_weight[:, None, :, None]).addcmul_(right, x.upper_weight[:, None, :, None])
+    left.mul_(x.first_weight[:, None, :, None]).addcmul_(right, x.second_weight[:, None, :, None])
     resized = left.permute(0, 3, 1, 2)
     if pixels.is_contiguous(memory_format=torch.channels_last):
         return resized
@@ -72,11 +72,11 @@ def _taps(old: Tensor, new: Tensor, rows: int, columns: int) -> tuple[Taps, Taps
     scale = (old.float() / new.float())[..., None]
     # In one rounding, as a processor's and a GPU's fused multiply-add do it in F.interpolate.
     source = (scale.double() * (place + 0.5) - 0.5).float().clamp(min=0)
-    lower = source.long().minimum(last)
-    upper = (lower + 1).minimum(last)
+    first = source.long().minimum(last)
+    second = (first + 1).minimum(last)
     inside = (place < new[..., None]).float()
-    fraction = (source - lower).clamp(max=1) * inside
-    parts = (lower, upper, inside - fraction, fraction)
+    fraction = (source - first).clamp(max=1) * inside
+    parts = (first, second, inside - fraction, fraction)
     y, x = (Taps(*(part[:, axis, :length] for part in parts)) for axis, length in enumerate((rows, columns)))
     return y, x
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from retinanet_fast.engine.data.split import ImageEntry, Split
 from retinanet_fast.engine.errors import Problems, one_line
-from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.files import sha256_of, write_text
 
 Faults = dict[int, str]  # by image id
 
@@ -45,10 +45,7 @@ def fingerprint(split: Split) -> str:
     A folder changes when a file is put into it, taken out or renamed. A picture that is overwritten in place does not
     show; the data set finds one whose size has become another.
     """
-    digest = hashlib.sha256()
-    with split.annotations.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    digest = hashlib.sha256(sha256_of(split.annotations).encode())
     for folder in sorted({image.path.parent for image in split.images}):
         changed = folder.stat().st_mtime_ns if folder.is_dir() else None
         digest.update(f"\n{folder.resolve()} {changed}".encode())

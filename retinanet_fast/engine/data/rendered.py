@@ -10,13 +10,13 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from retinanet_fast.engine.files import write_atomically, write_text
+from retinanet_fast.engine.files import write_bytes, write_text
 from retinanet_fast.engine.reporting.progress import Progress
 from retinanet_fast.engine.threads import available_cores
 
@@ -65,7 +65,7 @@ def _render_split(folder: Path, options: RenderOptions, split: str, count: int, 
     rendered = pool.map(partial(_render_jpeg, options, split), range(count), chunksize=8)
     for number, (content, objects) in enumerate(rendered, start=1):
         name = f"{split}/{number:06d}.jpg"
-        write_atomically(folder / "images" / name, partial(_write, content))
+        write_bytes(folder / "images" / name, content)
         images.append({"id": number, "file_name": name, "width": options.size, "height": options.size})
         for entry in objects:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **entry})
@@ -203,7 +203,3 @@ def _box(mask: Image.Image) -> dict[str, Any]:
     """COCO's box of a mask, in the pixels of the final picture."""
     left, top, right, bottom = (value / OVERSAMPLE for value in mask.getbbox() or (0, 0, 1, 1))
     return {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
-
-
-def _write(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)

@@ -54,10 +54,6 @@ class Readback(Generic[Note]):
         """Everything that is left."""
         yield from self._take(0)
 
-    def notes(self) -> list[Note]:
-        """The notes of what is on its way."""
-        return [pending.note for pending in self._pending]
-
     def clear(self) -> None:
         """Forget what is on its way."""
         self._pending.clear()

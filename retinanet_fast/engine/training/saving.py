@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from typing import IO, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine.checkpoint import Checkpoint, Progress
 from retinanet_fast.engine.errors import InputError
-from retinanet_fast.engine.files import write_atomically
+from retinanet_fast.engine.files import write_bytes
 from retinanet_fast.engine.run_folder import RunFolder
 from retinanet_fast.engine.training.optimizer import restore_optimizer
 from retinanet_fast.engine.training.run import Run
@@ -95,7 +95,7 @@ class Saver:
             try:
                 os.link(self.folder.last, kept)
             except OSError:  # a file system without such names
-                write_atomically(kept, lambda file: _write(file, self.folder.last.read_bytes()))
+                write_bytes(kept, self.folder.last.read_bytes())
         for old in self.folder.kept_checkpoints()[: -count if count > 1 else None]:
             old.unlink()
 
@@ -124,10 +124,6 @@ def is_best(history: list[dict[str, Any]]) -> bool:
     if not history or "AP" not in history[-1]:
         return False
     return all(history[-1]["AP"] > record.get("AP", -1.0) for record in history[:-1])
-
-
-def _write(file: IO[bytes], content: bytes) -> None:
-    file.write(content)
 
 
 def _on_host(model: nn.Module) -> dict[str, Tensor]:
