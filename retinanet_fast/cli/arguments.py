@@ -7,25 +7,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet_fast import __version__
+from retinanet_fast.cli.data_sets import add_check_data, add_convert, add_format
 from retinanet_fast.cli.exporting import add_export
 from retinanet_fast.cli.recipe_flags import add_recipe_flags, choices_of
 from retinanet_fast.engine import recipe as recipes
 
 PROGRAM = "retinanet-fast"
 DESCRIPTION = """\
-Train a RetinaNet on any COCO-format data set and detect with it.
+Train a RetinaNet on a data set of your own and detect with it.
 
   retinanet-fast demo                                        render images, train, and show it all on one page
   retinanet-fast train --recipe bccd --data DIR --out RUN    train
   retinanet-fast eval --checkpoint RUN --data DIR            COCO's twelve numbers
   retinanet-fast predict --checkpoint RUN PICTURE ...        pictures with boxes, and a json
+  retinanet-fast check-data --data DIR                       all that is wrong with a data set
+  retinanet-fast convert --data DIR --out DIR                COCO's json of another format
   retinanet-fast export RUN --format onnx --out FILE         a file for other programs
 """
 DATA_HELP = """\
-data set:
-  --data DIR holds annotations/instances_{train,val,test}.json with images/ (or images/{train,val,test}/),
-  or COCO's own annotations/instances_{train,val}2017.json with {train,val}2017/.
+data set, by what --data DIR holds:
+  coco         annotations/instances_{train,val,test}.json with images/ (or images/{train,val,test}/),
+               or COCO's own annotations/instances_{train,val}2017.json with {train,val}2017/
+  lvis         lvis_v1_{train,val}.json with COCO's {train,val}2017/
+  objects365   annotations/zhiyuan_objv2_{train,val}.json with {train,val}/patch*/
+  voc          ImageSets/Main/{train,val,test}.txt with Annotations/ and JPEGImages/
+  yolo         data.yaml that names the classes and the folders images/..., with labels/... beside
 """
+USES_DATA = ("train", "eval", "demo", "check-data", "convert")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,15 +49,17 @@ def make_parser() -> argparse.ArgumentParser:
             name,
             help=what,
             description=what[0].upper() + what[1:] + ".",
-            epilog=DATA_HELP if name in ("train", "eval", "demo") else None,
+            epilog=DATA_HELP if name in USES_DATA else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
     _add_demo(add("demo", "render a small data set, train on it, evaluate, time the ops, write a page"))
-    _add_train(add("train", "train on a COCO-format data set"))
+    _add_train(add("train", "train on a data set"))
     _add_eval(add("eval", "COCO's twelve numbers, by pycocotools"))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
     add_export(add("export", "write a model to a file for other programs, and check the file"))
+    add_check_data(add("check-data", "look at a data set's entries and decode its images, and list all that is wrong"))
+    add_convert(add("convert", "write COCO's json for a data set in another format"))
     choices.add_parser("bench", help="run the benchmarks of the source tree (bench --help: their options)")
     add("info", "what the ops were built from and for, and what is here")
     return parser
@@ -134,7 +144,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser, splits: Sequence[str]) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a COCO-format data set, see below")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a data set, see below")
+    add_format(parser)
     for split in splits:
         parser.add_argument(f"--{split}-json", type=Path, metavar="FILE", help=f"{split} annotations")
         parser.add_argument(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def eval_command(options: argparse.Namespace) -> None:
     """Detect with a checkpoint, or read detections from a file, and print COCO's numbers."""
     start = Load.now()
-    from retinanet_fast.engine.data.coco import read_annotations, read_split
+    from retinanet_fast.engine.data.sources import read_annotations, read_split
     from retinanet_fast.engine.evaluation.coco_numbers import evaluate
     from retinanet_fast.engine.evaluation.paper import comparison
     from retinanet_fast.engine.evaluation.results import read_results
@@ -30,10 +30,10 @@ def eval_command(options: argparse.Namespace) -> None:
         raise InputError(f"--batch-size: expected a number above 0, got {options.batch_size}")
     problems = Problems(options.skip_bad)
     split_name = "val" if options.val_json else options.split
-    location = required(location_of(options, split_name), options.data, split_name)
+    location = required(location_of(options, split_name), options.data, split_name, options.format)
     evaluation: Evaluation | None
     if options.results is not None:
-        split = read_annotations(location.annotations, problems)
+        split = read_annotations(location, problems)
         evaluation = evaluate(split, read_results(options.results, split))
         label = options.results.name
     else:

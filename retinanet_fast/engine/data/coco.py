@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from retinanet_fast.engine.data.image_files import find_files
-from retinanet_fast.engine.data.json_entries import Entries, decoder, is_integer, is_number, plain
+from retinanet_fast.engine.data.json_entries import Entries, decoder, plain
+from retinanet_fast.engine.data.json_values import is_integer, is_number
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Location, Split
 from retinanet_fast.engine.errors import InputError, Problems
 
@@ -19,6 +21,24 @@ OVERSHOOT = 1.0
 LAYOUT = "annotations/instances_{split}.json, or COCO's own annotations/instances_{split}2017.json"
 INT64 = range(-(2**63), 2**63)
 LONGEST_SIDE = 2**31 - 1  # in pixels
+
+_Id = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[-1])]
+
+
+class _Image(msgspec.Struct):
+    id: _Id
+    width: float
+    height: float
+    file_name: str = ""
+    coco_url: str = ""  # what LVIS has in its place
+
+
+class _Annotation(msgspec.Struct):
+    image_id: _Id
+    category_id: _Id
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: bool | int | float = 0
 
 
 def locate(data: Path, split: str) -> Location | None:
@@ -84,16 +104,7 @@ def _read_categories(path: Path, entries: list[Any], problems: Problems) -> Iter
 
 
 def _read_images(path: Path, entries: list[Any], problems: Problems) -> Images:
-    import msgspec
-
-    class Image(msgspec.Struct):
-        id: Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[-1])]
-        width: float
-        height: float
-        file_name: str = ""
-        coco_url: str = ""  # what LVIS has in its place
-
-    decode = decoder(Image)
+    decode = decoder(_Image)
     seen: set[int] = set()
     rows = []
     for index, entry in enumerate(entries):
@@ -108,7 +119,7 @@ def _read_images(path: Path, entries: list[Any], problems: Problems) -> Images:
     return Images.of(rows)
 
 
-def _are_pixels(image: Any) -> bool:
+def _are_pixels(image: _Image) -> bool:
     """Whether a width and a height are numbers of pixels, which some programs write as 96.0."""
     return all(side.is_integer() and 0 < side <= LONGEST_SIDE for side in (image.width, image.height))
 
@@ -131,28 +142,19 @@ def _image_fault(entry: Any, seen: set[int]) -> str:
 def _read_boxes(
     path: Path, entries: Entries, categories: list[Category], images: Images, problems: Problems
 ) -> Split:
-    import msgspec
-
-    class Annotation(msgspec.Struct):
-        image_id: Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[-1])]
-        category_id: Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[-1])]
-        bbox: tuple[float, float, float, float]
-        area: float | None = None
-        iscrowd: bool | int | float = 0
-
-    decode = decoder(Annotation)
+    decode = decoder(_Annotation)
     ids, category_ids, numbers = array("q"), array("q"), array("d")
     unread = (0, 0, (0.0, 0.0, 0.0, 0.0), None, 2)  # what is not an annotation: a crowd flag that is none
     for entry in entries["annotations"]:
         one = decode(entry)
-        image_id, category_id, bbox, area, crowd = (
+        image_id, category_id, bbox, area, flag = (
             unread if one is None else (one.image_id, one.category_id, one.bbox, one.area, one.iscrowd)
         )
         ids.append(image_id)
         category_ids.append(category_id)
         numbers.extend(bbox)
         numbers.append(-1.0 if area is None else area if area >= 0 else -2.0)
-        numbers.append(crowd if -1 <= crowd <= 2 else 2.0)
+        numbers.append(flag if -1 <= flag <= 2 else 2.0)
     owners = images.index_of(np.array(ids))
     table = np.array(numbers, dtype=np.float64).reshape(-1, 6)
     xywh, areas, crowd = table[:, :4], table[:, 4], table[:, 5]
@@ -216,17 +218,15 @@ def _report(
             problems.report(f"{where}: {_box_fault(entry, sizes[image_id])}")
 
 
-def box_fault(bbox: Sequence[float], size: tuple[int, int]) -> str | None:
+def box_fault(bbox: Sequence[float], size: Sequence[int]) -> str | None:
     """What is wrong with a box ``[x, y, width, height]`` of an image of (width, height), if anything is: what
     ``_inside`` says of many."""
-    shown = [float(f"{value:.6g}") for value in bbox]
-    for low, length, side in zip(bbox[:2], bbox[2:], size):
-        if not length > 0:
-            return f"bbox {shown} has no area"
+    if not (bbox[2] > 0 and bbox[3] > 0):
+        return f"bbox {list(bbox)} has no area"
     for low, length, side in zip(bbox[:2], bbox[2:], size):
         high = low + length
         if not (low >= -OVERSHOOT and high <= side + OVERSHOOT and low < side and high > 0):
-            return f"bbox {shown} is outside its image of {size[0]}x{size[1]} pixels"
+            return f"bbox {list(bbox)} is outside its image of {size[0]}x{size[1]} pixels"
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.nn.batch_sizes import resized_size
 
 ORIENTATION = 0x0112  # EXIF's tag
 QUARTER_TURNS = range(5, 9)  # its values that exchange width and height
@@ -21,7 +26,40 @@ class Decoded(NamedTuple):
 
     image: Tensor  # [3, h, w] uint8, RGB
     size: Size  # (W, H) of the whole image, which way up it is read
-    scale: int = 1  # a pixel stands for scale x scale of the whole image: h = ceil(H / scale), w = ceil(W / scale)
+    scale: int = (
+        1  # a pixel stands for scale x scale of the whole image: h = ceil(H / scale), w = ceil(W / scale)
+    )
+
+
+class Decoding(NamedTuple):
+    """How a model's images are decoded: a recipe's ``orientation`` and ``jpeg_draft``, and the sizes that it needs."""
+
+    orientation: str = "auto"
+    min_size: int = 0  # 0: decoded whole
+    max_size: int = 0
+    enlarged: float = 1.0
+
+    @classmethod
+    def of(cls, recipe: Recipe, training: bool = False) -> Decoding:
+        """A recipe's; for training, fine enough for the largest size that it draws."""
+        if not recipe.jpeg_draft:
+            return cls(recipe.orientation)
+        if not training:
+            return cls(recipe.orientation, recipe.min_size[-1], recipe.max_size)
+        enlarged = max(
+            [1.0, *recipe.scale_jitter]
+        )  # what is cut out of an image is resized to the whole size
+        return cls(recipe.orientation, max(recipe.min_size), recipe.max_size, enlarged)
+
+    def __call__(self, path: Path, stated: Size | None = None) -> Decoded:
+        """``decode`` a file so."""
+        return decode(path, stated, self.orientation, self._least)
+
+    def _least(self, size: Size) -> Size:
+        if self.min_size == 0:
+            return size
+        height, width = resized_size(size[1], size[0], self.min_size, self.max_size)
+        return math.ceil(width * self.enlarged), math.ceil(height * self.enlarged)
 
 
 class WrongSize(ValueError):
@@ -29,7 +67,10 @@ class WrongSize(ValueError):
 
 
 def decode(
-    path: Path, stated: Size | None = None, orientation: str = "auto", least: Size | None = None
+    path: Path,
+    stated: Size | None = None,
+    orientation: str = "auto",
+    least: Callable[[Size], Size] = lambda size: size,
 ) -> Decoded:
     """Decode an image file.
 
@@ -40,8 +81,9 @@ def decode(
         stated: the size that a data set says it has.
         orientation: "stored" reads the pixels as they are stored, "upright" turns them as EXIF says; "auto" reads as
             stored what has the stated size so, and turns what has it turned. Where no size is stated, "auto" turns.
-        least: (width, height) that are enough. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is not less
-            in either direction: its decoder then computes the means of squares of pixels, at a part of the cost.
+        least: of an image's size, the (width, height) that are enough. A JPEG is decoded at 1/2, 1/4 or 1/8 of its
+            size where that is not less in either direction, at a part of the cost: its decoder makes each pixel of as
+            many.
 
     Raises:
         WrongSize: the image does not have the stated size.
@@ -56,8 +98,9 @@ def decode(
                 f"the image is {size[0]}x{size[1]} pixels, its entry says {stated[0]}x{stated[1]}"
             )
         scale = 1
-        if least is not None and picture.format == "JPEG":
-            scale = _reduce(picture, (least[1], least[0]) if turn in QUARTER_TURNS else least)
+        if picture.format == "JPEG":
+            width, height = least(size)
+            scale = _reduce(picture, (height, width) if turn in QUARTER_TURNS else (width, height))
         rgb = (ImageOps.exif_transpose(picture) if turn != 1 else picture).convert("RGB")
     return Decoded(torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous(), size, scale)
 

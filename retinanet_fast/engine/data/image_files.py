@@ -21,7 +21,7 @@ def find_files(split: Split, folders: tuple[Path, ...], problems: Problems) -> S
     reported.
 
     Raises:
-        InputError: a file is missing, and ``problems`` does not skip it, or all are.
+        InputError: a file is missing, and ``problems`` does not skip it; or all are.
     """
     images = split.images.at(image_folder(split.images, folders))
     here = _present(images)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
+import msgspec
+
+from retinanet_fast.engine.data.json_values import content_of, parse
 from retinanet_fast.engine.errors import InputError
 
 T = TypeVar("T")
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Windows programs begin with it
 
 
 class Entries:
@@ -27,10 +28,8 @@ class Entries:
         Raises:
             InputError: the file cannot be read, is not json, or lacks a list.
         """
-        import msgspec
-
         self.path = path
-        content = _content(path)
+        content = content_of(path)
         try:
             document = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
             lists = {key: msgspec.json.decode(document[key], type=list[msgspec.Raw]) for key in keys}
@@ -45,8 +44,6 @@ class Entries:
 
 def decoder(kind: type[T]) -> Callable[[Any], T | None]:
     """A function that makes a ``msgspec.Struct`` of an entry, or None where the entry is not of that kind."""
-    import msgspec
-
     decode = msgspec.json.Decoder(kind).decode
 
     def of(entry: Any) -> T | None:
@@ -60,56 +57,14 @@ def decoder(kind: type[T]) -> Callable[[Any], T | None]:
 
 def plain(entry: Any) -> Any:
     """An entry as Python's json makes it; a text that says so where it is nested too deeply for that."""
-    import msgspec
-
     try:
         return json.loads(bytes(entry)) if isinstance(entry, msgspec.Raw) else entry
     except RecursionError:
         return "an entry that is nested too deeply"
 
 
-def load_json(path: Path) -> Any:
-    """The content of a json file.
-
-    Raises:
-        InputError: the file cannot be read or is not json.
-    """
-    return _parse(path, _content(path))
-
-
-def is_integer(value: Any) -> TypeGuard[int]:
-    """Whether a json's value is an integer; true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a json's value is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond any float
-        return False
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes().removeprefix(BYTE_ORDER_MARK)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _parse(path: Path, content: bytes) -> Any:
-    try:
-        return json.loads(content.decode("utf-8"))
-    except RecursionError:
-        raise InputError(f"{path}: not json of a data set: nested too deeply") from None
-    except ValueError as error:  # not UTF-8, not json, or a number of thousands of digits
-        raise InputError(f"{path}: not json: {error}") from None
-
-
 def _by_python(path: Path, content: bytes, keys: Sequence[str]) -> dict[str, list[Any]]:
-    document = _parse(path, content)
+    document = parse(path, content)
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a json object, got a {type(document).__name__}")
     for key in keys:

@@ -59,6 +59,8 @@ def read_annotations(location: Location, problems: Problems) -> Split:
     return read_split(location, problems)
 
 
-def describe(split: str) -> str:
-    """What a folder may hold for a split, for errors."""
-    return "; ".join(f"{name}: {source.LAYOUT.format(split=split)}" for name, source in SOURCES.items())
+def missing(data: Path, split: str, format: str = "auto") -> str:
+    """That a folder has no such split, and what was looked for, for an error."""
+    names = FORMATS if format == "auto" else (format,)
+    looked_for = "; ".join(f"{SOURCES[name].LAYOUT.format(split=split)} ({name})" for name in names)
+    return f"{data}: no split {split!r}: looked for {looked_for}"

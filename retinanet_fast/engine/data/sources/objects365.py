@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from retinanet_fast.engine.data.coco import read_annotations
@@ -39,8 +40,7 @@ def read_split(location: Location, problems: Problems) -> Split:
         key=count_present,
         default=split.images,
     )
-    split.images = images
-    return find_files(split, (images.folder,), problems)
+    return find_files(replace(split, images=images), (images.folder,), problems)
 
 
 def _cut(images: Images, parts: int) -> Images:
