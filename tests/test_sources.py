@@ -23,7 +23,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-def read(folder: Path, split: str = "train", format: str = "auto", skip: bool = False) -> tuple[Split, list[str]]:
+def read(
+    folder: Path, split: str = "train", format: str = "auto", skip: bool = False
+) -> tuple[Split, list[str]]:
     location = locate(folder, split, format)
     assert location is not None
     problems = Problems(skip)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet_fast import __version__
-from retinanet_fast.cli.data_sets import add_check_data, add_convert, add_format
+from retinanet_fast.cli.data_arguments import DATA_HELP, add_check_data, add_convert, add_data
 from retinanet_fast.cli.exporting import add_export
 from retinanet_fast.cli.recipe_flags import add_recipe_flags, choices_of
 from retinanet_fast.engine import recipe as recipes
@@ -23,15 +22,6 @@ Train a RetinaNet on a data set of your own and detect with it.
   retinanet-fast check-data --data DIR                       all that is wrong with a data set
   retinanet-fast convert --data DIR --out DIR                COCO's json of another format
   retinanet-fast export RUN --format onnx --out FILE         a file for other programs
-"""
-DATA_HELP = """\
-data set, by what --data DIR holds:
-  coco         annotations/instances_{train,val,test}.json with images/ (or images/{train,val,test}/),
-               or COCO's own annotations/instances_{train,val}2017.json with {train,val}2017/
-  lvis         lvis_v1_{train,val}.json with COCO's {train,val}2017/
-  objects365   annotations/zhiyuan_objv2_{train,val}.json with {train,val}/patch*/
-  voc          ImageSets/Main/{train,val,test}.txt with Annotations/ and JPEGImages/
-  yolo         data.yaml that names the classes and the folders images/..., with labels/... beside
 """
 USES_DATA = ("train", "eval", "demo", "check-data", "convert")
 
@@ -58,7 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_eval(add("eval", "COCO's twelve numbers, by pycocotools"))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
     add_export(add("export", "write a model to a file for other programs, and check the file"))
-    add_check_data(add("check-data", "look at a data set's entries and decode its images, and list all that is wrong"))
+    add_check_data(
+        add("check-data", "look at a data set's entries and decode its images, and list all that is wrong")
+    )
     add_convert(add("convert", "write COCO's json for a data set in another format"))
     choices.add_parser("bench", help="run the benchmarks of the source tree (bench --help: their options)")
     add("info", "what the ops were built from and for, and what is here")
@@ -100,7 +92,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="write TensorBoard's event files (default: where the package tensorboard is installed)",
     )
-    _add_data(parser, ("train", "val"))
+    add_data(parser, ("train", "val"))
     _add_common(parser)
     add_recipe_flags(parser)
 
@@ -117,7 +109,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
     _add_running(parser)
-    _add_data(parser, ("val",))
+    add_data(parser, ("val",))
     _add_common(parser)
 
 
@@ -141,16 +133,6 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         help="of the convolutions (default: as in training)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="that compute (default: as in training)")
-
-
-def _add_data(parser: argparse.ArgumentParser, splits: Sequence[str]) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a data set, see below")
-    add_format(parser)
-    for split in splits:
-        parser.add_argument(f"--{split}-json", type=Path, metavar="FILE", help=f"{split} annotations")
-        parser.add_argument(
-            f"--{split}-images", type=Path, metavar="DIR", help=f"folder of the {split} images"
-        )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -3,53 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retinanet_fast.cli.data_arguments import SPLITS
 from retinanet_fast.cli.inputs import amount, say_skipped
 from retinanet_fast.engine.errors import InputError, Problems
 
 if TYPE_CHECKING:
     from retinanet_fast.engine.data.checking import Checked
     from retinanet_fast.engine.data.coco import Location
-
-FORMATS = ("auto", "coco", "lvis", "objects365", "voc", "yolo")
-SPLITS = ("train", "val", "test")
-
-
-def add_format(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="auto",
-        help="of the data set; auto (default): told from what its folder holds",
-    )
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", required=True, help="a data set, see below")
-    add_format(parser)
-    parser.add_argument(
-        "--split", nargs="+", choices=SPLITS, metavar="SPLIT", help="train, val, test (default: all there are)"
-    )
-
-
-def add_check_data(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser)
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that decode images (default: one for each core)"
-    )
-
-
-def add_convert(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
-        "--copy-images",
-        action="store_true",
-        help="copy the images to DIR/images/ (default: the json refers to them where they lie)",
-    )
-    parser.add_argument("--skip-bad", action="store_true", help="leave bad entries out and count them")
 
 
 def check_data_command(options: argparse.Namespace) -> None:
@@ -71,7 +33,9 @@ def check_data_command(options: argparse.Namespace) -> None:
     for problem in problems:
         print(problem)
     if problems:
-        raise InputError(f"{options.data}: {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed above")
+        raise InputError(
+            f"{options.data}: {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed above"
+        )
     print("nothing is wrong")
 
 

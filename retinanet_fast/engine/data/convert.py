@@ -110,7 +110,9 @@ def _copied(split: Split, folder: Path) -> list[str]:
         names.append(_inside(image))
         other = sources.setdefault(names[-1].lower(), image.path)
         if other != image.path:
-            raise InputError(f"{image.path}: would be copied to the name of {other}; without --copy-images it stays")
+            raise InputError(
+                f"{image.path}: would be copied to the name of {other}; without --copy-images it stays"
+            )
     progress = Progress("copy images", len(names))
     for done, (image, name) in enumerate(zip(split.images, names)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -131,13 +131,17 @@ def _unbroken(found: Iterator[ImageFacts]) -> Iterator[ImageFacts]:
     try:
         yield from found
     except BrokenProcessPool:
-        raise ProcessLost("a process that opens images ended; with less memory in use, or fewer --workers, it may not") from None
+        raise ProcessLost(
+            "a process that opens images ended; with less memory in use, or fewer --workers, it may not"
+        ) from None
 
 
 def _write(folder: Path, known: dict[str, Known]) -> bool:
     try:
         remember(folder, known)
     except OSError as error:
-        say(f"{error.filename or folder}: cannot be written ({error.strerror}): images are opened again next time")
+        say(
+            f"{error.filename or folder}: cannot be written ({error.strerror}): images are opened again next time"
+        )
         return False
     return True

@@ -99,7 +99,11 @@ def _parse(path: Path) -> Picture | str:
         root = ElementTree.fromstring(path.read_bytes())
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: an encoding that is unknown
+    except (
+        ElementTree.ParseError,
+        ValueError,
+        LookupError,
+    ) as error:  # the last two: an encoding that is unknown
         return f"{path}: not XML: {one_line(error)}"
     sides = [root.findtext(f"size/{side}") for side in ("width", "height")]
     return Picture(sides, [_object(item) for item in root.findall("object")])

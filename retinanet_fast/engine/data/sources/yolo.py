@@ -56,9 +56,7 @@ def _labels_of(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _read_labels(
-    draft: Draft, path: Path, classes: int, size: tuple[int, int], keypoints: bool
-) -> None:
+def _read_labels(draft: Draft, path: Path, classes: int, size: tuple[int, int], keypoints: bool) -> None:
     try:
         lines = read_lines(path) if path.is_file() else []
     except InputError as error:
@@ -74,7 +72,9 @@ def _read_labels(
                 f"{where}: expected a class and cx, cy, w, h, or a class and the corners of a polygon, got {line!r:.80}"
             )
         elif not numbers[0].is_integer() or not 0 <= numbers[0] < classes:
-            draft.problems.report(f"{where}: expected a class from 0 to {classes - 1}, got {line.split()[0]:.80}")
+            draft.problems.report(
+                f"{where}: expected a class from 0 to {classes - 1}, got {line.split()[0]:.80}"
+            )
         elif max(map(abs, row)) > 2:
             draft.problems.report(f"{where}: expected parts of the picture, from 0 to 1, got {line!r:.80}")
         else:

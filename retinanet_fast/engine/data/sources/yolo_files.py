@@ -38,7 +38,9 @@ class Description:
             return cls(path, path.parent, {"names": read_lines(path)})
         content = _load_yaml(path)
         if not isinstance(content, dict):
-            raise InputError(f"{path}: expected names and folders of a data set, got a {type(content).__name__}")
+            raise InputError(
+                f"{path}: expected names and folders of a data set, got a {type(content).__name__}"
+            )
         return cls(path, path.parent, content)
 
     @property
@@ -55,10 +57,14 @@ class Description:
         names = self.content.get("names")
         if isinstance(names, dict):
             if set(names) != set(range(len(names))):
-                raise InputError(f"{self.path}: expected names of classes 0 to {len(names) - 1}, without gaps")
+                raise InputError(
+                    f"{self.path}: expected names of classes 0 to {len(names) - 1}, without gaps"
+                )
             names = [names[number] for number in range(len(names))]
         if not isinstance(names, list) or not names:
-            raise InputError(f"{self.path}: expected a list of names of the classes, got a {type(names).__name__}")
+            raise InputError(
+                f"{self.path}: expected a list of names of the classes, got a {type(names).__name__}"
+            )
         for index, name in enumerate(names):
             if isinstance(name, bool) or not isinstance(name, (str, int, float)):
                 raise InputError(f"{self.path}: names[{index}]: expected a text, got a {type(name).__name__}")
@@ -79,7 +85,9 @@ class Description:
 
     def _resolve(self, split: str, entry: Any) -> Path:
         if not isinstance(entry, str):
-            raise InputError(f"{self.path}: {split}: expected a folder or a list, got a {type(entry).__name__}")
+            raise InputError(
+                f"{self.path}: {split}: expected a folder or a list, got a {type(entry).__name__}"
+            )
         named, here = self.content.get("path"), self.root
         tried = [here / named / entry] if isinstance(named, str) else []
         # The data set may have been moved, and Roboflow writes ../train/images for train/images.
@@ -108,7 +116,9 @@ def describe(data: Path) -> Description | None:
     for name in TEXTS:
         if (data / name).is_file():
             return Description(data / name, data, {})
-    raise InputError(f"{data}: labels/ without names of the classes: expected data.yaml, or classes.txt with a name per line")
+    raise InputError(
+        f"{data}: labels/ without names of the classes: expected data.yaml, or classes.txt with a name per line"
+    )
 
 
 def _usual_places(data: Path, names: Sequence[str]) -> list[Path]:
@@ -123,7 +133,11 @@ def _usual_places(data: Path, names: Sequence[str]) -> list[Path]:
 def folder_of(places: Sequence[Path]) -> Path:
     """The folder that holds all of a split's pictures."""
     folders = [place if place.is_dir() else place.parent for place in places]
-    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders])) if len(folders) > 1 else folders[0]
+    return (
+        Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+        if len(folders) > 1
+        else folders[0]
+    )
 
 
 def pictures_of(places: Sequence[Path]) -> list[Path]:
@@ -135,7 +149,9 @@ def pictures_of(places: Sequence[Path]) -> list[Path]:
     pictures: list[Path] = []
     for place in places:
         if place.is_dir():
-            found = [Path(root, name) for root, _, names in os.walk(place) for name in names if is_picture(name)]
+            found = [
+                Path(root, name) for root, _, names in os.walk(place) for name in names if is_picture(name)
+            ]
             pictures += sorted(found)
         else:
             pictures += [place.parent / line.removeprefix("./") for line in read_lines(place)]
@@ -158,5 +174,7 @@ def _load_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception as error:  # besides its own, PyYAML raises ValueError, TypeError and others on odd values
+    except (
+        Exception
+    ) as error:  # besides its own, PyYAML raises ValueError, TypeError and others on odd values
         raise InputError(f"{path}: not YAML: {one_line(error)}") from None
