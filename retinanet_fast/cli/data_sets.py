@@ -11,7 +11,7 @@ from retinanet_fast.engine.errors import InputError, Problems
 
 if TYPE_CHECKING:
     from retinanet_fast.engine.data.checking import Checked
-    from retinanet_fast.engine.data.coco import Location
+    from retinanet_fast.engine.data.split import Location
 
 
 def check_data_command(options: argparse.Namespace) -> None:

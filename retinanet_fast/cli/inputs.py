@@ -11,7 +11,7 @@ from retinanet_fast.cli.arguments import PROGRAM
 from retinanet_fast.engine.errors import InputError, Problems
 
 if TYPE_CHECKING:
-    from retinanet_fast.engine.data.coco import Location
+    from retinanet_fast.engine.data.split import Location
 
 
 def required(location: Location | None, data: Path, split: str, format: str = "auto") -> Location:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def find_files(split: Split, folders: tuple[Path, ...], problems: Problems) -> S
     for index in np.flatnonzero(~here).tolist():
         image = images[index]
         problems.report(f"{image.path}: no such image (image id {image.id})")
-    found = Split(split.annotations, split.categories, images, split.boxes, split.starts)
+    found = replace(split, images=images)
     if not here.any():
         raise InputError(f"{split.annotations}: no usable image: the data set is empty")
     return found if here.all() else found.of_images(here)

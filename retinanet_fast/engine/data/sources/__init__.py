@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -48,7 +49,7 @@ def read_split(location: Location, problems: Problems) -> Split:
         InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
     split: Split = SOURCES[location.format].read_split(location, problems)
-    return split
+    return replace(split, location=location)
 
 
 def read_annotations(location: Location, problems: Problems) -> Split:
