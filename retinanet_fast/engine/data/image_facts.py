@@ -100,19 +100,28 @@ def _of_folder(
 
 def look_at(path: str, decode: bool) -> ImageFacts:
     """Open an image file."""
-    width, height, turn = 0, 0, 1
+    width, height = 0, 0
     try:
         with warnings.catch_warnings():
             # Of many pixels, or of EXIF that is damaged: told is what cannot be read.
             warnings.simplefilter("ignore")
             with Image.open(path) as picture:
                 width, height = picture.size
-                turn = picture.getexif().get(ORIENTATION, 1)
                 if decode:
                     picture.convert("RGB")
+                return ImageFacts(width, height, _turn(picture), decoded=decode)
     except Exception as error:  # Pillow raises many kinds on a file that is not an image
         return ImageFacts(width, height, fault=f"not a readable image: {one_line(error)}", decoded=decode)
-    return ImageFacts(width, height, turn if turn in range(1, 9) else 1, decoded=decode)
+
+
+def _turn(picture: Image.Image) -> int:
+    """EXIF's orientation; 1 where it cannot be read: pixels are then read as stored, too."""
+    try:
+        # The general method: that of a PNG decodes it, to look for EXIF behind the pixels.
+        turn = Image.Image.getexif(picture).get(ORIENTATION, 1)
+    except Exception:  # Pillow raises many kinds on EXIF that is damaged
+        return 1
+    return turn if turn in range(1, 9) else 1
 
 
 @contextmanager
