@@ -9,6 +9,7 @@ from pathlib import Path
 
 import data_sets
 import pytest
+from children import HERE, child_environment
 from PIL import Image
 
 from retinanet_fast.engine.data import image_facts as module
@@ -158,5 +159,12 @@ def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
     )
     script = tmp_path / "killed.py"
     script.write_text(code)
-    found = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    found = subprocess.run(
+        [sys.executable, script],
+        cwd=HERE,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert found.stdout.startswith("a process that opens images ended"), found.stderr
