@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from retinanet_fast.engine.data.decode import ORIENTATION
+from retinanet_fast.engine.data.decode import MOST_PIXELS, ORIENTATION, check_pixels
 from retinanet_fast.engine.data.remembered import ImageFacts, Known, recall, remember
 from retinanet_fast.engine.data.workers import start_worker, starting_workers
 from retinanet_fast.engine.errors import ProcessLost, one_line
@@ -102,14 +101,15 @@ def look_at(path: str, decode: bool) -> ImageFacts:
     """Open an image file."""
     width, height = 0, 0
     try:
-        with warnings.catch_warnings():
-            # Of many pixels, or of EXIF that is damaged: told is what cannot be read.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                width, height = picture.size
-                if decode:
-                    picture.convert("RGB")
-                return ImageFacts(width, height, _turn(picture), decoded=decode)
+        with Image.open(path) as picture:
+            width, height = picture.size
+            if decode:
+                # A huge JPEG can be decoded in part, and so it is when a smaller image will do.
+                if picture.format == "JPEG" and width * height > MOST_PIXELS:
+                    picture.draft(None, (1, 1))
+                check_pixels(picture)
+                picture.load() if picture.mode == "RGB" else picture.convert("RGB")
+            return ImageFacts(width, height, _turn(picture), decoded=decode)
     except Exception as error:  # Pillow raises many kinds on a file that is not an image
         return ImageFacts(width, height, fault=f"not a readable image: {one_line(error)}", decoded=decode)
 
