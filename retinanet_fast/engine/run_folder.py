@@ -22,6 +22,7 @@ METRICS = "metrics.jsonl"
 METRICS_TABLE = "metrics.csv"
 LOSS_PLOT, AP_PLOT = "loss.png", "ap.png"
 PAGE = "report.html"
+UNSCORED = "unscored.pt"
 DETECTIONS = "detections.npz"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
@@ -38,6 +39,7 @@ OF_A_RUN = (
     LOSS_PLOT,
     AP_PLOT,
     PAGE,
+    UNSCORED,
     DETECTIONS,
     f"{SAMPLES}/epoch_*.jpg",
     f"{TENSORBOARD}/events.out.tfevents.*",
@@ -64,6 +66,11 @@ class RunFolder:
     def best(self) -> Path:
         """The checkpoint of the best evaluation."""
         return self.path / BEST
+
+    @property
+    def unscored(self) -> Path:
+        """The checkpoint of the evaluation whose numbers are still to come."""
+        return self.path / UNSCORED
 
     @property
     def metrics(self) -> Path:
