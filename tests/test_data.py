@@ -193,6 +193,40 @@ def test_what_other_programs_write_is_read(tmp_path: Path) -> None:
     assert not next(iter(found.boxes_of(0))).crowd
 
 
+def test_both_readers_of_json_find_the_same(tmp_path: Path) -> None:
+    """msgspec's, which passes over what is not asked for, and Python's, for files that hold NaN."""
+    content = data_sets.document()
+    content["annotations"][0] |= {
+        "segmentation": [[1, 2, 3.5]],
+        "keypoints": [0] * 51,
+        "bbox": [4.25, 6, 10, 8],
+    }
+    content["annotations"][1]["iscrowd"] = True
+    path = data_sets.write(tmp_path, content)
+    by_msgspec, _ = read(tmp_path)
+    path.write_text(json.dumps({**content, "info": {"version": float("nan")}}))
+    by_python, _ = read(tmp_path)
+    assert "NaN" in path.read_text()
+    assert by_python.digest() == by_msgspec.digest()
+    assert next(iter(by_msgspec.boxes)).x == 4.25
+
+
+def test_numbers_that_no_array_holds_are_named(tmp_path: Path) -> None:
+    for key, value, expected in (
+        ("image_id", 2**70, "is not among the images"),
+        ("category_id", -(2**70), "is not among the categories"),
+        ("area", 10**400, "expected an area in pixels"),
+        ("iscrowd", 10**400, "expected iscrowd 0 or 1"),
+        ("bbox", [0, 0, 10**400, 1], "expected bbox"),
+    ):
+        content = data_sets.document()
+        content["annotations"][0][key] = value
+        data_sets.write(tmp_path, content)
+        with pytest.raises(InputError, match=expected) as caught:
+            read(tmp_path)
+        assert len(str(caught.value)) < 400
+
+
 def test_a_bad_image_is_reported_once_and_not_again_for_its_boxes(tmp_path: Path) -> None:
     content = data_sets.document()
     path = data_sets.write(tmp_path, content)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from retinanet_fast.engine.data.decode import decode
 from retinanet_fast.engine.data.split import Split
-from retinanet_fast.engine.evaluation.detect import Detected
+from retinanet_fast.engine.evaluation.results import Detected
 from retinanet_fast.engine.prediction.draw import Label, draw_boxes
 from retinanet_fast.engine.prediction.predict import to_picture
 
