@@ -20,6 +20,8 @@ from retinanet_fast.engine.data.dataset import CocoDataset
 from retinanet_fast.engine.data.sources import locate, read_annotations, read_split
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.evaluation.coco_numbers import evaluate
+from retinanet_fast.engine.evaluation.results import read_results
 from retinanet_fast.engine.run_record import DataRecord
 
 # The files of each format that are mutated.
@@ -29,7 +31,14 @@ FILES = {
     "objects365": ["annotations/zhiyuan_objv2_train.json"],
     "voc": ["Annotations/a.xml", "Annotations/b.xml", "ImageSets/Main/train.txt"],
     "yolo": ["data.yaml", "labels/train/a.txt", "labels/train/b.txt"],
+    # Not a format of a data set, but also read: detections on the images of one.
+    "results": ["results.json"],
 }
+
+
+DETECTIONS = [
+    {"image_id": image_id, "category_id": 2, "bbox": [1, 2, 3.5, 4], "score": 0.5} for image_id in (7, 9, 7)
+]
 
 
 def write(folder: Path, format: str) -> Path:
@@ -38,6 +47,10 @@ def write(folder: Path, format: str) -> Path:
         entry = {"id": number, "image_id": 9, "category_id": category_id, "bbox": [1, 1, 4, 4]}
         document["annotations"].append(entry)
     data_sets.write(folder / "source", document)
+    if format == "results":
+        data_forms.write_coco(folder / format, "train", document, folder / "source" / "images")
+        (folder / format / "results.json").write_text(json.dumps(DETECTIONS))
+        return folder / format
     data_forms.WRITERS[format](folder / format, "train", document, folder / "source" / "images")
     return folder / format
 
@@ -67,12 +80,15 @@ def outcome(folder: Path, format: str, skip: bool) -> str:
     problems = Problems(skip)
     try:
         with within(SECONDS):
-            location = locate(folder, "train", format)
+            location = locate(folder, "train", "coco" if format == "results" else format)
             if location is None:
                 return "no such split"
             if not skip:
                 read_annotations(location, Problems(True))
-            check(read_split(location, problems))
+            split = read_split(location, problems)
+            check(split)
+            if format == "results":
+                evaluate(split, read_results(folder / "results.json", split))
     except InputError as error:
         text = str(error)
         assert len(text.splitlines()) == 1, f"of {len(text.splitlines())} lines: {text!r:.300}"

@@ -14,11 +14,11 @@ from children import HERE, child_environment
 from retinanet_fast.engine.data.sources import FORMATS
 
 pytest.importorskip("resource", reason="memory is limited by setrlimit, which only POSIX has")
-COUNT = 200  # of each of the five formats
+COUNT = 200  # of each of the five formats, and of files of detections
 SEED = 1
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [*FORMATS, "results"])
 def test_a_mutated_file_ends_in_one_line(tmp_path: Path, format: str) -> None:
     environment = child_environment(OMP_NUM_THREADS="1", RETINANET_FAST_CACHE=str(tmp_path / "cache"))
     found = subprocess.run(
@@ -36,4 +36,4 @@ def test_a_mutated_file_ends_in_one_line(tmp_path: Path, format: str) -> None:
     # Each is read twice, with and without --skip-bad. The mutations neither leave all as it was nor spoil all.
     assert sum(ends.values()) == 2 * COUNT
     assert ends["error"] > COUNT / 2
-    assert ends["read"] + ends["read, some left out"] > COUNT / 4
+    assert ends["read"] + ends.get("read, some left out", 0) > COUNT / 20
