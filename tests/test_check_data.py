@@ -94,9 +94,9 @@ def test_nothing_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert lines[0] == f"train: {tmp_path}/data/annotations/instances_train.json (coco)"
     assert lines[1:5] == [
         "  images      2, from 32x24 to 24x32 pixels; 1 without boxes",
-        "  boxes       2, from 10x8 to 32x24 pixels; 1 crowds; 0 with an area of 0",
+        "  boxes       2, from 10x8 to 32x24 pixels; 1 crowd; 0 with an area of 0",
         "  categories  2: cat 1, dog 1; 0 without boxes",
-        "  EXIF        no photo is turned",
+        "  EXIF        no turned photo",
     ]
     assert lines[-1] == "nothing is wrong"
     assert check(tmp_path / "data", "--split", "val") == 0
@@ -115,7 +115,7 @@ def test_photos_that_exif_turns(tmp_path: Path, capsys: pytest.CaptureFixture[st
     Image.new("RGB", (24, 32)).save(images / "b.jpg", exif=exif)  # its entry says 24x32: as stored
     assert check(tmp_path / "data") == 0
     said = capsys.readouterr().out
-    assert "EXIF        2 photos are turned: 1 have upright entries, 1 entries as stored" in said
+    assert "EXIF        2 turned photos: 1 with an entry as it is turned, 1 with one as it is stored" in said
 
 
 def test_a_category_that_the_training_split_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,3 +104,19 @@ def test_rendered_images_are_the_same_in_every_form(tmp_path: Path, format: str)
         # What a run writes down of its data leads to the same again.
         recorded = read_split(DataRecord.of(found).location, Problems(False))
         assert recorded.digest() == found.digest()
+
+
+def test_all_splits_are_of_one_format(tmp_path: Path) -> None:
+    """A folder that holds its training split in COCO's form too has no second one in another."""
+    source = tmp_path / "source"
+    data_sets.write(source, data_sets.document())
+    for split in ("train", "val"):
+        data_forms.write_yolo(tmp_path / "data", split, data_sets.document(), source / "images")
+    location = locate(tmp_path / "data", "val")
+    assert location is not None
+    assert location.format == "yolo"
+    data_sets.write(tmp_path / "data", data_sets.document())
+    assert locate(tmp_path / "data", "val") is None
+    location = locate(tmp_path / "data", "val", "yolo")
+    assert location is not None
+    assert location.format == "yolo"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinanet_fast.engine.data import coco
+from retinanet_fast.engine.data import box_rules
 from retinanet_fast.engine.data.sources import locate, read_split
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import InputError, Problems
@@ -260,6 +260,6 @@ def test_a_box_has_a_fault_where_an_array_of_boxes_says_so() -> None:
     # Coordinates on a grid of halves around 0 and the sides, so that many are exactly on a bound.
     xywh = draw.integers(-4, 70, (4000, 4)) / 2
     sizes = draw.integers(20, 34, (4000, 2)).astype(float)
-    one_by_one = [coco.box_fault(box, size) is None for box, size in zip(xywh.tolist(), sizes.tolist())]
-    assert one_by_one == coco._inside(xywh, sizes).tolist()
+    one_by_one = [box_rules.box_fault(box, size) is None for box, size in zip(xywh.tolist(), sizes.tolist())]
+    assert one_by_one == box_rules.inside(xywh, sizes).tolist()
     assert 200 < sum(one_by_one) < 3800

@@ -94,13 +94,14 @@ def _boxes(split: Split) -> str:
     if not len(boxes):
         return "0"
     parts = [f"{len(boxes)}, {_range(boxes.xywh[:, 2:])} pixels"]
-    parts.append(f"{int(boxes.crowd.sum())} crowds")
+    parts.append(_count(int(boxes.crowd.sum()), "crowd"))
     parts.append(f"{int((boxes.areas == 0).sum())} with an area of 0")
     return "; ".join(parts)
 
 
 def _categories(split: Split) -> str:
-    counts = [int((split.boxes.category_ids == category.id).sum()) for category in split.categories]
+    found = dict(zip(*(part.tolist() for part in np.unique(split.boxes.category_ids, return_counts=True))))
+    counts = [found.get(category.id, 0) for category in split.categories]
     order = sorted(range(len(counts)), key=lambda index: -counts[index])
     shown = ", ".join(f"{split.categories[index].name} {counts[index]}" for index in order[:SHOWN])
     more = ", ..." if len(order) > SHOWN else ""
@@ -112,8 +113,13 @@ def _categories(split: Split) -> str:
 def _turned(turned: tuple[int, int]) -> str:
     upright, stored = turned
     if not upright + stored:
-        return "no photo is turned"
-    return f"{upright + stored} photos are turned: {upright} have upright entries, {stored} entries as stored"
+        return "no turned photo"
+    total = _count(upright + stored, "turned photo")
+    return f"{total}: {upright} with an entry as it is turned, {stored} with one as it is stored"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _range(sizes: np.ndarray) -> str:

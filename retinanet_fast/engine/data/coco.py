@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
+from retinanet_fast.engine.data.box_rules import LONGEST_SIDE, box_fault, clip, inside
 from retinanet_fast.engine.data.image_files import find_files
 from retinanet_fast.engine.data.json_entries import Entries, decoder, plain
 from retinanet_fast.engine.data.json_values import is_integer, is_number
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Location, Split
 from retinanet_fast.engine.errors import InputError, Problems
 
-# COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
-OVERSHOOT = 1.0
 LAYOUT = "annotations/instances_{split}.json, or COCO's own annotations/instances_{split}2017.json"
 INT64 = range(-(2**63), 2**63)
-LONGEST_SIDE = 2**31 - 1  # in pixels
 
 _Id = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[-1])]
 
@@ -160,7 +158,7 @@ def _read_boxes(
     xywh, areas, crowd = table[:, :4], table[:, 4], table[:, 5]
     known = np.isin(np.array(category_ids), [category.id for category in categories])
     sizes = images.sizes[owners].astype(np.float64)
-    good = (owners >= 0) & known & _inside(xywh, sizes) & ((crowd == 0) | (crowd == 1))
+    good = (owners >= 0) & known & inside(xywh, sizes) & ((crowd == 0) | (crowd == 1))
     good &= np.isfinite(areas) & (areas != -2.0)
     if not good.all():
         _report(path, entries, np.flatnonzero(~good), categories, images, problems)
@@ -168,23 +166,6 @@ def _read_boxes(
     areas = np.where(areas[good] < 0, clipped[:, 2] * clipped[:, 3], areas[good])
     boxes = Boxes(clipped, np.array(category_ids)[good], areas, crowd[good] == 1)
     return Split.of(path, categories, images, boxes, owners[good])
-
-
-def _inside(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes have an area and lie in their image of (width, height), but for rounding."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        low, length = xywh[:, :2], xywh[:, 2:]
-        high = low + length
-        within = (low >= -OVERSHOOT) & (high <= sizes + OVERSHOOT) & (low < sizes) & (high > 0)
-        return ((length > 0) & within).all(axis=1)
-
-
-def clip(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes inside their image; those that are already keep their very numbers."""
-    low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
-    start, end = np.maximum(low, 0.0), np.minimum(high, sizes)
-    same = ((start == low) & (end == high)).all(axis=1)
-    return np.where(same[:, None], xywh, np.concatenate((start, end - start), axis=1))
 
 
 def _report(
@@ -216,18 +197,6 @@ def _report(
             problems.report(f"{where}: category_id {_short(category_id)} is not among the categories")
         else:
             problems.report(f"{where}: {_box_fault(entry, sizes[image_id])}")
-
-
-def box_fault(bbox: Sequence[float], size: Sequence[int]) -> str | None:
-    """What is wrong with a box ``[x, y, width, height]`` of an image of (width, height), if anything is: what
-    ``_inside`` says of many."""
-    if not (bbox[2] > 0 and bbox[3] > 0):
-        return f"bbox {list(bbox)} has no area"
-    for low, length, side in zip(bbox[:2], bbox[2:], size):
-        high = low + length
-        if not (low >= -OVERSHOOT and high <= side + OVERSHOOT and low < side and high > 0):
-            return f"bbox {list(bbox)} is outside its image of {size[0]}x{size[1]} pixels"
-    return None
 
 
 def _box_fault(entry: dict[str, Any], size: tuple[int, int]) -> str:

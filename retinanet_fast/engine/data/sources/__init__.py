@@ -28,18 +28,22 @@ def locate(data: Path, split: str, format: str = "auto") -> Location | None:
 
     Args:
         split: "train", "val" or "test".
-        format: one of ``FORMATS``; "auto" is the first of them in which the folder has the split.
+        format: one of ``FORMATS``; "auto" is the first of them in which the folder has any split: all its splits are
+            then of that format.
 
     Raises:
         InputError: ``data`` is not a folder, or its description of the splits cannot be read.
     """
     if not data.is_dir():
         raise InputError(f"{data}: no such folder")
-    for name in FORMATS if format == "auto" else (format,):
-        found: Location | None = SOURCES[name].locate(data, split)
-        if found is not None:
-            return found
-    return None
+    if format == "auto":
+        format = next((name for name in FORMATS[:-1] if _has_any(data, name, split)), FORMATS[-1])
+    found: Location | None = SOURCES[format].locate(data, split)
+    return found
+
+
+def _has_any(data: Path, format: str, split: str) -> bool:
+    return any(SOURCES[format].locate(data, name) is not None for name in (split, *SPLITS))
 
 
 def read_split(location: Location, problems: Problems) -> Split:

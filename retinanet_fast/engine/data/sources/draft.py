@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retinanet_fast.engine.data.coco import LONGEST_SIDE, box_fault, clip
+from retinanet_fast.engine.data.box_rules import LONGEST_SIDE, box_fault, clip
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split
 from retinanet_fast.engine.errors import InputError, Problems
 
