@@ -1,0 +1,55 @@
+// The cards, more of them as one scrolls.
+const AT_A_TIME = 24;
+let selected = { shown: [], byKind: [], byClass: [] };
+let drawn = 0;
+
+function card(image) {
+  const made = make("a", "card");
+  made.href = hashOf({ ...state, image: String(images.ids[image]) });
+  made.dataset.id = String(images.ids[image]);
+  const boxes = boxesOf(image);
+  const caption = make("span", "caption");
+  caption.append(make("b", "", page.names[image]));
+  const counts = new Map();
+  for (const { kind } of [...boxes.detections, ...boxes.truths]) counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  const dots = make("span", "dots");
+  for (const [index, name] of KINDS.entries())
+    if (counts.has(name) && isError(index)) dots.append(dot(name, counts.get(name)));
+  if (!dots.children.length) dots.append(make("span", "soft", "no error"));
+  caption.append(dots);
+  made.append(pictures(image, boxes), caption);
+  made.onclick = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab, by its link
+    event.preventDefault();
+    change({ image: made.dataset.id }, true);
+  };
+  return made;
+}
+
+function dot(kind, count) {
+  const made = make("span", "dot " + kind, String(count));
+  made.title = `${count} ${kind}`;
+  return made;
+}
+
+function drawMore() {
+  const next = selected.shown.slice(drawn, drawn + AT_A_TIME);
+  element("grid").append(...next.map(card));
+  drawn += next.length;
+}
+
+function drawGrid() {
+  element("grid").replaceChildren();
+  element("grid").className = state.view;
+  drawn = 0;
+  drawMore();
+  const all = N.toLocaleString("en"), some = selected.shown.length.toLocaleString("en");
+  element("count").textContent = selected.shown.length === N ? `${all} images` : `${some} of ${all} images`;
+  element("reset").hidden = !(state.q || state.kinds.length || state.classes.length);
+}
+
+new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && drawMore(), { rootMargin: "1200px" }).observe(element("more"));
+// The sign at the end stays in view while a short page grows.
+new ResizeObserver(() => {
+  if (drawn < selected.shown.length && element("more").getBoundingClientRect().top < innerHeight + 1200) drawMore();
+}).observe(element("grid"));
