@@ -22,6 +22,7 @@ METRICS = "metrics.jsonl"
 METRICS_TABLE = "metrics.csv"
 LOSS_PLOT, AP_PLOT = "loss.png", "ap.png"
 PAGE = "report.html"
+DETECTIONS = "detections.npz"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
 CHECKED_FILES = "checked_files.json"
@@ -37,6 +38,7 @@ OF_A_RUN = (
     LOSS_PLOT,
     AP_PLOT,
     PAGE,
+    DETECTIONS,
     f"{SAMPLES}/epoch_*.jpg",
     f"{TENSORBOARD}/events.out.tfevents.*",
 )
@@ -87,6 +89,11 @@ class RunFolder:
     def page(self) -> Path:
         """The page that shows the run."""
         return self.path / PAGE
+
+    @property
+    def detections(self) -> Path:
+        """The detections of the last evaluation; ``results.load_detected`` reads them."""
+        return self.path / DETECTIONS
 
     @property
     def tensorboard(self) -> Path:

@@ -8,13 +8,16 @@ from typing import Any
 from retinanet_fast.engine.errors import Stopped
 from retinanet_fast.engine.evaluation.coco_numbers import evaluate
 from retinanet_fast.engine.evaluation.detect import detect
+from retinanet_fast.engine.evaluation.results import save_detected
+from retinanet_fast.engine.run_folder import RunFolder
 from retinanet_fast.engine.training.hooks import Hook
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.signals import StopRequest
 
 
 class Evaluate(Hook):
-    """COCO's numbers of the validation split, every ``eval_every`` epochs and after the last one, into the record."""
+    """COCO's numbers of the validation split, every ``eval_every`` epochs and after the last one, into the record;
+    the detections, into the run's folder."""
 
     def __init__(self, stop: StopRequest) -> None:
         self.stop = stop
@@ -37,6 +40,8 @@ class Evaluate(Hook):
             )
             with run.processes.patiently():
                 if run.detected is not None:
+                    run.detected.epoch = epoch
+                    save_detected(RunFolder(run.out).detections, run.detected)
                     run.evaluation = evaluate(split, run.detected.results, run.detected.image_ids)
                     record.update(run.evaluation.numbers)
                     record["eval_images_per_second"] = run.detected.images_per_second

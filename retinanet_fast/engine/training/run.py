@@ -12,7 +12,7 @@ import torch
 from retinanet_fast.engine.data.coco import Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
-from retinanet_fast.engine.evaluation.detect import Detected
+from retinanet_fast.engine.evaluation.results import Detected
 from retinanet_fast.engine.processes import Processes
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.run_record import RunRecord
