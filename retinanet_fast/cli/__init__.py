@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
+from retinanet_fast.cli.browsing import browse_command
 from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
 from retinanet_fast.cli.training import train_command
@@ -30,6 +31,7 @@ COMMANDS = {
     "train": train_command,
     "eval": eval_command,
     "predict": commands.predict_command,
+    "browse": browse_command,
     "export": export_command,
     "info": commands.info_command,
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet_fast import __version__
+from retinanet_fast.cli.browsing import add_browse
 from retinanet_fast.cli.exporting import add_export
 from retinanet_fast.cli.recipe_flags import add_recipe_flags, choices_of
 from retinanet_fast.engine import recipe as recipes
@@ -19,6 +20,7 @@ Train a RetinaNet on any COCO-format data set and detect with it.
   retinanet-fast train --recipe bccd --data DIR --out RUN    train
   retinanet-fast eval --checkpoint RUN --data DIR            COCO's twelve numbers
   retinanet-fast predict --checkpoint RUN PICTURE ...        pictures with boxes, and a json
+  retinanet-fast browse RUN                                  a page of its detections, the worst images first
   retinanet-fast export RUN --format onnx --out FILE         a file for other programs
 """
 DATA_HELP = """\
@@ -41,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
             name,
             help=what,
             description=what[0].upper() + what[1:] + ".",
-            epilog=DATA_HELP if name in ("train", "eval", "demo") else None,
+            epilog=DATA_HELP if name in ("train", "eval", "demo", "browse") else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
@@ -49,6 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(add("train", "train on a COCO-format data set"))
     _add_eval(add("eval", "COCO's twelve numbers, by pycocotools"))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
+    browse = add("browse", "write a page on which to look through a run's detections and errors")
+    add_browse(browse)
+    _add_data(browse, ("val",))
     add_export(add("export", "write a model to a file for other programs, and check the file"))
     choices.add_parser("bench", help="run the benchmarks of the source tree (bench --help: their options)")
     add("info", "what the ops were built from and for, and what is here")

@@ -28,8 +28,8 @@ MEANINGS = {
     "both": "another class, and IoU between 0.1 and 0.5",
     "duplicate": "on an object that a detection of a higher score has",
     "background": "on no object: IoU below 0.1 with each",
-    "ignored": "on a crowd, which does not count",
-    "missed": "an object that no detection finds, or nearly finds",
+    "ignored": "does not count: on a crowd, or beyond the 100 best of its class on an image",
+    "missed": "an object that no detection finds, nor a classification or localisation error is at",
 }
 # One after the other they are one script.
 SCRIPTS = ("arrays", "count", "state", "picture", "grid", "filters", "viewer", "main")

@@ -1,0 +1,80 @@
+"""``retinanet-fast browse``: its flags, and what it does."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retinanet_fast.cli.inputs import amount, location_of, required, say_skipped
+from retinanet_fast.engine.errors import InputError, Problems
+
+if TYPE_CHECKING:
+    from retinanet_fast.engine.data.split import Location
+    from retinanet_fast.engine.run_folder import RunFolder
+
+
+def add_browse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: browse.html in RUN, or beside --detections)",
+    )
+    parser.add_argument(
+        "--detections",
+        type=Path,
+        metavar="FILE",
+        help="detections in COCO's results format, as eval --out writes them, or a run's detections.npz "
+        "(default: RUN's, of its last evaluation)",
+    )
+    parser.add_argument("--split", default="val", help="of --data: train, val (default) or test")
+    parser.add_argument(
+        "--embed",
+        type=int,
+        metavar="N",
+        help="put the N worst images into the page, and no others, so that it can be sent; "
+        "otherwise it shows the picture files where they lie",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad entries out and count them")
+
+
+def browse_command(options: argparse.Namespace) -> None:
+    """Write the page, without opening it."""
+    from retinanet_fast.engine.data.coco import read_split
+    from retinanet_fast.engine.reporting.browse import BrowsePage, read_found
+    from retinanet_fast.engine.run_folder import RunFolder
+
+    folder = RunFolder(options.run) if options.run is not None else None
+    file = options.detections or (folder.detections if folder is not None else None)
+    if file is None:
+        raise InputError("browse: expected a run's folder, or --detections FILE with --data DIR")
+    if options.embed is not None and options.embed < 1:
+        raise InputError(f"--embed: expected a number above 0, got {options.embed}")
+    problems = Problems(options.skip_bad)
+    split = read_split(_location(options, folder), problems)
+    found = read_found(file, split, problems)
+    title = f"{folder.path.resolve().name}: {found.name}" if folder is not None else found.name
+    out = options.out or (folder.browse_page if folder is not None else file.with_name("browse.html"))
+    score = BrowsePage(title, found.split, found.results, options.embed).write(out)
+    say_skipped(problems)
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, {amount(found.split)}, {len(found.results)} detections; "
+        f"it opens at the score of the best F1, {score:.2f}"
+    )
+
+
+def _location(options: argparse.Namespace, folder: RunFolder | None) -> Location:
+    """Of the data that the command names, else of the held-out data that the run was evaluated on."""
+    if folder is None or options.data is not None or options.val_json is not None:
+        name = "val" if options.val_json is not None else options.split
+        return required(location_of(options, name), options.data, name)
+    record = folder.read().data.get("val")
+    if record is None:
+        raise InputError(
+            f"{folder.path}: the run has no held-out data: expected --data DIR and --detections FILE"
+        )
+    if not Path(record.annotations).is_file():
+        raise InputError(f"{record.annotations}: no such file: where has the run's data moved? --data DIR")
+    return record.location
