@@ -23,6 +23,7 @@ METRICS_TABLE = "metrics.csv"
 LOSS_PLOT, AP_PLOT = "loss.png", "ap.png"
 PAGE = "report.html"
 BROWSE_PAGE = "browse.html"
+UNSCORED = "unscored.pt"
 DETECTIONS = "detections.npz"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
@@ -40,6 +41,7 @@ OF_A_RUN = (
     AP_PLOT,
     PAGE,
     BROWSE_PAGE,
+    UNSCORED,
     DETECTIONS,
     f"{SAMPLES}/epoch_*.jpg",
     f"{TENSORBOARD}/events.out.tfevents.*",
@@ -66,6 +68,11 @@ class RunFolder:
     def best(self) -> Path:
         """The checkpoint of the best evaluation."""
         return self.path / BEST
+
+    @property
+    def unscored(self) -> Path:
+        """The checkpoint of the evaluation whose numbers are still to come."""
+        return self.path / UNSCORED
 
     @property
     def metrics(self) -> Path:
