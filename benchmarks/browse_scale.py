@@ -2,10 +2,10 @@
 
     python -m benchmarks.browse_scale [--images 5000] [--json FILE] [--out FOLDER]
 
-Images, boxes and detections are generated from a fixed seed: 80 classes, 7.3 boxes and 88 detections an image, in files of
-500 different JPEGs of 640x480 pixels that are linked to under the other names. The page is opened in headless Chromium as a
-file, as a user does, in a window of 1280x900: a new browser each time, whose own start is not counted. The exit code is 1 if
-the first pictures are not shown within 3 s.
+Images, boxes and detections are generated from a fixed seed: 80 classes, 7.3 boxes and 88 detections an image, in files
+of 500 different JPEGs of 640x480 pixels, which are linked to under the other names. The page is opened in headless
+Chromium as a file, as a user does, in a window of 1280x900: a new browser each time, whose own start is not counted.
+The exit code is 1 if the first pictures are not shown within 3 s.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def generated(folder: Path, images: int, seed: int = 0) -> tuple[Split, Results]
 
 
 def opened(browser: Chromium, page: Path) -> dict[str, float]:
-    """Seconds of one opening: until the page is drawn and its pictures are shown, and what one step of the slider takes."""
+    """Seconds of one opening: until the page is drawn and until its pictures are shown; and of a step of the slider."""
     browser.call("Page.navigate", url=page.as_uri())
     browser.wait(READY)
     browser.wait(SHOWN)

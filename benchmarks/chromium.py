@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,8 +20,14 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-# Chromium reads commands from file 3 and writes to file 4; "$1" and "$2" are the ends of ours.
-START = 'in=$1; out=$2; shift 2; exec "$@" 3<&"$in" 4>&"$out"'
+# Chromium reads commands from file 3 and writes to file 4; the first two words are the ends of ours.
+START = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(word), fcntl.F_DUPFD, 10) for word in sys.argv[1:3]]
+for place, end in enumerate(ends, 3):
+    os.dup2(end, place)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 FLAGS = ("--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--remote-debugging-pipe")
 
 
@@ -135,17 +142,8 @@ def chromium(program: str, width: int = 1280, height: int = 900) -> Iterator[Chr
         flags.append("--no-sandbox")  # it refuses root otherwise
     (our_answers, answers), (commands, our_commands) = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        words = [
-            "sh",
-            "-c",
-            START,
-            "sh",
-            str(commands),
-            str(answers),
-            program,
-            *flags,
-            f"--user-data-dir={profile}",
-        ]
+        words = [sys.executable, "-c", START, str(commands), str(answers)]
+        words += [program, *flags, f"--user-data-dir={profile}"]
         process = subprocess.Popen(words, pass_fds=(commands, answers), stderr=subprocess.DEVNULL)
         os.close(commands)
         os.close(answers)

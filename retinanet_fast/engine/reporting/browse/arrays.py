@@ -62,15 +62,14 @@ def is_kind(found: ErrorKinds, names: Iterable[str]) -> np.ndarray:
 def best_score(split: Split, results: Results, found: ErrorKinds) -> float:
     """The score from which detections make the best F1 = 2 TP / (detections + objects), in steps of 0.01; crowds and
     what is ignored do not count. 0.5 where nothing was found."""
-    counted = ~is_kind(found, ("ignored",))
-    right = is_kind(found, ("correct",))
-    objects = np.count_nonzero(~split.boxes.crowd)
     steps = np.arange(1, 100) / 100
-    f1 = [
-        2 * np.count_nonzero(right & above) / max(1, np.count_nonzero(counted & above) + objects)
-        for above in (results.score >= step for step in steps)
-    ]
-    return float(steps[int(np.argmax(f1))]) if max(f1) > 0 else 0.5
+
+    def from_each(which: np.ndarray) -> np.ndarray:
+        return np.array([np.count_nonzero(results.score[which] >= step) for step in steps])
+
+    right, counted = from_each(is_kind(found, ("correct",))), from_each(~is_kind(found, ("ignored",)))
+    f1 = 2 * right / np.maximum(1, counted + np.count_nonzero(~split.boxes.crowd))
+    return float(steps[f1.argmax()]) if f1.any() else 0.5
 
 
 def worst_first(split: Split, results: Results, found: ErrorKinds, score: float) -> np.ndarray:

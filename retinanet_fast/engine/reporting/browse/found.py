@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retinanet_fast.engine.data.split import Split, index_of
-from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.results import Results, load_detected, read_results
 
 

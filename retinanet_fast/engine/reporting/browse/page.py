@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from retinanet_fast.engine.data.split import Split, index_of
-from retinanet_fast.engine.evaluation.error_kinds import KINDS, ErrorKinds, error_kinds
+from retinanet_fast.engine.evaluation.error_kinds import KINDS, error_kinds
 from retinanet_fast.engine.evaluation.results import Results
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.reporting.browse.arrays import best_score, pack, worst_first
