@@ -241,3 +241,28 @@ def test_on_a_narrow_window_nothing_sticks_out(browser: Chromium, page: str) -> 
     for words in ("", "#view=overlay", "#image=13"):
         browser.open(page + words, READY)
         assert browser.evaluate("document.documentElement.scrollWidth") <= 420
+
+
+def test_many_images_come_as_one_scrolls_and_an_open_one_keeps_its_place(
+    browser: Chromium, tmp_path: Path
+) -> None:
+    """90 links to one picture: 24 cards at a time."""
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    for number in range(90):
+        (tmp_path / f"{number}.png").symlink_to("a.png")
+    entries = Images.of(((number, f"{number}.png", 60, 40) for number in range(90)), tmp_path)
+    none = np.zeros(0, dtype=np.int64)
+    split = Split.of(tmp_path / "a.json", [Category(1, "a")], entries, Boxes.of([]), none)
+    BrowsePage("many", split, from_list([])).write(tmp_path / "browse.html")
+    browser.open((tmp_path / "browse.html").as_uri() + "#image=70", READY)
+    first = len(cards(browser))
+    assert first % 24 == 0
+    assert first < 70
+    browser.press("b")
+    assert hash_of(browser) == "#view=overlay&image=70"
+    browser.press("ArrowLeft")
+    browser.press("Escape")
+    browser.wait("document.activeElement.dataset.id === '69'")
+    browser.evaluate("scrollTo(0, document.body.scrollHeight)")
+    browser.wait(f"{CARDS}.length === 90")
+    assert cards(browser) == list(range(90))

@@ -33,16 +33,24 @@ function dot(kind, count) {
 }
 
 function drawMore() {
+  if (drawn === selected.shown.length) return;
   const next = selected.shown.slice(drawn, drawn + AT_A_TIME);
   element("grid").append(...next.map(card));
   drawn += next.length;
 }
 
+// Draw at least so many cards, where there are so many.
+function drawUntil(count) {
+  while (drawn < Math.min(count, selected.shown.length)) drawMore();
+}
+
 function drawGrid() {
+  const place = element("viewer").open ? drawn : 0; // the grid behind an open picture stays where it is
   element("grid").replaceChildren();
   element("grid").className = state.view;
   drawn = 0;
   drawMore();
+  drawUntil(place);
   const all = N.toLocaleString("en"), some = selected.shown.length.toLocaleString("en");
   element("count").textContent = selected.shown.length === N ? `${all} images` : `${some} of ${all} images`;
   element("reset").hidden = !(state.q || state.kinds.length || state.classes.length);

@@ -38,5 +38,4 @@ function change(values, step = false) {
 }
 
 const toggled = (list, value) => (list.includes(value) ? list.filter((other) => other !== value) : [...list, value]);
-addEventListener("hashchange", () => follow(readHash()));
-addEventListener("popstate", () => follow(readHash()));
+addEventListener("hashchange", () => follow(readHash())); // the browser's history and typed addresses

@@ -73,6 +73,7 @@ function changeZoom(factor) {
 
 element("viewer").onclose = () => {
   if (state.image) change({ image: "" });
+  drawUntil(selected.shown.indexOf(seen) + 1);
   document.querySelector(`.card[data-id="${images.ids[seen]}"]`)?.focus();
 };
 addEventListener("resize", drawViewer);
