@@ -15,10 +15,20 @@ const page = JSON.parse(element("page").textContent);
 const images = { ids: array("image-ids"), sizes: array("image-sizes"), turns: array("image-turns") };
 // Of image k: rows starts[k] to starts[k + 1]; an image's detections by falling score. Boxes are corners in 1/65535 of
 // the image's width and height.
-const truth = { starts: array("truth-starts"), boxes: array("truth-boxes"), classes: array("truth-classes"), crowd: array("truth-crowd") };
+const truth = {
+  starts: array("truth-starts"),
+  boxes: array("truth-boxes"),
+  classes: array("truth-classes"),
+  crowd: array("truth-crowd"),
+};
 const found = {
-  starts: array("found-starts"), boxes: array("found-boxes"), classes: array("found-classes"),
-  scores: array("found-scores"), kinds: array("found-kinds"), truths: array("found-truths"), ious: array("found-ious"),
+  starts: array("found-starts"),
+  boxes: array("found-boxes"),
+  classes: array("found-classes"),
+  scores: array("found-scores"),
+  kinds: array("found-kinds"),
+  truths: array("found-truths"), // the truth that the kind refers to, or -1
+  ious: array("found-ious"),
 };
 const UNIT = 65535; // what a score of 1 and an image's side are stored as
 const KINDS = page.kinds.map((kind) => kind.name);

@@ -11,7 +11,8 @@ const weights = new Float64Array(N); // of the chosen errors of an image: their 
 const errors = new Uint32Array(N);
 const explained = new Uint8Array(truth.crowd.length); // truths that are not missed at the score
 
-// Calls `tell(kind, class, other class or -1, weight)` for each object of an image at a score: its detections and its missed truths.
+// Calls `tell(kind, class, other class or -1, weight)` for each object of an image from a score on: its detections and
+// what they miss.
 function objectsOf(image, limit, tell) {
   const [first, end] = [truth.starts[image], truth.starts[image + 1]];
   explained.fill(0, first, end);

@@ -2,7 +2,7 @@
 function drawKinds() {
   const buttons = page.kinds.map(({ name, meaning }, kind) => {
     const made = make("button", "kind " + name);
-    made.append(make("i"), make("span", "", name), make("b", "", selected.byKind[kind].toLocaleString("en")));
+    made.append(make("i"), make("span", "", name), make("b", "", amount(selected.byKind[kind])));
     made.title = meaning;
     made.dataset.kind = name;
     made.setAttribute("aria-pressed", state.kinds.includes(kind));
@@ -15,7 +15,7 @@ function drawKinds() {
 
 function drawClasses() {
   const wanted = element("class-search").value.trim().toLowerCase();
-  const most = selected.byClass.reduce((most, count) => Math.max(most, count), 1); // there may be too many for arguments
+  const most = selected.byClass.reduce((a, b) => Math.max(a, b), 1);
   const rows = page.categories
     .map(([, name], index) => index)
     .filter((index) => page.categories[index][1].toLowerCase().includes(wanted))
@@ -24,7 +24,7 @@ function drawClasses() {
     ...rows.map((index) => {
       const made = make("button", "class");
       made.style.setProperty("--share", selected.byClass[index] / most);
-      made.append(make("span", "", page.categories[index][1]), make("b", "", selected.byClass[index].toLocaleString("en")));
+      made.append(make("span", "", page.categories[index][1]), make("b", "", amount(selected.byClass[index])));
       made.setAttribute("aria-pressed", state.classes.includes(index));
       made.onclick = () => change({ classes: toggled(state.classes, index) });
       return made;
@@ -39,9 +39,11 @@ function drawTools() {
   element("score-shown").textContent = state.score.toFixed(2);
   element("sort").value = state.sort;
   if (document.activeElement !== element("search")) element("search").value = state.q;
-  for (const button of element("view").querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.view === state.view);
+  for (const button of element("view").querySelectorAll("button"))
+    button.setAttribute("aria-pressed", button.dataset.view === state.view);
   document.documentElement.style.colorScheme = state.theme || "light dark";
-  for (const part of ["truth", "found", "labels"]) document.body.classList.toggle("no-" + part, state.hide.includes(part));
+  for (const part of ["truth", "found", "labels"])
+    document.body.classList.toggle("no-" + part, state.hide.includes(part));
 }
 
 function changeTheme() {

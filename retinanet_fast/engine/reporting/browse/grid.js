@@ -51,13 +51,13 @@ function drawGrid() {
   drawn = 0;
   drawMore();
   drawUntil(place);
-  const all = N.toLocaleString("en"), some = selected.shown.length.toLocaleString("en");
-  element("count").textContent = selected.shown.length === N ? `${all} images` : `${some} of ${all} images`;
+  const some = selected.shown.length;
+  element("count").textContent = some === N ? `${amount(N)} images` : `${amount(some)} of ${amount(N)} images`;
   element("reset").hidden = !(state.q || state.kinds.length || state.classes.length);
 }
 
-new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && drawMore(), { rootMargin: "1200px" }).observe(element("more"));
-// The sign at the end stays in view while a short page grows.
-new ResizeObserver(() => {
-  if (drawn < selected.shown.length && element("more").getBoundingClientRect().top < innerHeight + 1200) drawMore();
-}).observe(element("grid"));
+const AHEAD = 1200; // pixels below the window
+const atEnd = () => element("more").getBoundingClientRect().top < innerHeight + AHEAD;
+new IntersectionObserver(() => atEnd() && drawMore(), { rootMargin: `${AHEAD}px` }).observe(element("more"));
+// The end stays in view while a short page grows, which is no news to the first observer.
+new ResizeObserver(() => atEnd() && drawMore()).observe(element("grid"));

@@ -1,4 +1,6 @@
 // A picture with its boxes, drawn by the page.
+const amount = (number) => number.toLocaleString("en");
+
 function make(tag, names = "", text = "") {
   const made = document.createElement(tag);
   if (names) made.className = names;
@@ -11,19 +13,19 @@ function address(image) {
   return page.folder + page.names[image].toWellFormed().split("/").map(encodeURIComponent).join("/");
 }
 
-const percent = (value) => (100 * value) / UNIT + "%";
-
 function box(boxes, row, kind, classes, text) {
   const made = make("i", "box " + kind);
   const [left, top, right, bottom] = boxes.subarray(4 * row, 4 * row + 4);
-  Object.assign(made.style, { left: percent(left), top: percent(top), width: percent(right - left), height: percent(bottom - top) });
+  const [width, height] = [right - left, bottom - top];
+  const place = { left, top, width, height };
+  for (const [name, value] of Object.entries(place)) made.style[name] = (100 * value) / UNIT + "%";
   const label = make("span", top < UNIT / 20 ? "label inside" : "label", page.categories[classes[row]][1] + text);
   made.title = kind + ": " + label.textContent;
   made.append(label);
   return made;
 }
 
-// The truths' and the detections' boxes of an image at the chosen score, pale where they do not belong to what is chosen.
+// The truths' and the detections' boxes of an image from the chosen score on, pale where they are not what is chosen.
 function boxesOf(image) {
   const limit = limitOf(state.score);
   const kindMask = mask(state.kinds, KINDS.length), classMask = mask(state.classes, page.categories.length);
@@ -32,7 +34,8 @@ function boxesOf(image) {
   for (let row = found.starts[image]; row < found.starts[image + 1] && found.scores[row] >= limit; row++) {
     const kind = found.kinds[row], target = found.truths[row];
     const made = box(found.boxes, row, KINDS[kind], found.classes, " " + (found.scores[row] / UNIT).toFixed(2));
-    const chosen = kindMask[kind] && (classMask[found.classes[row]] || (target >= 0 && classMask[truth.classes[target]]));
+    const inClass = classMask[found.classes[row]] || (target >= 0 && classMask[truth.classes[target]]);
+    const chosen = kindMask[kind] && inClass;
     made.classList.toggle("pale", !chosen);
     if (chosen) targets.add(target);
     detections.push({ row, kind: KINDS[kind], made });

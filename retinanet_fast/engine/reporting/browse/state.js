@@ -1,5 +1,5 @@
 // What is looked at. The address holds it, so that a link shows the same.
-const DEFAULTS = { score: page.score, kinds: [], classes: [], sort: "worst", q: "", view: "beside", hide: [], theme: "", image: "" };
+const DEFAULTS = { score: page.score, sort: "worst", q: "", view: "beside", hide: [], theme: "", image: "" };
 const classOfId = new Map(page.categories.map(([id], index) => [String(id), index]));
 let state = readHash();
 

@@ -18,7 +18,8 @@ function drawViewer() {
   const place = selected.shown.indexOf(image);
   element("place").textContent = place < 0 ? "not in this filter" : `${place + 1} of ${selected.shown.length}`;
   element("name").textContent = page.names[image];
-  element("about").textContent = `image ${images.ids[image]}, ${width} × ${height}: ${boxes.truths.length} annotated, ${boxes.detections.length} detected from ${state.score.toFixed(2)}`;
+  const counts = `${boxes.truths.length} annotated, ${boxes.detections.length} detected from ${state.score.toFixed(2)}`;
+  element("about").textContent = `image ${images.ids[image]}, ${width} × ${height}: ${counts}`;
   drawObjects(boxes);
 }
 
@@ -27,14 +28,16 @@ function drawStage(made, ratio) {
   const stage = element("stage");
   stage.replaceChildren(made);
   stage.style.setProperty("--zoom", zoom);
-  made.classList.toggle("stacked", state.view === "beside" && (innerWidth <= 900 || ratio > stage.clientWidth / stage.clientHeight));
+  const larger = innerWidth <= 900 || ratio > stage.clientWidth / stage.clientHeight;
+  made.classList.toggle("stacked", state.view === "beside" && larger);
 }
 
 // Errors first, each group as it came: detections by falling score, then what was missed.
 function drawObjects({ truths, detections }) {
   const table = make("table");
   const head = make("tr");
-  for (const title of ["kind", "class", "score", "IoU"]) head.append(make("th", title === "score" || title === "IoU" ? "n" : "", title));
+  for (const title of ["kind", "class"]) head.append(make("th", "", title));
+  for (const title of ["score", "IoU"]) head.append(make("th", "n", title));
   table.append(head);
   const missed = truths.filter(({ kind }) => kind === "missed");
   const wrong = detections.filter(({ kind }) => isError(KINDS.indexOf(kind)));
@@ -48,8 +51,9 @@ function objectRow({ row, kind, made }, truths) {
   const detection = kind !== "missed";
   const own = page.categories[(detection ? found : truth).classes[row]][1];
   const target = detection ? found.truths[row] : -1;
-  const other = target >= 0 && truth.classes[target] !== found.classes[row] ? page.categories[truth.classes[target]][1] : "";
-  line.append(make("td", "kind-name", kind), make("td", "", other ? `${own}, not ${other}` : own));
+  const differs = target >= 0 && truth.classes[target] !== found.classes[row];
+  const named = differs ? `${own}, not ${page.categories[truth.classes[target]][1]}` : own;
+  line.append(make("td", "kind-name", kind), make("td", "", named));
   line.append(make("td", "n", detection ? (found.scores[row] / UNIT).toFixed(2) : ""));
   line.append(make("td", "n", detection && target >= 0 ? (found.ious[row] / 255).toFixed(2) : ""));
   const partners = [made, line, ...truths.filter((one) => one.row === target).map((one) => one.made)];
