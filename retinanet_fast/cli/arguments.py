@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet_fast import __version__
-from retinanet_fast.cli.browsing import add_browse
 from retinanet_fast.cli.exporting import add_export
 from retinanet_fast.cli.recipe_flags import add_recipe_flags, choices_of
 from retinanet_fast.engine import recipe as recipes
@@ -51,9 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(add("train", "train on a COCO-format data set"))
     _add_eval(add("eval", "COCO's twelve numbers, by pycocotools"))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
-    browse = add("browse", "write a page on which to look through a run's detections and errors")
-    add_browse(browse)
-    _add_data(browse, ("val",))
+    _add_browse(add("browse", "write a page on which to look through a run's detections and errors"))
     add_export(add("export", "write a model to a file for other programs, and check the file"))
     choices.add_parser("bench", help="run the benchmarks of the source tree (bench --help: their options)")
     add("info", "what the ops were built from and for, and what is here")
@@ -129,6 +126,33 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
+def _add_browse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: browse.html in RUN, or beside --detections)",
+    )
+    parser.add_argument(
+        "--detections",
+        type=Path,
+        metavar="FILE",
+        help="detections in COCO's results format, as eval --out writes them, or a run's detections.npz "
+        "(default: RUN's, of its last evaluation)",
+    )
+    parser.add_argument("--split", default="val", help="of --data: train, val (default) or test")
+    parser.add_argument(
+        "--embed",
+        type=int,
+        metavar="N",
+        help="put the N worst images into the page, and no others, so that it can be sent; "
+        "otherwise it shows the picture files where they lie",
+    )
+    _add_data(parser, ("val",))
+    _add_skip_bad(parser)
+
+
 def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
@@ -151,4 +175,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda, cuda:1"
     )
+    _add_skip_bad(parser)
+
+
+def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave bad entries out and count them")

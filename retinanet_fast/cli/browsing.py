@@ -1,4 +1,4 @@
-"""``retinanet-fast browse``: its flags, and what it does."""
+"""``retinanet-fast browse``."""
 
 from __future__ import annotations
 
@@ -12,32 +12,6 @@ from retinanet_fast.engine.errors import InputError, Problems
 if TYPE_CHECKING:
     from retinanet_fast.engine.data.split import Location
     from retinanet_fast.engine.run_folder import RunFolder
-
-
-def add_browse(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's folder")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="the page (default: browse.html in RUN, or beside --detections)",
-    )
-    parser.add_argument(
-        "--detections",
-        type=Path,
-        metavar="FILE",
-        help="detections in COCO's results format, as eval --out writes them, or a run's detections.npz "
-        "(default: RUN's, of its last evaluation)",
-    )
-    parser.add_argument("--split", default="val", help="of --data: train, val (default) or test")
-    parser.add_argument(
-        "--embed",
-        type=int,
-        metavar="N",
-        help="put the N worst images into the page, and no others, so that it can be sent; "
-        "otherwise it shows the picture files where they lie",
-    )
-    parser.add_argument("--skip-bad", action="store_true", help="leave bad entries out and count them")
 
 
 def browse_command(options: argparse.Namespace) -> None:
