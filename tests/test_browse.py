@@ -18,7 +18,7 @@ from retinanet_fast.engine.data.split import Images
 from retinanet_fast.engine.evaluation.error_kinds import KINDS, error_kinds
 from retinanet_fast.engine.reporting.browse import BrowsePage
 from retinanet_fast.engine.reporting.browse.arrays import UNIT, best_score, pack, worst_first
-from retinanet_fast.engine.reporting.browse.photos import folder_address, turns_of
+from retinanet_fast.engine.reporting.browse.photos import folder_address, thumbnails, turns_of
 
 NAMES = [name for _, name, _, _ in IMAGES]
 
@@ -139,7 +139,12 @@ def test_photos_that_browsers_turn_although_their_boxes_are_not_turned(tmp_path:
         (4, "6.jpg", 10, 20),
         (5, "no.jpg", 9, 9),
     ]
-    assert turns_of(Images.of(entries, tmp_path)).tolist() == [0, 3, 6, 0, 0]
+    images = Images.of(entries, tmp_path)
+    for orientation in ("auto", "stored"):
+        assert turns_of(images, orientation).tolist() == [0, 3, 6, 0, 0]
+    assert turns_of(images, "upright").tolist() == [0] * 5
+    small = [Image.open(io.BytesIO(base64.b64decode(text))).size for text in thumbnails(images, "auto")[:4]]
+    assert small == [(20, 10), (20, 10), (20, 10), (10, 20)]
 
 
 def test_a_detection_that_is_not_on_the_split_is_refused(tmp_path: Path) -> None:

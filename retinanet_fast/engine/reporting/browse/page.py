@@ -45,12 +45,14 @@ class BrowsePage:
         results: on images and in categories of the split alone.
         embed: None, and the page refers to the picture files; or a number, and it holds that many images alone, the
             worst, with small pictures of them, so that it can be sent.
+        orientation: which way up the pictures were read, as a recipe has it.
     """
 
     title: str
     split: Split
     results: Results
     embed: int | None = None
+    orientation: str = "auto"
 
     def write(self, path: Path) -> float:
         """Write the page; returns the score at which it opens, that of the best F1."""
@@ -59,13 +61,13 @@ class BrowsePage:
         split, results, small = self.split, self.results, None
         turns = np.zeros(len(split.images), dtype=np.uint8)
         if self.embed is None:
-            turns = turns_of(split.images)
+            turns = turns_of(split.images, self.orientation)
         else:
             chosen = np.sort(worst_first(split, results, found, score)[: self.embed])
             split = split.of_images(chosen)
             results = results.rows(index_of(split.images.ids, results.image_id) >= 0)
             found = error_kinds(split, results)
-            small, turns = thumbnails(split.images), turns[chosen]
+            small, turns = thumbnails(split.images, self.orientation), turns[chosen]
         content = {
             "kinds": [{"name": name, "meaning": MEANINGS[name]} for name in (*KINDS, "missed")],
             "categories": [[category.id, category.name] for category in split.categories],
