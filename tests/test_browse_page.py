@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from browse_cases import BIG, HEIGHT, HERE, IMAGES, WIDTH, WORST_FIRST
 from PIL import Image
 
+from benchmarks import browse_scale
 from benchmarks.chromium import Chromium, chromium, executable
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split
 from retinanet_fast.engine.evaluation.results import from_list
@@ -62,8 +64,9 @@ def counts(browser: Chromium) -> dict[str, int]:
     return dict(browser.evaluate(f"[...document.querySelectorAll('.kind')].map({pair})"))
 
 
-def hash_of(browser: Chromium) -> str:
-    return browser.evaluate("location.hash")
+def wait_for_hash(browser: Chromium, expected: str) -> None:
+    """The address follows what is looked at within a moment."""
+    browser.wait(f"location.hash === {json.dumps(expected)}")
 
 
 def test_worst_images_come_first_and_kinds_are_counted(browser: Chromium, page: str) -> None:
@@ -117,12 +120,24 @@ def test_what_is_clicked_goes_into_the_address(browser: Chromium, page: str) -> 
     browser.evaluate(
         "document.querySelectorAll('.class')[0].click()"
     )  # the class of most such errors: one of each
-    assert hash_of(browser) == "#score=0.5&kind=background,missed&class=2"
+    wait_for_hash(browser, "#score=0.5&kind=background,missed&class=2")
     assert cards(browser) == [12, 13]
     browser.open(browser.evaluate("location.href"), READY)
     assert cards(browser) == [12, 13]
     browser.evaluate("document.getElementById('reset').click()")
     assert cards(browser) == WORST_FIRST
+    wait_for_hash(browser, "#score=0.5")
+
+
+def test_the_back_button_closes_a_picture(browser: Chromium, page: str) -> None:
+    browser.open(f"{page}#score=0.5", READY)
+    browser.evaluate("document.querySelector('.kind.missed').click()")
+    browser.evaluate("document.querySelector('.card').click()")
+    wait_for_hash(browser, "#score=0.5&kind=missed&image=12")
+    browser.evaluate("history.back()")
+    wait_for_hash(browser, "#score=0.5&kind=missed")
+    browser.wait("!document.getElementById('viewer').open")
+    assert cards(browser) == [12]
 
 
 def test_by_keys_alone(browser: Chromium, page: str) -> None:
@@ -134,12 +149,12 @@ def test_by_keys_alone(browser: Chromium, page: str) -> None:
     browser.press("Enter")
     assert browser.evaluate("document.getElementById('viewer').open")
     browser.press("ArrowRight")
-    assert hash_of(browser) == "#score=0.5&image=14"
+    wait_for_hash(browser, "#score=0.5&image=14")
     browser.press("b")
     assert browser.evaluate("document.querySelectorAll('#stage .picture').length") == 1
     browser.press("]")
     browser.press("m")
-    assert hash_of(browser) == "#score=0.55&view=overlay&theme=dark&image=14"
+    wait_for_hash(browser, "#score=0.55&view=overlay&theme=dark&image=14")
     assert browser.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
     browser.press("t")
     assert not browser.evaluate("document.querySelector('#stage .box.known').checkVisibility()")
@@ -259,10 +274,18 @@ def test_many_images_come_as_one_scrolls_and_an_open_one_keeps_its_place(
     assert first % 24 == 0
     assert first < 70
     browser.press("b")
-    assert hash_of(browser) == "#view=overlay&image=70"
+    wait_for_hash(browser, "#view=overlay&image=70")
     browser.press("ArrowLeft")
     browser.press("Escape")
     browser.wait("document.activeElement.dataset.id === '69'")
     browser.evaluate("scrollTo(0, document.body.scrollHeight)")
     browser.wait(f"{CARDS}.length === 90")
     assert cards(browser) == list(range(90))
+
+
+def test_the_benchmark_opens_what_it_generates(tmp_path: Path) -> None:
+    assert PROGRAM is not None
+    figures = browse_scale.measure(tmp_path, images=30, rounds=1, program=PROGRAM)
+    assert figures["boxes"] == 219
+    assert figures["detections"] == 2640
+    assert 0 < figures["median"]["drawn"] <= figures["median"]["shown"]

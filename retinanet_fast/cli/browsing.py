@@ -36,7 +36,7 @@ def browse_command(options: argparse.Namespace) -> None:
     score = BrowsePage(title, found.split, found.results, options.embed, orientation).write(out)
     say_skipped(problems)
     print(
-        f"{out}: {out.stat().st_size / 1e6:.1f} MB, {amount(found.split)}, {len(found.results)} detections; "
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB, {amount(found.split)}, {len(found.results)} detections; "
         f"it opens at the score of the best F1, {score:.2f}"
     )
 

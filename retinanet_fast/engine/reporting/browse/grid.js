@@ -9,7 +9,9 @@ function card(image) {
   made.dataset.id = String(images.ids[image]);
   const boxes = boxesOf(image);
   const caption = make("span", "caption");
-  caption.append(make("b", "", page.names[image]));
+  const name = make("b", "", page.names[image]);
+  name.title = page.names[image];
+  caption.append(name);
   const counts = new Map();
   for (const { kind } of [...boxes.detections, ...boxes.truths]) counts.set(kind, (counts.get(kind) ?? 0) + 1);
   const dots = make("span", "dots");

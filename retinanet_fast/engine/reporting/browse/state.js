@@ -30,11 +30,16 @@ function hashOf(given) {
   return "#" + words.toString().replaceAll("%2C", ",");
 }
 
-// Change what is looked at; `step` makes it an entry of the browser's history.
+// Change what is looked at; `step` makes it an entry of the browser's history. The address is otherwise written a moment
+// later, since browsers refuse to write it at each step of a slider.
+let unwritten = 0;
 function change(values, step = false) {
-  const next = { ...state, ...values };
-  history[step ? "pushState" : "replaceState"](null, "", hashOf(next));
-  follow(next);
+  const write = () => history.replaceState(null, "", hashOf(state));
+  clearTimeout(unwritten);
+  if (step) write();
+  follow({ ...state, ...values });
+  if (step) history.pushState(null, "", hashOf(state));
+  else unwritten = setTimeout(write, 100);
 }
 
 const toggled = (list, value) => (list.includes(value) ? list.filter((other) => other !== value) : [...list, value]);
