@@ -18,7 +18,8 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from retinanet_fast.engine.data.coco import Split, locate, read_split
 from retinanet_fast.engine.errors import Problems, Stopped
-from retinanet_fast.engine.evaluation.detect import Detected, detect
+from retinanet_fast.engine.evaluation.detect import detect
+from retinanet_fast.engine.evaluation.results import Detected
 from retinanet_fast.engine.processes import Processes, joined
 
 CPU = torch.device("cpu")

@@ -57,8 +57,7 @@ def run_demo(demo: Demo) -> Path:
     training = time.perf_counter() - started
     assert run.evaluation is not None
     demo.say(run.evaluation.table())
-    report = page.report
-    assert report is not None
+    report = page.report(run)
     demo.say("each op beside plain PyTorch (retinanet_fast.reference), not torchvision:")
     report.timings = time_ops(demo.device)
     demo.say(table(report.timings))

@@ -22,6 +22,8 @@ METRICS = "metrics.jsonl"
 METRICS_TABLE = "metrics.csv"
 LOSS_PLOT, AP_PLOT = "loss.png", "ap.png"
 PAGE = "report.html"
+UNSCORED = "unscored.pt"
+DETECTIONS = "detections.npz"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
 CHECKED_FILES = "checked_files.json"
@@ -37,6 +39,8 @@ OF_A_RUN = (
     LOSS_PLOT,
     AP_PLOT,
     PAGE,
+    UNSCORED,
+    DETECTIONS,
     f"{SAMPLES}/epoch_*.jpg",
     f"{TENSORBOARD}/events.out.tfevents.*",
 )
@@ -64,6 +68,11 @@ class RunFolder:
         return self.path / BEST
 
     @property
+    def unscored(self) -> Path:
+        """The checkpoint of the evaluation whose numbers are still to come."""
+        return self.path / UNSCORED
+
+    @property
     def metrics(self) -> Path:
         """One json object per epoch and line."""
         return self.path / METRICS
@@ -87,6 +96,11 @@ class RunFolder:
     def page(self) -> Path:
         """The page that shows the run."""
         return self.path / PAGE
+
+    @property
+    def detections(self) -> Path:
+        """The detections of the last evaluation; ``results.load_detected`` reads them."""
+        return self.path / DETECTIONS
 
     @property
     def tensorboard(self) -> Path:

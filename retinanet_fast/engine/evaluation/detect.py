@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from retinanet_fast.engine.data.coco import Category, Split
 from retinanet_fast.engine.data.dataset import CocoDataset, category_ids, readable, to_model
 from retinanet_fast.engine.data.loader import eval_loader, read
 from retinanet_fast.engine.errors import InputError, Problems
-from retinanet_fast.engine.evaluation.results import Results, concatenate, from_batch, pack
+from retinanet_fast.engine.evaluation.results import Detected, Results, concatenate, from_batch, pack
 from retinanet_fast.engine.precision import autocast, resolve
 from retinanet_fast.engine.processes import Processes
 from retinanet_fast.engine.recipe import Recipe
@@ -26,15 +25,6 @@ from retinanet_fast.structures import Detections
 
 # Images at a time, where a step's are not fewer: large enough for a GPU, small enough to share out to many.
 LARGEST_BATCH = 16
-
-
-@dataclass
-class Detected:
-    """Detections on a split, and the ids of the images that were read; both in the order of the ids."""
-
-    results: Results
-    image_ids: list[int]
-    images_per_second: float
 
 
 def detect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from retinanet_fast.engine.data.coco import Split, is_integer, is_number, load_json
-from retinanet_fast.engine.errors import InputError
-from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.errors import InputError, one_line
+from retinanet_fast.engine.files import write_atomically, write_text
 from retinanet_fast.structures import Detections
+
+COLUMNS = ("image_id", "category_id", "bbox", "score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +43,22 @@ class Results:
 
     def to_list(self) -> list[dict[str, Any]]:
         """One object per detection, as the format's json has them."""
-        names = ("image_id", "category_id", "bbox", "score")
-        columns = (getattr(self, name).tolist() for name in names)
-        return [dict(zip(names, row)) for row in zip(*columns)]
+        columns = (getattr(self, name).tolist() for name in COLUMNS)
+        return [dict(zip(COLUMNS, row)) for row in zip(*columns)]
+
+
+@dataclass
+class Detected:
+    """Detections on a split, and the ids of the images that were read; both in the order of the ids.
+
+    Attributes:
+        epoch: of the run, after which they were made; 0 where that is not known.
+    """
+
+    results: Results
+    image_ids: list[int]
+    images_per_second: float
+    epoch: int = 0
 
 
 def from_list(entries: Sequence[dict[str, Any]]) -> Results:
@@ -90,8 +106,48 @@ def pack(outputs: Sequence[dict[str, Tensor]]) -> Detections:
 def concatenate(parts: Sequence[Results]) -> Results:
     """The parts' detections, one part after the other."""
     parts = [*parts, from_list([])]  # none at all is no detection
-    names = ("image_id", "category_id", "bbox", "score")
-    return Results(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Results(*(np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS))
+
+
+def save_detected(path: Path, found: Detected) -> None:
+    """Write detections as arrays (numpy's npz), to the bit, whole or not at all: the columns of ``Results``, the ids of
+    the images that were read, the epoch and the images per second."""
+    columns = {name: getattr(found.results, name) for name in COLUMNS}
+    write_atomically(
+        path,
+        lambda file: np.savez(
+            file,
+            **columns,
+            image_ids=np.array(found.image_ids, dtype=np.int64),
+            epoch=np.int64(found.epoch),
+            images_per_second=np.float64(found.images_per_second),
+        ),
+    )
+
+
+def load_detected(path: Path) -> Detected:
+    """What ``save_detected`` wrote.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            results = Results(*(arrays[name] for name in COLUMNS))
+            if {len(getattr(results, name)) for name in COLUMNS} != {len(results)}:
+                raise ValueError("its columns differ in length")
+            return Detected(
+                results,
+                arrays["image_ids"].tolist(),
+                float(arrays["images_per_second"]),
+                int(arrays["epoch"]),
+            )
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: an evaluation writes it while training") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: expected detections as an evaluation writes them: {one_line(error)}"
+        ) from None
 
 
 def write_results(path: Path, results: Results) -> None:

@@ -138,6 +138,9 @@ class Recipe:
     topk_candidates: int = _detection(1000, "candidates per level before suppression")
     detections_per_img: int = _detection(300, "detections kept per image")
     eval_every: int = _detection(1, "epochs between evaluations; the last epoch is always evaluated")
+    score_beside: bool = _detection(
+        False, "COCO's numbers and pictures by a process of its own, while the next epoch trains: for GPUs"
+    )
     eval_images: int = _detection(0, "evaluate on the first so many images while training; 0 takes all")
 
     workers: int = _running(-1, "processes that load images; -1 chooses")

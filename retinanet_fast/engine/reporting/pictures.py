@@ -9,7 +9,7 @@ from PIL import Image
 
 from retinanet_fast.engine.data.coco import ImageEntry, Split
 from retinanet_fast.engine.data.dataset import read_image
-from retinanet_fast.engine.evaluation.detect import Detected
+from retinanet_fast.engine.evaluation.results import Detected
 from retinanet_fast.engine.prediction.draw import Label, draw_boxes
 from retinanet_fast.engine.prediction.predict import to_picture
 
