@@ -209,7 +209,9 @@ class Split:
         starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         # Row r of image k's boxes was row r + (old start - new start).
         rows = np.arange(starts[-1]) + np.repeat(self.starts[numbers] - starts[:-1], counts)
-        return Split(self.annotations, self.categories, self.images.rows(numbers), self.boxes.rows(rows), starts)
+        return Split(
+            self.annotations, self.categories, self.images.rows(numbers), self.boxes.rows(rows), starts
+        )
 
     def count_boxes(self) -> int:
         """Number of boxes, crowd boxes included."""
