@@ -6,6 +6,7 @@ write to its page (https://github.com/pytorch/pytorch/issues/13246).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,14 +164,15 @@ class Boxes:
     def __iter__(self) -> Iterator[Box]:
         columns = (self.category_ids.tolist(), self.areas.tolist(), self.crowd.tolist())
         for xywh, category_id, area, crowd in zip(self.xywh.tolist(), *columns):
-            yield Box(*xywh, category_id, area, crowd)
+            x, y, width, height = xywh
+            yield Box(x, y, width, height, category_id, area, crowd)
 
     def rows(self, which: np.ndarray | slice) -> Boxes:
         """The boxes of a slice, an index or a mask."""
         return Boxes(self.xywh[which], self.category_ids[which], self.areas[which], self.crowd[which])
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Split:
     """One split, checked: every box belongs to an image and a category and lies inside its image."""
 
@@ -182,13 +184,21 @@ class Split:
 
     @classmethod
     def of(
-        cls, annotations: Path, categories: list[Category], images: Images, boxes: Boxes, owners: np.ndarray
+        cls,
+        annotations: Path,
+        categories: list[Category],
+        images: Images | None = None,
+        boxes: Boxes | None = None,
+        owners: np.ndarray | None = None,
     ) -> Split:
-        """From boxes in any order.
+        """From boxes in any order; by default without images or boxes.
 
         Args:
             owners: ``[M]``, the index of each box's image.
         """
+        images = Images.of([]) if images is None else images
+        boxes = Boxes.of([]) if boxes is None else boxes
+        owners = np.zeros(0, dtype=np.int64) if owners is None else owners
         order = np.argsort(owners, kind="stable")
         starts = np.searchsorted(owners[order], np.arange(len(images) + 1)).astype(np.int64)
         return cls(annotations, categories, images, boxes.rows(order), starts)
@@ -202,6 +212,10 @@ class Split:
         """``[M]`` int64, the index of each box's image."""
         return np.repeat(np.arange(len(self.images)), np.diff(self.starts))
 
+    def first(self, count: int) -> Split:
+        """The split of its first images."""
+        return self.of_images(np.arange(min(count, len(self.images))))
+
     def of_images(self, which: np.ndarray) -> Split:
         """The split of some of its images, by an index or a mask; all categories stay."""
         numbers = np.arange(len(self.images))[which]
@@ -212,6 +226,15 @@ class Split:
         return Split(
             self.annotations, self.categories, self.images.rows(numbers), self.boxes.rows(rows), starts
         )
+
+    def digest(self) -> str:
+        """What changes with any of its images, boxes and categories, but not with their folder: a SHA-256."""
+        digest = hashlib.sha256(repr(self.categories).encode())
+        images, boxes = self.images, self.boxes
+        arrays = (images.ids, images.sizes, images.names.content, images.names.ends, self.starts)
+        for array in (*arrays, boxes.xywh, boxes.category_ids, boxes.areas, boxes.crowd):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def count_boxes(self) -> int:
         """Number of boxes, crowd boxes included."""

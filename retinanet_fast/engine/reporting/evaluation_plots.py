@@ -37,7 +37,7 @@ def curves_figure(evaluation: Evaluation) -> Figure:
             (COLOURS[2], "IoU 0.50 to 0.95", means.mean(axis=0)),
         ):
             axes.plot(RECALLS, curve, color=colour, linewidth=2, label=label)
-        axes.legend(frameon=False, loc="lower left", fontsize="small")
+        figure.legend(frameon=False, loc="outside upper center", ncols=2, fontsize="small")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     return figure
@@ -51,7 +51,7 @@ def confusion_figure(analysis: Analysis) -> Figure:
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     count = len(matrix)
     figure, axes = new_figure("detection", "box")
-    figure.set_size_inches(2.6 + 0.32 * max(8, count), 2 + 0.28 * max(7, count))
+    figure.set_size_inches(6.4, 5.8)
     axes.grid(visible=False)
     colours = LinearSegmentedColormap.from_list("shares", ["#ffffff", COLOURS[0]])
     axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
@@ -59,7 +59,7 @@ def confusion_figure(analysis: Analysis) -> Figure:
         range(count), [*names, "none"], rotation=45 if count <= MOST_WITH_NUMBERS else 90, ha="right"
     )
     axes.set_yticks(range(count), [*names, "no box"])
-    axes.tick_params(labelsize="small")
+    axes.tick_params(labelsize="small" if count <= MOST_WITH_NUMBERS else "x-small")
     if count <= MOST_WITH_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
             if matrix[row, column]:

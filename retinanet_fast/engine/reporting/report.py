@@ -144,9 +144,9 @@ def _errors(analysis: Analysis) -> str:
         for kind, meaning in ERRORS.items()
     ]
     remark = (
-        f"{analysis.counts['correct']:,} detections are correct, {analysis.counts['ignored']:,} do not count. AP50 lost "
-        "is what would be gained if there were none of the kind, each kind by itself (TIDE, Bolya et al. 2020): it "
-        "weighs errors of high scores most, and numbers of low ones hardly."
+        f"{analysis.counts['correct']:,} detections are correct, {analysis.counts['ignored']:,} do not count. "
+        "AP50 lost is what would be gained if there were none of the kind, each kind by itself (TIDE, Bolya et al. "
+        "2020): errors of high scores weigh most, however many of low scores there are."
     )
     heads = ("error", "a detection of", "number", "", "AP50 lost")
     return section("Errors", table(heads, rows, numeric=(2, 4)), note(remark))
@@ -161,8 +161,8 @@ def _confusion(analysis: Analysis) -> str:
     ]
     confused = table(("box", "taken for", "boxes", "of its kind"), rows, numeric=(2, 3)) if rows else ""
     remark = (
-        f"Detections with a score of at least {SCORE:g}, each on the box that it overlaps most, from IoU 0.50 on. Rows: "
-        "the category of the box, shares of its boxes. Columns: what is detected there, or nothing."
+        f"Detections with a score of at least {SCORE:g}, each on the box that it overlaps most, from IoU 0.50 on. "
+        "Rows: the category of the box, shares of its boxes. Columns: what is detected there, or nothing."
     )
     return section("Which category is taken for which", two(matrix, confused + note(remark)))
 
@@ -190,4 +190,6 @@ def _timings(timings: Sequence[OpTiming]) -> str:
 
 def _environment(environment: Sequence[tuple[str, str]], recipe: str) -> str:
     rows = table(("", ""), ((html.escape(name), html.escape(value)) for name, value in environment))
-    return section("Environment and recipe", two(rows, f"<pre>{html.escape(recipe)}</pre>" if recipe else ""))
+    if not recipe:
+        return section("Environment", rows)
+    return section("Environment and recipe", two(rows, f"<pre>{html.escape(recipe)}</pre>"))
