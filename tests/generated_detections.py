@@ -51,12 +51,9 @@ def generated(seed: int, images: int = 30, categories: int = 6) -> tuple[Split, 
     def corners(count: int) -> np.ndarray:
         sides = np.exp(draw.normal(4, 1, (count, 2))).clip(4, 300)
         # On a grid, so that boxes and their IoUs are often equal.
-        return np.concatenate((draw.uniform(0, 300, (count, 2)), sides), axis=1).round(-1).clip(0, None) + [
-            0,
-            0,
-            4,
-            4,
-        ]
+        found = np.concatenate((draw.uniform(0, 300, (count, 2)), sides), axis=1).round(-1)
+        found[:, 2:] += 4
+        return found
 
     for place, image_id in enumerate(ids):
         truth = corners(0 if place % 5 == 4 else int(draw.integers(1, 8)))

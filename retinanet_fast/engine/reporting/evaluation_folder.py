@@ -1,4 +1,4 @@
-"""What ``eval --out DIR`` leaves: detections, numbers, pictures and a page."""
+"""What ``eval --out DIR`` leaves beside the detections: numbers, pictures and a page."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.environment import describe
 from retinanet_fast.engine.evaluation.analysis import Analysis
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
-from retinanet_fast.engine.evaluation.results import Results, write_results
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.reporting.evaluation_plots import confusion_figure, curves_figure
 from retinanet_fast.engine.reporting.pictures import Compared
 from retinanet_fast.engine.reporting.plots import save
 from retinanet_fast.engine.reporting.report import Report
 
-DETECTIONS, NUMBERS, PAGE = "detections.json", "numbers.json", "report.html"
+NUMBERS, PAGE = "numbers.json", "report.html"
 CURVES, CONFUSION = "precision_recall.png", "confusion.png"
 
 
@@ -27,7 +26,6 @@ def write_evaluation(
     folder: Path,
     label: str,
     split: Split,
-    results: Results,
     evaluation: Evaluation,
     analysis: Analysis,
     pictures: Sequence[Compared] = (),
@@ -39,14 +37,13 @@ def write_evaluation(
         pictures: of images that were read, if any.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_results(folder / DETECTIONS, results)
     write_text(folder / NUMBERS, json.dumps(as_json(evaluation, analysis), indent=1) + "\n")
     save(curves_figure(evaluation), folder / CURVES)
     save(confusion_figure(analysis), folder / CONFUSION)
     Report(
         title=f"Evaluation on {split.annotations.name}",
         summary=f"{label}: {len(split.images)} images, {split.count_boxes()} boxes, {len(split.categories)} "
-        f"categories, {len(results)} detections.",
+        f"categories, {sum(analysis.counts.values()) - analysis.counts['missed']:,} detections.",
         figures=[
             (f"{evaluation.numbers['AP']:.3f}", "AP, IoU 0.50 to 0.95"),
             (f"{evaluation.numbers['AP50']:.3f}", "AP50"),
