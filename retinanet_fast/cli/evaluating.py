@@ -133,6 +133,6 @@ def _is_file(out: Path) -> bool:
 
 def running_recipe(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     """A checkpoint's recipe with the values that the command line gives."""
-    given = {name: getattr(options, name) for name in ("precision", "threads", "evaluator")}
+    given = {name: getattr(options, name, None) for name in ("precision", "threads", "evaluator")}
     changed = {name: value for name, value in given.items() if value is not None}
     return recipes.from_dict({**recipe.to_dict(), **changed}, "command line")
