@@ -107,6 +107,14 @@ def test_eval_needs_only_the_run(trained: Path, rendered: Path, tmp_path: Path, 
     assert run("eval", "--results", out, "--data", rendered) == 0
     twelve = [line for line in text.splitlines() if line.startswith("Average")]
     assert capsys.readouterr().out.splitlines()[:12] == twelve
+    # With a folder for it, a page with the images too.
+    words = ["--data", rendered, "--out", tmp_path / "page", "--evaluator", "pycocotools", "--device", "cpu"]
+    assert run("eval", "--checkpoint", trained, *words) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Average")] == twelve
+    assert json.loads((tmp_path / "page" / "detections.json").read_text()) == results
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "By pycocotools." in page
+    assert page.count("data:image/jpeg") == 3
 
 
 def test_predict_writes_pictures_and_a_json(trained: Path, rendered: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_demo(add("demo", "render a small data set, train on it, evaluate, time the ops, write a page"))
     _add_train(add("train", "train on a COCO-format data set"))
-    _add_eval(add("eval", "COCO's twelve numbers, by pycocotools"))
+    _add_eval(add("eval", "COCO's twelve numbers, what goes wrong and what it costs"))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
     _add_browse(add("browse", "write a page on which to look through a run's detections and errors"))
     add_export(add("export", "write a model to a file for other programs, and check the file"))
@@ -102,7 +102,16 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="train, val (default) or test")
     parser.add_argument("--compare", action="store_true", help="set the result beside the paper's table")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the detections in COCO's results format"
+        "--out",
+        type=Path,
+        metavar="DIR|FILE.json",
+        help="folder for the detections (COCO's results format), all numbers, pictures and a page; a name that "
+        "ends in .json: the detections alone",
+    )
+    parser.add_argument(
+        "--evaluator",
+        choices=choices_of("evaluator"),
+        help="package that computes the numbers (default: as in training)",
     )
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="evaluate these detections rather than a checkpoint's"

@@ -82,9 +82,13 @@ def image_rows(split: Split, results: Results) -> np.ndarray:
 
 
 def _iou(found: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    corner = np.maximum(found[:, :2], truth[:, :2])
-    sides = np.minimum(found[:, :2] + found[:, 2:], truth[:, :2] + truth[:, 2:]) - corner
+    """Of each row's pair of x, y, width, height; 0 where they do not overlap."""
+    sides = [
+        np.minimum(found[:, k] + found[:, k + 2], truth[:, k] + truth[:, k + 2])
+        - np.maximum(found[:, k], truth[:, k])
+        for k in (0, 1)
+    ]
     area = found[:, 2] * found[:, 3]
-    inside = np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
+    inside = np.where((sides[0] > 0) & (sides[1] > 0), sides[0] * sides[1], 0.0)
     outside = np.where(crowd, area, area + truth[:, 2] * truth[:, 3] - inside)
     return np.divide(inside, outside, out=np.zeros_like(inside), where=inside > 0)
