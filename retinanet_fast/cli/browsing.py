@@ -49,6 +49,6 @@ def _location(options: argparse.Namespace, record: RunRecord | None) -> Location
     data = record.data.get("val")
     if data is None:
         raise InputError("browse: the run has no held-out data: expected --data DIR with --detections FILE")
-    if not Path(data.annotations).is_file():
+    if not Path(data.annotations).exists():
         raise InputError(f"{data.annotations}: no such file: where has the run's data moved? --data DIR")
     return data.location

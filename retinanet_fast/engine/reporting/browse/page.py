@@ -15,21 +15,17 @@ from typing import Any
 import numpy as np
 
 from retinanet_fast.engine.data.split import Split, index_of
+from retinanet_fast.engine.evaluation.analysis import MEANINGS
 from retinanet_fast.engine.evaluation.error_kinds import KINDS, error_kinds
 from retinanet_fast.engine.evaluation.results import Results
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.reporting.browse.arrays import best_score, pack, worst_first
 from retinanet_fast.engine.reporting.browse.photos import folder_address, thumbnails, turns_of
 
-MEANINGS = {
-    "correct": "the right class, IoU 0.5 or more, and the first on its object",
-    "classification": "at the place of an object of another class",
-    "localisation": "the right class, but IoU between 0.1 and 0.5",
-    "both": "another class, and IoU between 0.1 and 0.5",
-    "duplicate": "on an object that a detection of a higher score has",
-    "background": "on no object: IoU below 0.1 with each",
-    "ignored": "does not count: on a crowd, or beyond the 100 best of its class on an image",
-    "missed": "an object that no detection finds, nor a classification or localisation error is at",
+TEXTS = {
+    "correct": "the right category, well placed",
+    **MEANINGS,
+    "ignored": "on a crowd, or beyond the 100 best of its category on an image: it does not count",
 }
 # One after the other they are one script.
 SCRIPTS = ("arrays", "count", "state", "picture", "grid", "filters", "viewer", "main")
@@ -69,7 +65,7 @@ class BrowsePage:
             found = error_kinds(split, results)
             small, turns = thumbnails(split.images, self.orientation), turns[chosen]
         content = {
-            "kinds": [{"name": name, "meaning": MEANINGS[name]} for name in (*KINDS, "missed")],
+            "kinds": [{"name": name, "meaning": TEXTS[name]} for name in (*KINDS, "missed")],
             "categories": [[category.id, category.name] for category in split.categories],
             "names": split.images.names[:],
             "folder": folder_address(split.images.folder, path),
