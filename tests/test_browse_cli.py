@@ -12,7 +12,7 @@ import torch
 from browse_cases import Parsed
 
 from retinanet_fast.cli import main
-from retinanet_fast.engine.data.coco import locate, read_split
+from retinanet_fast.engine.data.sources import locate, read_split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.results import Detected, from_list, save_detected, write_results
 from retinanet_fast.engine.recipe import Recipe

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
 from retinanet_fast.cli.browsing import browse_command
+from retinanet_fast.cli.data_sets import check_data_command, convert_command
 from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
 from retinanet_fast.cli.training import train_command
@@ -33,6 +34,8 @@ COMMANDS = {
     "predict": commands.predict_command,
     "browse": browse_command,
     "export": export_command,
+    "check-data": check_data_command,
+    "convert": convert_command,
     "info": commands.info_command,
 }
 

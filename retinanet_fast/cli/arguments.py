@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet_fast import __version__
+from retinanet_fast.cli.data_arguments import DATA_HELP, add_check_data, add_convert, add_data
 from retinanet_fast.cli.exporting import add_export
 from retinanet_fast.cli.recipe_flags import add_recipe_flags, choices_of
 from retinanet_fast.engine import recipe as recipes
 
 PROGRAM = "retinanet-fast"
 DESCRIPTION = """\
-Train a RetinaNet on any COCO-format data set and detect with it.
+Train a RetinaNet on a data set of your own and detect with it.
 
   retinanet-fast demo                                        render images, train, and show it all on one page
   retinanet-fast train --recipe bccd --data DIR --out RUN    train
   retinanet-fast eval --checkpoint RUN --data DIR            COCO's twelve numbers
   retinanet-fast predict --checkpoint RUN PICTURE ...        pictures with boxes, and a json
   retinanet-fast browse RUN                                  a page of its detections, the worst images first
+  retinanet-fast check-data --data DIR                       all that is wrong with a data set
+  retinanet-fast convert --data DIR --out DIR                COCO's json of another format
   retinanet-fast export RUN --format onnx --out FILE         a file for other programs
 """
-DATA_HELP = """\
-data set:
-  --data DIR holds annotations/instances_{train,val,test}.json with images/ (or images/{train,val,test}/),
-  or COCO's own annotations/instances_{train,val}2017.json with {train,val}2017/.
-"""
+USES_DATA = ("train", "eval", "demo", "browse", "check-data", "convert")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,16 +40,20 @@ def make_parser() -> argparse.ArgumentParser:
             name,
             help=what,
             description=what[0].upper() + what[1:] + ".",
-            epilog=DATA_HELP if name in ("train", "eval", "demo", "browse") else None,
+            epilog=DATA_HELP if name in USES_DATA else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
     _add_demo(add("demo", "render a small data set, train on it, evaluate, time the ops, write a page"))
-    _add_train(add("train", "train on a COCO-format data set"))
+    _add_train(add("train", "train on a data set"))
     _add_eval(add("eval", "COCO's twelve numbers, what goes wrong and what it costs"))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
     _add_browse(add("browse", "write a page on which to look through a run's detections and errors"))
     add_export(add("export", "write a model to a file for other programs, and check the file"))
+    add_check_data(
+        add("check-data", "look at a data set's entries and decode its images, and list all that is wrong")
+    )
+    add_convert(add("convert", "write COCO's json for a data set in another format"))
     choices.add_parser("bench", help="run the benchmarks of the source tree (bench --help: their options)")
     add("info", "what the ops were built from and for, and what is here")
     return parser
@@ -92,7 +94,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="write TensorBoard's event files (default: where the package tensorboard is installed)",
     )
-    _add_data(parser, ("train", "val"))
+    add_data(parser, ("train", "val"))
     _add_common(parser)
     add_recipe_flags(parser)
 
@@ -118,7 +120,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
     _add_running(parser)
-    _add_data(parser, ("val",))
+    add_data(parser, ("val",))
     _add_common(parser)
 
 
@@ -158,7 +160,7 @@ def _add_browse(parser: argparse.ArgumentParser) -> None:
         help="put the N worst images into the page, and no others, so that it can be sent; "
         "otherwise it shows the picture files where they lie",
     )
-    _add_data(parser, ("val",))
+    add_data(parser, ("val",))
     _add_skip_bad(parser)
 
 
@@ -169,15 +171,6 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         help="of the convolutions (default: as in training)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="that compute (default: as in training)")
-
-
-def _add_data(parser: argparse.ArgumentParser, splits: Sequence[str]) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a COCO-format data set, see below")
-    for split in splits:
-        parser.add_argument(f"--{split}-json", type=Path, metavar="FILE", help=f"{split} annotations")
-        parser.add_argument(
-            f"--{split}-images", type=Path, metavar="DIR", help=f"folder of the {split} images"
-        )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

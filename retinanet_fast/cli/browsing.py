@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def browse_command(options: argparse.Namespace) -> None:
     """Write the page, without opening it."""
-    from retinanet_fast.engine.data.coco import read_split
+    from retinanet_fast.engine.data.sources import read_split
     from retinanet_fast.engine.reporting.browse import BrowsePage, read_found
     from retinanet_fast.engine.run_folder import RunFolder
 
@@ -45,7 +45,7 @@ def _location(options: argparse.Namespace, record: RunRecord | None) -> Location
     """Of the data that the command names, else of the held-out data that the run was evaluated on."""
     if record is None or options.data is not None or options.val_json is not None:
         name = "val" if options.val_json is not None else options.split
-        return required(location_of(options, name), options.data, name)
+        return required(location_of(options, name), options.data, name, options.format)
     data = record.data.get("val")
     if data is None:
         raise InputError("browse: the run has no held-out data: expected --data DIR with --detections FILE")

@@ -40,8 +40,8 @@ def predict_command(options: argparse.Namespace) -> None:
 def demo_command(options: argparse.Namespace) -> None:
     load = Load.now()
     from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.data.coco import locate, read_split
     from retinanet_fast.engine.data.rendered import RenderOptions
+    from retinanet_fast.engine.data.sources import locate, read_split
     from retinanet_fast.engine.demo import Demo, render, run_demo
     from retinanet_fast.engine.precision import describe
 

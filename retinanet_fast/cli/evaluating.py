@@ -27,7 +27,7 @@ DETECTIONS = "detections.json"
 def eval_command(options: argparse.Namespace) -> None:
     """Detect with a checkpoint, or read detections from a file, and print COCO's numbers and what goes wrong."""
     start = Load.now()
-    from retinanet_fast.engine.data.coco import read_annotations, read_split
+    from retinanet_fast.engine.data.sources import read_annotations, read_split
     from retinanet_fast.engine.evaluation.paper import comparison
     from retinanet_fast.engine.evaluation.results import read_results
 
@@ -37,10 +37,10 @@ def eval_command(options: argparse.Namespace) -> None:
         raise InputError(f"--batch-size: expected a number above 0, got {options.batch_size}")
     problems = Problems(options.skip_bad)
     split_name = "val" if options.val_json else options.split
-    location = required(location_of(options, split_name), options.data, split_name)
+    location = required(location_of(options, split_name), options.data, split_name, options.format)
     scored: Scored | None
     if options.results is not None:
-        split = read_annotations(location.annotations, problems)
+        split = read_annotations(location, problems)
         label = options.results.name
         results = read_results(options.results, split)
         _write_detections(options.out, results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from retinanet_fast.engine.errors import InputError, Problems
 
 # COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
 OVERSHOOT = 1.0
+LAYOUT = "annotations/instances_{split}.json, or COCO's own annotations/instances_{split}2017.json"
 INT64 = range(-(2**63), 2**63)
 LONGEST_SIDE = 2**31 - 1  # in pixels
 
@@ -68,10 +69,7 @@ def read_split(location: Location, problems: Problems) -> Split:
     Raises:
         InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
-    split = find_files(read_annotations(location.annotations, problems), location.image_folders, problems)
-    if not split.images:
-        raise InputError(f"{split.annotations}: no usable image: the data set is empty")
-    return split
+    return find_files(read_annotations(location.annotations, problems), location.image_folders, problems)
 
 
 def read_annotations(path: Path, problems: Problems) -> Split:
@@ -166,7 +164,7 @@ def _read_boxes(
     good &= np.isfinite(areas) & (areas != -2.0)
     if not good.all():
         _report(path, entries, np.flatnonzero(~good), categories, images, problems)
-    clipped = _clip(xywh[good], sizes[good])
+    clipped = clip(xywh[good], sizes[good])
     areas = np.where(areas[good] < 0, clipped[:, 2] * clipped[:, 3], areas[good])
     boxes = Boxes(clipped, np.array(category_ids)[good], areas, crowd[good] == 1)
     return Split.of(path, categories, images, boxes, owners[good])
@@ -181,7 +179,7 @@ def _inside(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         return ((length > 0) & within).all(axis=1)
 
 
-def _clip(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def clip(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Boxes inside their image; those that are already keep their very numbers."""
     low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
     start, end = np.maximum(low, 0.0), np.minimum(high, sizes)
@@ -220,15 +218,25 @@ def _report(
             problems.report(f"{where}: {_box_fault(entry, sizes[image_id])}")
 
 
+def box_fault(bbox: Sequence[float], size: Sequence[int]) -> str | None:
+    """What is wrong with a box ``[x, y, width, height]`` of an image of (width, height), if anything is: what
+    ``_inside`` says of many."""
+    if not (bbox[2] > 0 and bbox[3] > 0):
+        return f"bbox {list(bbox)} has no area"
+    for low, length, side in zip(bbox[:2], bbox[2:], size):
+        high = low + length
+        if not (low >= -OVERSHOOT and high <= side + OVERSHOOT and low < side and high > 0):
+            return f"bbox {list(bbox)} is outside its image of {size[0]}x{size[1]} pixels"
+    return None
+
+
 def _box_fault(entry: dict[str, Any], size: tuple[int, int]) -> str:
     """What is wrong with the box ``[x, y, width, height]``, the area or the crowd flag of an annotation."""
     bbox, area, crowd = entry.get("bbox"), entry.get("area"), entry.get("iscrowd", 0)
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
         return f"expected bbox [x, y, width, height], got {_short(bbox)}"
-    if bbox[2] <= 0 or bbox[3] <= 0:
-        return f"bbox {bbox} has no area"
-    if not _inside(np.array([bbox], dtype=np.float64), np.array([size], dtype=np.float64)).all():
-        return f"bbox {bbox} is outside its image of {size[0]}x{size[1]} pixels"
+    if (fault := box_fault(bbox, size)) is not None:
+        return fault
     if area is not None and not (is_number(area) and area >= 0):
         return f"expected an area in pixels, got {_short(area)}"
     return f"expected iscrowd 0 or 1, got {_short(crowd)}"
