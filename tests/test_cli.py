@@ -15,6 +15,7 @@ from typing import Any
 import data_sets
 import pytest
 import torch
+from children import child_environment
 from PIL import Image
 
 from retinanet_fast.cli import main
@@ -149,8 +150,8 @@ def test_a_stopped_run_is_resumed_from_its_folder_alone(
     out = tmp_path / "run"
     words = ["train", "--data", rendered, "--out", out, *SMALL, "--epochs", "2"]
     command = [sys.executable, "-m", "retinanet_fast", *map(str, words)]
-    pipe = subprocess.PIPE  # and not the source tree, whose package would hide an installed one
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as process:
+    pipe, imports = subprocess.PIPE, child_environment()  # of the package that is tested
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=imports) as process:
         assert process.stdout is not None
         assert any("epoch 1/2" in line for line in process.stdout)
         process.send_signal(number)
@@ -176,7 +177,8 @@ def test_ctrl_c_ends_the_program_cleanly(rendered: Path, tmp_path: Path) -> None
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,  # not the source tree, whose package would hide an installed one
+        cwd=tmp_path,
+        env=child_environment(),  # of the package that is tested
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
@@ -382,7 +384,7 @@ def test_info_tells_what_is_here(capsys: Any) -> None:
 def test_an_unknown_cpu_level_is_told_in_one_line(tmp_path: Path) -> None:
     # In a process of its own: the level is chosen once, at the first op.
     words = [sys.executable, "-m", "retinanet_fast", "info"]
-    environment = {**os.environ, "RETINANET_FAST_CPU_LEVEL": "486"}
+    environment = child_environment(RETINANET_FAST_CPU_LEVEL="486")
     done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
