@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from retinanet_fast.cli.inputs import amount, location_of, required, say, say_skipped
@@ -40,7 +41,7 @@ def eval_command(options: argparse.Namespace) -> None:
     location = required(location_of(options, split_name), options.data, split_name)
     scored: Scored | None
     if options.results is not None:
-        split = read_annotations(location.annotations, problems)
+        split = replace(read_annotations(location.annotations, problems), location=location)
         label = options.results.name
         results = read_results(options.results, split)
         _write_detections(options.out, results)

@@ -92,6 +92,18 @@ class Federation:
         }
 
 
+def federation_of(split: Split) -> Federation | None:
+    """Of a split in LVIS's format; None of any other.
+
+    Raises:
+        InputError: see ``read_federation``.
+    """
+    location = split.location
+    return (
+        read_federation(location.annotations) if location is not None and location.format == "lvis" else None
+    )
+
+
 def read_federation(path: Path) -> Federation:
     """What an LVIS json says of its images and categories; boxes are skipped unread.
 
