@@ -29,11 +29,13 @@ MEANINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Attributes:
-    names: of the categories, in the order of their ids.
-    counts: detections of each kind in ``KINDS``, and missed boxes.
-    costs: AP50, and what is gained by each kind put right.
-    confusion: as ``confusion_matrix`` has it, of detections from ``SCORE`` on.
+    """What ``analyse`` finds.
+
+    Attributes:
+        names: of the categories, in the order of their ids.
+        counts: detections of each kind in ``KINDS``, and missed boxes.
+        costs: AP50, and what is gained by each kind put right.
+        confusion: as ``confusion_matrix`` has it, of detections from ``SCORE`` on.
     """
 
     names: list[str]
