@@ -183,6 +183,10 @@ def test_lvis_counts_three_hundred_detections_of_an_image(tmp_path: Path) -> Non
             lambda document: document["categories"][0].update(frequency="x"),
             "categories[0]: expected frequency r, c or f",
         ),
+        (
+            lambda document: document["images"][0].update(neg_category_ids=[10**30]),
+            "images[0].neg_category_ids[0]",
+        ),
         (lambda document: document["categories"][0].update(frequency=1), "Expected `str`, got `int`"),
     ],
 )

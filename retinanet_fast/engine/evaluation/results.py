@@ -193,7 +193,8 @@ def read_results(path: Path, split: Split) -> Results:
             raise InputError(f"{where}: expected an object, got {entry!r}")
         if not is_integer(entry.get("image_id")) or entry["image_id"] not in image_ids:
             raise InputError(f"{where}: image_id {entry.get('image_id')} is not in {split.annotations}")
-        if not is_integer(entry.get("category_id")) or not is_number(entry.get("score")):
+        category_id = entry.get("category_id")
+        if not is_integer(category_id) or abs(category_id) >= 2**63 or not is_number(entry.get("score")):
             raise InputError(f"{where}: expected a category_id and a score")
         bbox = entry.get("bbox")
         if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
