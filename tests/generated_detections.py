@@ -12,8 +12,8 @@ from retinanet_fast.engine.evaluation.results import Results, from_list
 
 
 def split_of(boxes: dict[int, list[Box]], categories: int = 3) -> Split:
-    """A split of images of 640x480 pixels, by id, and of categories 10, 20, ..."""
-    images = Images.of([(image_id, f"{image_id}.jpg", 640, 480) for image_id in boxes])
+    """A split of images of 640x640 pixels, by id, and of categories 10, 20, ..."""
+    images = Images.of([(image_id, f"{image_id}.jpg", 640, 640) for image_id in boxes])
     owners = np.array([index for index, of in enumerate(boxes.values()) for _ in of], dtype=np.int64)
     packed = Boxes.of(box for of in boxes.values() for box in of)
     return Split.of(

@@ -155,6 +155,10 @@ def test_the_papers_table(tmp_path: Path) -> None:
         ({"image_id": [7]}, "[1]: image_id [7] is not in"),
         ({"image_id": 7, "category_id": 5, "bbox": [1, 2, 3, 4]}, "[1]: expected a category_id and a score"),
         (
+            {"image_id": 7, "category_id": 10**30, "score": 1, "bbox": [1, 2, 3, 4]},
+            "[1]: expected a category_id and a score",
+        ),
+        (
             {"image_id": 7, "category_id": 5, "score": 1, "bbox": [1, 2]},
             "[1]: expected bbox [x, y, width, height]",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from generated_detections import box, detection, generated, results_of, split_of
 
-from retinanet_fast.engine.data.split import Split
+from retinanet_fast.engine.data.split import Location, Split
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.evaluation import coco_numbers
+from retinanet_fast.engine.evaluation.analysis import analyse
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation, choose_evaluator, evaluate
 from retinanet_fast.engine.evaluation.federated import LVIS_MOST, read_federation
 from retinanet_fast.engine.evaluation.results import Results
@@ -109,6 +111,10 @@ def lvis(tmp_path: Path, split: Split, seed: int) -> dict[str, Any]:
     return document
 
 
+def as_lvis(split: Split, tmp_path: Path) -> Split:
+    return replace(split, location=Location(tmp_path / "lvis.json", (), "lvis"))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_lvis_numbers_are_those_of_faster_coco_evals_own_lvis_style(tmp_path: Path, seed: int) -> None:
     from faster_coco_eval import COCO, COCOeval_faster
@@ -119,7 +125,7 @@ def test_lvis_numbers_are_those_of_faster_coco_evals_own_lvis_style(tmp_path: Pa
     results = results.rows(np.isin(results.category_id, [category.id for category in split.categories]))
     split = split.of_images(keep)
     document = lvis(tmp_path, split, seed)
-    found = evaluate(split, results, federation=read_federation(tmp_path / "lvis.json"))
+    found = evaluate(as_lvis(split, tmp_path), results)
 
     truth = COCO(document)
     order = np.argsort(results.image_id, kind="stable")
@@ -145,27 +151,25 @@ def test_lvis_counts_an_alarm_only_where_the_image_is_annotated(tmp_path: Path) 
     right = detection(1, (0, 0, 50, 50), 0.5)
     alarm = detection(2, (0, 0, 50, 50), 0.9)
 
-    def ap(negative: list[int], not_exhaustive: list[int]) -> float:
+    def ap_and_alarms(negative: list[int], not_exhaustive: list[int]) -> tuple[float, int]:
         document["images"][1] |= {"neg_category_ids": negative, "not_exhaustive_category_ids": not_exhaustive}
         (tmp_path / "lvis.json").write_text(json.dumps(document))
-        federation = read_federation(tmp_path / "lvis.json")
-        return evaluate(split, results_of(right, alarm), federation=federation).per_category[0][1]
+        found = as_lvis(split, tmp_path), results_of(right, alarm)
+        return evaluate(*found).per_category[0][1], analyse(*found).counts["background"]
 
-    assert ap([], []) == pytest.approx(1)  # nobody looked
-    assert ap([10], []) == pytest.approx(0.5)
-    assert ap([10], [10]) == pytest.approx(1)
+    assert ap_and_alarms([], []) == (pytest.approx(1), 0)  # nobody looked
+    assert ap_and_alarms([10], []) == (pytest.approx(0.5), 1)
+    assert ap_and_alarms([10], [10]) == (pytest.approx(1), 0)
 
 
 def test_lvis_counts_three_hundred_detections_of_an_image(tmp_path: Path) -> None:
     split = split_of({1: [box(0, 0, 50, 50)]}, 2)
     lvis(tmp_path, split, 0)
-    federation = read_federation(tmp_path / "lvis.json")
+    split = as_lvis(split, tmp_path)
     others = [detection(1, (200, 200, 20, 20), 0.9, 20) for _ in range(300)]
     late = detection(1, (0, 0, 50, 50), 0.1)
-    assert evaluate(split, results_of(*others, late), federation=federation).numbers["AP"] == 0
-    assert evaluate(split, results_of(*others[:299], late), federation=federation).numbers[
-        "AP"
-    ] == pytest.approx(1)
+    assert evaluate(split, results_of(*others, late)).numbers["AP"] == 0
+    assert evaluate(split, results_of(*others[:299], late)).numbers["AP"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +182,10 @@ def test_lvis_counts_three_hundred_detections_of_an_image(tmp_path: Path) -> Non
         (
             lambda document: document["categories"][0].update(frequency="x"),
             "categories[0]: expected frequency r, c or f",
+        ),
+        (
+            lambda document: document["images"][0].update(neg_category_ids=[10**30]),
+            "images[0].neg_category_ids[0]",
         ),
         (lambda document: document["categories"][0].update(frequency=1), "Expected `str`, got `int`"),
     ],
@@ -198,4 +206,4 @@ def test_pycocotools_has_no_lvis_numbers(tmp_path: Path) -> None:
     split = split_of({1: []})
     lvis(tmp_path, split, 0)
     with pytest.raises(InputError, match="expected faster"):
-        evaluate(split, results_of(), None, "pycocotools", read_federation(tmp_path / "lvis.json"))
+        evaluate(as_lvis(split, tmp_path), results_of(), evaluator="pycocotools")

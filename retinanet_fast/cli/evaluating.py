@@ -28,6 +28,7 @@ def eval_command(options: argparse.Namespace) -> None:
     """Detect with a checkpoint, or read detections from a file, and print COCO's numbers and what goes wrong."""
     start = Load.now()
     from retinanet_fast.engine.data.sources import read_annotations, read_split
+    from retinanet_fast.engine.evaluation.federated import federation_of
     from retinanet_fast.engine.evaluation.paper import comparison
     from retinanet_fast.engine.evaluation.results import read_results
 
@@ -48,6 +49,7 @@ def eval_command(options: argparse.Namespace) -> None:
         _write_page(options.out, label, split, results, scored)
     else:
         split = read_split(location, problems)
+        federation_of(split)  # what LVIS's evaluation lacks is told before the model runs
         label = f"this model ({options.checkpoint})"
         scored = _eval_checkpoint(options, split, problems, start, label)
     if scored is None:

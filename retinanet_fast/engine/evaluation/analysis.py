@@ -11,7 +11,8 @@ from retinanet_fast.engine.evaluation.coco_numbers import counted
 from retinanet_fast.engine.evaluation.confusion import confusion_matrix
 from retinanet_fast.engine.evaluation.curves import category_ids
 from retinanet_fast.engine.evaluation.error_costs import ErrorCosts, error_costs
-from retinanet_fast.engine.evaluation.error_kinds import error_kinds
+from retinanet_fast.engine.evaluation.error_kinds import CORRECT, IGNORED, error_kinds
+from retinanet_fast.engine.evaluation.federated import federation_of
 from retinanet_fast.engine.evaluation.results import Results
 
 # Only what the model is fairly sure of is drawn, and counted in the confusion matrix.
@@ -28,11 +29,13 @@ MEANINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Attributes:
-    names: of the categories, in the order of their ids.
-    counts: detections of each kind in ``KINDS``, and missed boxes.
-    costs: AP50, and what is gained by each kind put right.
-    confusion: as ``confusion_matrix`` has it, of detections from ``SCORE`` on.
+    """What ``analyse`` finds.
+
+    Attributes:
+        names: of the categories, in the order of their ids.
+        counts: detections of each kind in ``KINDS``, and missed boxes.
+        costs: AP50, and what is gained by each kind put right.
+        confusion: as ``confusion_matrix`` has it, of detections from ``SCORE`` on.
     """
 
     names: list[str]
@@ -67,11 +70,21 @@ class Analysis:
 def analyse(split: Split, results: Results, image_ids: list[int] | None = None) -> Analysis:
     """Look into detections on the images of a split that are to count, by default all.
 
+    In LVIS's format only detections where an image is annotated are looked into, and those that match nothing are
+    ignored where not all objects are annotated.
+
     Raises:
         ValueError: a detection on an image that is not in the split.
+        InputError: an LVIS json lacks what says where images are annotated.
     """
+    federation = federation_of(split)
     split, results = counted(split, results, image_ids)
+    lenient = np.zeros(len(results), dtype=bool)
+    if federation is not None:
+        kept, lenient = federation.apply(split, results)
+        results, lenient = results.rows(kept), lenient[kept]
     found = error_kinds(split, results)
+    found.kinds[lenient & (found.kinds != CORRECT)] = IGNORED
     name_of = {category.id: category.name for category in split.categories}
     return Analysis(
         [name_of[category_id] for category_id in category_ids(split).tolist()],

@@ -7,7 +7,6 @@ of the arrays, used and dropped before the next, and images with neither a box n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,13 +75,16 @@ def _one_category(
     ours, theirs = _slices(found.image, images), _slices(owners, images)
     crowd = boxes.crowd.astype(int).tolist()
     # Each category's detections and boxes are counted from 1: a match with number 0 would be none.
-    detections = _dicts(
-        id=range(1, len(found.score) + 1),
-        score=found.score.tolist(),
-        area=(found.bbox[:, 2] * found.bbox[:, 3]).tolist(),
-        lvis_mark=found.lenient.tolist(),
-    )
-    truth = _dicts(id=range(1, len(crowd) + 1), area=boxes.areas.tolist(), iscrowd=crowd, ignore=crowd)
+    areas = found.bbox[:, 2] * found.bbox[:, 3]
+    columns = zip(found.score.tolist(), areas.tolist(), found.lenient.tolist())
+    detections = [
+        {"id": number, "score": score, "area": area, "lvis_mark": lenient}
+        for number, (score, area, lenient) in enumerate(columns, 1)
+    ]
+    truth = [
+        {"id": number, "area": area, "iscrowd": ignored, "ignore": ignored}
+        for number, (area, ignored) in enumerate(zip(boxes.areas.tolist(), crowd), 1)
+    ]
     params = Params(iouType="bbox")
     params.imgIds, params.catIds, params.maxDets = images.tolist(), [1], list(most)
     ious = [
@@ -92,10 +94,6 @@ def _one_category(
     sets = [_data_set(api, images, *side) for side in ((truth, theirs), (detections, ours))]
     found_curves = api.COCOevalEvaluateAccumulate(params, ious, *sets, params.imgIds, params.catIds, True)
     return found_curves["precision"][:, :, 0], found_curves["recall"][:, 0]
-
-
-def _dicts(**columns: Sequence[Any]) -> list[dict[str, Any]]:
-    return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
 def _data_set(api: Any, images: np.ndarray, rows: list[dict[str, Any]], slices: list[slice]) -> Any:

@@ -13,7 +13,7 @@ from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.evaluation.by_faster import curves_by_faster
 from retinanet_fast.engine.evaluation.by_pycocotools import curves_by_pycocotools
 from retinanet_fast.engine.evaluation.curves import Curves, category_ids
-from retinanet_fast.engine.evaluation.federated import LVIS_MOST, Federation
+from retinanet_fast.engine.evaluation.federated import LVIS_MOST, federation_of
 from retinanet_fast.engine.evaluation.overlaps import image_rows
 from retinanet_fast.engine.evaluation.results import Results
 
@@ -65,34 +65,33 @@ def evaluate(
     results: Results,
     image_ids: list[int] | None = None,
     evaluator: str = "auto",
-    federation: Federation | None = None,
 ) -> Evaluation:
-    """Compare detections with the boxes of a split, as COCO does, or as LVIS where a federation is given.
+    """Compare detections with the boxes of a split, as COCO does, or as LVIS does where it is in LVIS's format.
 
     Args:
         results: on images of the split, an image's detections in the order in which equal scores count.
         image_ids: the images to count, by default all; images without detections count too.
         evaluator: faster, pycocotools, or auto: faster where it is installed. They give the same numbers.
-        federation: of a split in LVIS's format.
 
     Raises:
         ValueError: a detection on an image that is not in the split.
-        InputError: LVIS's numbers by pycocotools, which has none.
+        InputError: LVIS's numbers by pycocotools, which has none; or its json lacks what they need.
     """
+    federation = federation_of(split)
     split, results = counted(split, results, image_ids)
     name = choose_evaluator(evaluator)
-    if federation is not None and name != "faster":
+    if federation is None:
+        curves = (curves_by_faster if name == "faster" else curves_by_pycocotools)(split, results)
+        numbers = _numbers(curves)
+    elif name != "faster":
         raise InputError(
-            'evaluator: expected faster for a data set in LVIS\'s format: pip install "retinanet_fast[train]"'
+            f"{split.annotations}: evaluator: expected faster for a data set in LVIS's format, "
+            'pip install "retinanet_fast[train]" installs it'
         )
-    if federation is not None:
+    else:
         kept, lenient = federation.apply(split, results)
         curves = curves_by_faster(split, results.rows(kept), (LVIS_MOST,), lenient[kept])
         numbers = federation.numbers(split, curves)
-    else:
-        by = curves_by_faster if name == "faster" else curves_by_pycocotools
-        curves = by(split, results)
-        numbers = _numbers(curves)
     return Evaluation(numbers, _per_category(split, curves), curves, EVALUATORS[name])
 
 

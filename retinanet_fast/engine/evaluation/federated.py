@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
+from retinanet_fast.engine.data.json_values import content_of
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import InputError, one_line
 from retinanet_fast.engine.evaluation.curves import Curves, category_ids
@@ -20,14 +22,17 @@ LVIS_MOST = 300
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 
 
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Image(msgspec.Struct):
-    id: int
-    neg_category_ids: list[int]
-    not_exhaustive_category_ids: list[int]
+    id: Id
+    neg_category_ids: list[Id]
+    not_exhaustive_category_ids: list[Id]
 
 
 class _Category(msgspec.Struct):
-    id: int
+    id: Id
     frequency: str
 
 
@@ -92,6 +97,18 @@ class Federation:
         }
 
 
+def federation_of(split: Split) -> Federation | None:
+    """Of a split in LVIS's format; None of any other.
+
+    Raises:
+        InputError: see ``read_federation``.
+    """
+    location = split.location
+    return (
+        read_federation(location.annotations) if location is not None and location.format == "lvis" else None
+    )
+
+
 def read_federation(path: Path) -> Federation:
     """What an LVIS json says of its images and categories; boxes are skipped unread.
 
@@ -99,7 +116,7 @@ def read_federation(path: Path) -> Federation:
         InputError: an entry lacks what LVIS's evaluation needs; it names file and entry.
     """
     try:
-        document = msgspec.json.decode(path.read_bytes(), type=_Document)
+        document = msgspec.json.decode(content_of(path), type=_Document)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {one_line(error)}; LVIS's evaluation needs it") from None
     for index, category in enumerate(document.categories):

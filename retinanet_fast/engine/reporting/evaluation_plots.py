@@ -9,11 +9,12 @@ import numpy as np
 from retinanet_fast.engine.evaluation.analysis import Analysis
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
 from retinanet_fast.engine.evaluation.curves import IOUS
-from retinanet_fast.engine.reporting.plots import COLOURS, GRID, INK, new_figure
+from retinanet_fast.engine.reporting.plots import COLOURS, INK, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FAINT = "#c3c9da"
 RECALLS = np.linspace(0, 1, 101)
 # A larger matrix cannot be read: it shows the categories with the most boxes.
 MOST_CATEGORIES = 24
@@ -28,7 +29,7 @@ def curves_figure(evaluation: Evaluation) -> Figure:
     figure, axes = new_figure("recall", "precision")
     for index in range(precision.shape[2]):
         label = "each category, IoU 0.50" if index == 0 else None
-        axes.plot(RECALLS, precision[0, :, index], color=GRID, linewidth=0.9, label=label)
+        axes.plot(RECALLS, precision[0, :, index], color=FAINT, linewidth=0.7, label=label)
     if precision.shape[2]:
         means = precision.mean(axis=2)
         for colour, label, curve in (
