@@ -42,7 +42,7 @@ def layout(scale: Scale, split: SplitScale, generator: np.random.Generator) -> S
     share = generator.gamma(0.8, size=len(filled))
     more = generator.multinomial(split.boxes - len(filled), share / share.sum())
     owners = generator.permutation(np.repeat(filled, 1 + more))
-    return SplitLayout(ids, picture_sizes(generator, count), names, owners)
+    return SplitLayout(ids, picture_sizes(generator, count) // scale.smaller, names, owners)
 
 
 def write_annotations(
@@ -88,7 +88,7 @@ def _blocks(
     for start in range(0, split.boxes, BLOCK):
         owners = where.owners[start : start + BLOCK]
         categories = generator.choice(CATEGORY_IDS, len(owners), p=weights)
-        yield list(_annotations(start + 1, where, owners, categories, scale.polygon_points, generator))
+        yield list(_annotations(start + 1, where, owners, categories, scale, generator))
 
 
 def _annotations(
@@ -96,11 +96,12 @@ def _annotations(
     where: SplitLayout,
     owners: NDArray[np.int64],
     categories: NDArray[np.int64],
-    mean_points: int,
+    scale: Scale,
     generator: np.random.Generator,
 ) -> Iterator[dict[str, Any]]:
     sizes = where.sizes[owners]
-    boxes = _boxes(sizes, generator)
+    boxes = _boxes(sizes, SMALLEST / scale.smaller, generator)
+    mean_points = scale.polygon_points
     counts = generator.integers(mean_points // 2, mean_points * 3 // 2 + 1, len(owners))
     polygons = _polygons(boxes, int(counts.max()), generator)
     crowds = generator.random(len(owners)) < CROWDS
@@ -127,10 +128,10 @@ def _annotations(
         yield entry
 
 
-def _boxes(sizes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.float64]:
+def _boxes(sizes: NDArray[np.int64], smallest: float, generator: np.random.Generator) -> NDArray[np.float64]:
     """``[M, 4]`` xywh inside their images, two decimals: sides between the smallest and the largest, many small."""
     largest = LARGEST * sizes
-    sides = SMALLEST * (largest / SMALLEST) ** (generator.random((len(sizes), 1)) ** 1.3)
+    sides = smallest * (largest / smallest) ** (generator.random((len(sizes), 1)) ** 1.3)
     sides = np.minimum(sides * generator.uniform(0.6, 1.4, sides.shape), largest).round(2)
     corners = (generator.random(sides.shape) * (sizes - sides - 0.01)).round(2)
     return np.concatenate((corners, sides), axis=1)

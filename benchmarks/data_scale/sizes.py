@@ -50,6 +50,7 @@ class Scale:
     polygon_points: int = 23  # on average: a json of 450 MB for the default numbers, as COCO's is
     folders: int = 8  # of each split's files
     pictures_per_size: int = 4  # different ones; files of a size are hard links to them
+    smaller: int = 1  # sides of pictures and boxes are divided by this
     seed: int = 0
 
 
