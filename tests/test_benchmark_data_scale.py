@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import filecmp
 import json
+import multiprocessing
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not installed
 
-from benchmarks.data_scale import generate
+from benchmarks.data_scale import child, cli, draft, generate, loader, memory, order, pss, startup
+from benchmarks.data_scale.rows import Number, missed
 from benchmarks.data_scale.sizes import SCALES
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.errors import Problems
+from retinanet_fast.engine.recipe import Recipe
 
 TINY = SCALES["tiny"]
 
@@ -95,3 +100,138 @@ def test_a_folder_that_is_whole_is_kept_and_another_is_not_overwritten(data: Pat
     own.write_text("mine")
     assert generate.main(["--out", str(tmp_path), "--scale", "tiny"]) == 2
     assert own.read_text() == "mine"
+
+
+def test_smaller_pictures_have_as_many_boxes(tmp_path: Path) -> None:
+    scale = dataclasses.replace(TINY, smaller=8)
+    folder = generate.generated(tmp_path / "small", scale)
+    location = locate(folder, "train")
+    assert location is not None
+    split = read_split(location, Problems(skip=False))
+    assert split.count_boxes() == TINY.splits[0].boxes
+    assert max(image.width for image in split.images) == 80
+
+
+# --- what is measured with
+
+
+def test_a_number_is_judged_by_its_limit() -> None:
+    numbers = [
+        Number("a", 19.0, "s", limit=20.0),
+        Number("b", 21.0, "s", limit=20.0),
+        Number("c", 1.3, "x", limit=1.2, at_least=True),
+        Number("d", 1.1, "x", limit=1.2, at_least=True),
+        Number("e", 0.049, "%"),
+    ]
+    assert [number.verdict for number in numbers] == ["pass", "miss", "pass", "miss", ""]
+    assert [number.name for number in missed(numbers)] == ["b", "d"]
+    assert numbers[2].as_dict()["bar"] == ">= 1.2x"
+    assert "4.9%" in numbers[4].line()
+
+
+MEGABYTES = 64
+
+
+def _hold(array: np.ndarray, write: bool, ready: Any, done: Any) -> None:
+    if write:
+        array += 1
+    ready.set()
+    done.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="memory is read from Linux's /proc")
+@pytest.mark.parametrize(("write", "copies"), [(False, 0), (True, 1)])
+def test_pages_that_processes_share_count_once(write: bool, copies: int) -> None:
+    """A forked child that only has an array adds none of it, one that writes to it adds all of it."""
+    array = np.ones(MEGABYTES * 10**6, dtype=np.uint8)
+    fork = multiprocessing.get_context("fork")
+    ready, done = fork.Event(), fork.Event()
+    before = pss.pss(pss.process_set())["Pss"]
+    process = fork.Process(target=_hold, args=(array, write, ready, done))
+    process.start()
+    try:
+        ready.wait()
+        pids = pss.process_set()
+        assert process.pid in pids
+        added = pss.pss(pids)["Pss"] - before
+    finally:
+        done.set()
+        process.join()
+    # A fork of this interpreter writes to a part of its own objects: below half of the array's size.
+    assert MEGABYTES * copies <= added + 1 < MEGABYTES * (copies + 0.5)
+
+
+def test_a_failing_childs_last_lines_are_the_error() -> None:
+    with pytest.raises(child.ChildError, match="No module named"):
+        list(child.lines_of(["benchmarks.no_such_module"]))
+
+
+def test_without_rights_the_json_alone_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError
+
+    file = tmp_path / "a.json"
+    file.write_text("[]")
+    monkeypatch.setattr(child.os, "sync", refused)
+    assert "the json" in child.drop_caches([file])
+    assert file.read_text() == "[]"
+
+
+# --- the parts
+
+
+def test_the_first_step_ends_the_program(data: Path, tmp_path: Path) -> None:
+    found = startup.first_step(data, tmp_path)
+    assert 0 < found["data read"] < found["first step"]
+    assert found["peak"] > 100  # MB: torch alone takes more
+
+
+def test_the_loader_alone(data: Path) -> None:
+    work = loader.Work("small", {"min_size": [64], "max_size": 107, "batch_size": 4}, 1, 10)
+    assert loader.loading_rate(data, work, 0) > 0
+    assert loader.loading_rate(data, work, 1, device="cuda") > 0  # packed as for one, which need not be here
+
+
+def test_draft_decoding_loses_nothing_on_a_flat_picture(tmp_path: Path) -> None:
+    file = tmp_path / "flat.jpg"
+    Image.new("RGB", (640, 480), (100, 100, 100)).save(file)
+    recipe = Recipe(min_size=[160], max_size=267)
+    # The antialiasing's weights are rounded: their sum is 1 to seven digits, of 100 levels.
+    assert draft.difference(file, recipe) == pytest.approx((0, 0, 0), abs=1e-4)
+
+
+def test_draft_decoding_is_nearer_to_an_antialiased_picture(tmp_path: Path) -> None:
+    """Of stripes that are finer than the model's input, decoding whole keeps what aliases."""
+    stripes = np.zeros((480, 640, 3), dtype=np.uint8)
+    stripes[:, ::3] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.jpg", quality=95)
+    between, drafted, whole = draft.difference(tmp_path / "stripes.jpg", Recipe(min_size=[160], max_size=267))
+    assert between > 0
+    assert drafted < whole
+
+
+def test_every_number_of_a_quick_run_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(order, "IMAGES", 320)
+    monkeypatch.setattr(draft, "LARGE", ((640, 480),))
+    monkeypatch.setattr(memory, "WORKERS", 2)
+    monkeypatch.setattr(memory, "TINY_STEPS", 4)
+    out = tmp_path / "numbers.json"
+    words = ["--scale", "tiny", "--parts", "memory,order,draft", "--data", str(tmp_path), "--out", str(out)]
+    assert cli.main(words) == 0
+    numbers = {number["name"]: number for number in json.loads(out.read_text())["numbers"]}
+    assert numbers["memory/annotations"]["bar"] == "<= 200 MB"
+    assert numbers["memory/annotations"]["verdict"] in {"pass", "miss"}
+    waste = [numbers[f"order/padding, {groups} batches sorted"]["value"] for groups in (1, 16)]
+    assert waste[0] > waste[1] > 0
+    assert numbers["draft/640x480"]["value"] > 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in numbers)
+
+
+def test_an_unknown_part_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--parts", "order,others"]) == 2
+    message = capsys.readouterr().err
+    assert "expected some of startup, memory, loader, order, draft, got 'others'" in message
+    assert message.count("\n") == 1

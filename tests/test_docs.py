@@ -51,6 +51,7 @@ NOT_RUN = {
     "pytest benchmarks/bench_ops.py -k detect": "measures time",
     "python -m benchmarks.training_run --data DIR": "trains for minutes",
     "python -m benchmarks.training_step": "the same; tests/test_benchmark_training_step.py has its quick form",
+    "python -m benchmarks.data_scale": "measures for minutes; tests/test_benchmark_data_scale.py has its parts",
 }
 
 
