@@ -186,10 +186,12 @@ def test_the_first_step_ends_the_program(data: Path, tmp_path: Path) -> None:
     assert found["peak"] > 100  # MB: torch alone takes more
 
 
-def test_the_loader_alone(data: Path) -> None:
-    work = loader.Work("small", {"min_size": [64], "max_size": 107, "batch_size": 4}, 1, 10)
-    assert loader.loading_rate(data, work, 0) > 0
-    assert loader.loading_rate(data, work, 1, device="cuda") > 0  # packed as for one, which need not be here
+def test_the_loader_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {"min_size": [64], "max_size": 107, "batch_size": 8}
+    monkeypatch.setattr(loader, "LOADED_IMAGES", 80)
+    assert loader.loading_rate(data, {**recipe, "workers": 0}) > 0
+    # Packed as for a GPU, which need not be here.
+    assert loader.loading_rate(data, {**recipe, "workers": 1}, device="cuda") > 0
 
 
 def test_draft_decoding_loses_nothing_on_a_flat_picture(tmp_path: Path) -> None:
