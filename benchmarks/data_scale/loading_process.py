@@ -46,11 +46,10 @@ def run(options: argparse.Namespace) -> None:
     location = locate(options.data, options.split)
     if location is None:
         raise InputError(f"{options.data}: no split {options.split}")
-    before = pss(process_set())
     split = read_split(location, Problems(skip=False))
     dataset = CocoDataset(split, split.categories, recipe)
     order = TrainOrder(dataset.images, recipe)
-    say(event="read", images=len(dataset), seconds=time.perf_counter() - started, peak=peak(), pss=before)
+    say(event="read", images=len(dataset), seconds=time.perf_counter() - started, peak=peak())
     steps = options.steps or order.steps_per_epoch
     device = torch.device(options.device)
     images, due = 0, 0

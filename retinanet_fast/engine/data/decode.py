@@ -24,7 +24,7 @@ Size = tuple[int, int]  # (width, height)
 class Decoded(NamedTuple):
     """An image, and what its pixels stand for."""
 
-    image: Tensor  # [3, h, w] uint8, RGB
+    image: Tensor  # [3, h, w] uint8, RGB; in memory as [h, w, 3]: what is packed for a GPU is so too
     size: Size  # (W, H) of the whole image, which way up it is read
     scale: int = (
         1  # a pixel stands for scale x scale of the whole image: h = ceil(H / scale), w = ceil(W / scale)
@@ -101,8 +101,11 @@ def decode(
         if picture.format == "JPEG":
             width, height = least(size)
             scale = _reduce(picture, (height, width) if turn in QUARTER_TURNS else (width, height))
-        rgb = (ImageOps.exif_transpose(picture) if turn != 1 else picture).convert("RGB")
-    return Decoded(torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous(), size, scale)
+        rgb = ImageOps.exif_transpose(picture) if turn != 1 else picture
+        if rgb.mode != "RGB":  # else it would be copied
+            rgb = rgb.convert("RGB")
+        pixels = np.array(rgb)
+    return Decoded(torch.from_numpy(pixels).permute(2, 0, 1), size, scale)
 
 
 def _turn(picture: Image.Image, stated: Size | None, orientation: str) -> int:
