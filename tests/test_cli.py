@@ -309,7 +309,10 @@ def test_a_data_set_with_other_categories(trained: Path, data: Path, capsys: Any
             "epochs: expected a number",
         ),
         (["train", "--resume", "--out", "x"], "x: no run to resume; --data DIR"),
-        (["train", "--recipe", "demo", "--data", ".", "--out", "x"], "no split 'train': looked for annotations/instances_train.json"),
+        (
+            ["train", "--recipe", "demo", "--data", ".", "--out", "x"],
+            "no split 'train': looked for annotations/instances_train.json",
+        ),
         (
             ["train", "--recipe", "demo", "--train-json", "t.json", "--out", "x"],
             "expected --train-images with it",
