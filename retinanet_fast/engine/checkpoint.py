@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from retinanet_fast.engine import recipe as recipes
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.errors import InputError, one_line
 from retinanet_fast.engine.files import write_atomically
 from retinanet_fast.engine.recipe import Recipe

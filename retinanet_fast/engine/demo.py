@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from retinanet_fast.engine.data.coco import Split
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.reporting.hooks import choose_tensorboard, reporting_hooks

@@ -111,7 +111,7 @@ def check(model: RetinaNet, file: Path, options: ExportOptions, images: list[Ten
 
 def _read(path: Path) -> Tensor:
     try:
-        return read_image(path, upright=True)
+        return read_image(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such picture") from None
     except Exception as error:  # PIL raises many kinds on a file that is not an image

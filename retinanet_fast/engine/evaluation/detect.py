@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from retinanet_fast.engine.data.coco import Category, Split
-from retinanet_fast.engine.data.dataset import CocoDataset, category_ids, readable, to_model
+from retinanet_fast.engine.data.dataset import CocoDataset, Sample, category_ids, readable, to_model
+from retinanet_fast.engine.data.decode import Decoding
 from retinanet_fast.engine.data.loader import eval_loader, read
+from retinanet_fast.engine.data.split import Category, Split
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.evaluation.results import Detected, Results, concatenate, from_batch, pack
 from retinanet_fast.engine.precision import autocast, resolve
@@ -56,7 +57,7 @@ def detect(
         ProcessLost: another process failed by a defect.
     """
     processes = processes or Processes()
-    dataset = CocoDataset(split, categories)
+    dataset = CocoDataset(split, categories, decoding=Decoding.of(recipe))
     ids = category_ids(categories, split)
     size = batch_size or min(recipe.batch_size, LARGEST_BATCH)
     loader = eval_loader(dataset, size, recipe, device, processes.rank, processes.world_size)
@@ -69,9 +70,12 @@ def detect(
     model.eval()
     processes.spread_(model.buffers())  # each has batch norm's statistics of its own images
     with closing(progress), processes.patiently() as check:
-        for batch_ids, found in _overlapped(model, _batches(loader, problems, check, stop), device, dtype):
+        for samples, found in _overlapped(model, _batches(loader, problems, check, stop), device, dtype):
+            batch_ids = [sample.image_id for sample in samples]
             image_ids += batch_ids
-            results.append(from_batch(found, batch_ids, ids))
+            results.append(
+                from_batch(found, batch_ids, ids, [(sample.size, sample.scale) for sample in samples])
+            )
             if processes.is_main and progress.due():
                 done = min(len(dataset), len(image_ids) * processes.world_size)
                 progress.draw(done, f"{done / (time.perf_counter() - started):.1f} images/s")
@@ -105,29 +109,30 @@ def _batches(
     problems: Problems,
     check: Callable[[], None],
     stop: Callable[[], None] | None,
-) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """The ids and the pixels of each batch's readable images."""
+) -> Iterator[list[Sample]]:
+    """Each batch's readable images."""
     for batch in read(loader):
         check()
         if stop is not None:
             stop()
         if samples := readable(batch, problems):
-            yield [sample.image_id for sample in samples], [sample.image for sample in samples]
+            yield samples
 
 
 def _overlapped(
     model: nn.Module,
-    batches: Iterator[tuple[list[int], list[Tensor]]],
+    batches: Iterator[list[Sample]],
     device: torch.device,
     dtype: torch.dtype,
-) -> Iterator[tuple[list[int], Detections]]:
-    """Each batch's ids and detections, on the CPU. A GPU has the next batch to do while one is read."""
-    before: tuple[list[int], Detections, torch.cuda.Event | None] | None = None
-    for ids, images in batches:
-        found, copied = _to_host(run_batch(model, to_model(images, device), dtype))
+) -> Iterator[tuple[list[Sample], Detections]]:
+    """Each batch and its detections, on the CPU. A GPU has the next batch to do while one is read."""
+    before: tuple[list[Sample], Detections, torch.cuda.Event | None] | None = None
+    for samples in batches:
+        images = to_model([sample.image for sample in samples], device)
+        found, copied = _to_host(run_batch(model, images, dtype))
         if before is not None:
             yield _waited_for(*before)
-        before = ids, found, copied
+        before = samples, found, copied
     if before is not None:
         yield _waited_for(*before)
 
@@ -143,8 +148,8 @@ def _to_host(found: Detections) -> tuple[Detections, torch.cuda.Event | None]:
 
 
 def _waited_for(
-    ids: list[int], found: Detections, copied: torch.cuda.Event | None
-) -> tuple[list[int], Detections]:
+    samples: list[Sample], found: Detections, copied: torch.cuda.Event | None
+) -> tuple[list[Sample], Detections]:
     if copied is not None:
         copied.synchronize()
-    return ids, found
+    return samples, found

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retinanet_fast.engine.data.coco import Split, is_integer, is_number, load_json
+from retinanet_fast.engine.data.json_values import is_integer, is_number, load_json
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import InputError, one_line
 from retinanet_fast.engine.files import write_atomically, write_text
 from retinanet_fast.structures import Detections
@@ -71,7 +72,12 @@ def from_list(entries: Sequence[dict[str, Any]]) -> Results:
     )
 
 
-def from_batch(found: Detections, image_ids: list[int], ids: list[int | None]) -> Results:
+def from_batch(
+    found: Detections,
+    image_ids: list[int],
+    ids: list[int | None],
+    pictures: Sequence[tuple[tuple[int, int], int]] = (),
+) -> Results:
     """A batch's detections, in the order of its images, each image's in the model's.
 
     Args:
@@ -79,12 +85,18 @@ def from_batch(found: Detections, image_ids: list[int], ids: list[int | None]) -
         image_ids: of the batch's images.
         ids: ``ids[label - 1]`` is a label's category, or None to drop it. Label 0 is the background: the model has a
             column for it, which it learns never to predict.
+        pictures: where images were decoded at a part of their size, of each its whole (width, height) and the number
+            of its pixels that one of the model's stands for, in one direction.
     """
     labels = found.labels.numpy()
     real = np.arange(labels.shape[1]) < found.counts.numpy()[:, None]
     known = np.array([False, *(category_id is not None for category_id in ids)])
     image, place = np.nonzero(real & known[np.where(real, labels, 0)])
     corners = found.boxes.numpy()[image, place].astype(np.float64)
+    if any(scale > 1 for _, scale in pictures):
+        scales = np.array([[scale] for _, scale in pictures])[image]
+        sizes = np.array([size * 2 for size, _ in pictures])[image]
+        corners = np.where(scales > 1, np.minimum(corners * scales, sizes), corners)
     return Results(
         np.array(image_ids, dtype=np.int64)[image],
         np.array([0, *(category_id or 0 for category_id in ids)], dtype=np.int64)[labels[image, place]],
@@ -164,7 +176,7 @@ def read_results(path: Path, split: Split) -> Results:
     entries = load_json(path)
     if not isinstance(entries, list):
         raise InputError(f"{path}: expected a list of detections, got a {type(entries).__name__}")
-    image_ids = {image.id for image in split.images}
+    image_ids = set(split.images.ids.tolist())
     for index, entry in enumerate(entries):
         where = f"{path}: [{index}]"
         if not isinstance(entry, dict):

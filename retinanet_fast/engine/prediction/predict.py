@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
-from retinanet_fast.engine.data.coco import Category
 from retinanet_fast.engine.data.dataset import read_image, to_model
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.errors import InputError, Problems, one_line
 from retinanet_fast.engine.evaluation.detect import run_batch
 from retinanet_fast.engine.evaluation.results import from_batch
@@ -154,7 +154,7 @@ def _keep_inputs(files: list[Path], outputs: list[Path]) -> None:
 
 def _read(file: Path, problems: Problems) -> Tensor | None:
     try:
-        return read_image(file, upright=True)
+        return read_image(file)
     except FileNotFoundError:
         problems.report(f"{file}: no such picture")
     except Exception as error:  # PIL raises many kinds on a file that is not an image

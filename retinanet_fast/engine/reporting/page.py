@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.environment import describe
 from retinanet_fast.engine.prediction.draw import save_picture
 from retinanet_fast.engine.recipe import Recipe
@@ -68,7 +68,7 @@ def run_report(run: Run, folder: RunFolder, compared: Sequence[Compared], source
     recipe, last, evaluation = run.recipe, run.history[-1], run.evaluation
     assert evaluation is not None
     assert run.val_split is not None
-    held_out = len(run.val_split.images[: recipe.eval_images or None])
+    held_out = min(len(run.val_split.images), recipe.eval_images or len(run.val_split.images))
     return Report(
         title=f"{folder.path.resolve().name}: epoch {last['epoch']} of {recipe.epochs}",
         summary=_summary(run, source or str(run.train_split.annotations.parent.parent)),

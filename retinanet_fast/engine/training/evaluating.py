@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from retinanet_fast.engine.errors import Stopped
@@ -37,7 +36,7 @@ class Evaluate(Hook):
         if not is_evaluated(run, epoch):
             return
         assert run.val_split is not None
-        split = dataclasses.replace(run.val_split, images=run.val_split.images[: recipe.eval_images or None])
+        split = run.val_split.first(recipe.eval_images) if recipe.eval_images else run.val_split
         with run.clock("evaluation"):
             run.detected = detect(
                 run.state.best_model,

@@ -94,7 +94,7 @@ class Saver:
         elif saved.steps_per_epoch != run.steps_per_epoch:
             raise InputError(
                 f"{source}: within an epoch of {saved.steps_per_epoch} steps, which are {run.steps_per_epoch} now: "
-                "batch_size, epoch_steps, group_aspect and keep_empty can change at the end of an epoch alone"
+                "batch_size, epoch_steps, aspect_groups and keep_empty can change at the end of an epoch alone"
             )
         for name, value in dataclasses.asdict(progress).items():
             setattr(run.state, name, value)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from retinanet_fast.engine.data.coco import Split
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
 from retinanet_fast.engine.evaluation.results import load_detected

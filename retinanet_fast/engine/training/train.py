@@ -132,6 +132,7 @@ def prepare(run: Run) -> tuple[CocoDataset, TrainOrder]:
         CocoDataset(run.val_split, run.train_split.categories)
     order = TrainOrder(dataset.images, run.recipe)
     run.steps_per_epoch = order.steps_per_epoch
+    run.say(f"batches: {order.padding():.1%} of the pixels pad images to the size of their batch")
     return dataset, order
 
 
