@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from children import HERE, child_environment
 from tiny_run import beside_recipe, finding_model, render, tiny_recipe, tiny_run
 
 from retinanet_fast.engine import checkpoint as checkpoints
@@ -266,6 +269,19 @@ def test_epochs_without_evaluation(data: Path, tmp_path: Path) -> None:
     assert ["AP" in record for record in records] == [False, True, False, True, True]
 
 
+def test_the_process_ends_when_the_run_is_killed(data: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(HERE / "beside_process.py"), str(data), str(tmp_path / "run")]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=child_environment(), cwd=HERE
+    ) as main_process:
+        assert main_process.stdout is not None
+        pid, folder = main_process.stdout.readline().split()
+        assert Path(folder).is_dir()
+        main_process.kill()
+    assert_gone(int(pid))
+    assert not Path(folder).exists()
+
+
 def test_it_is_off_unless_asked_for() -> None:
     assert not tiny_recipe().score_beside
 
@@ -287,7 +303,8 @@ def leave_unscored(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert saved.unscored is not None
 
 
-def assert_gone(pid: int, seconds: float = 10) -> None:
+def assert_gone(pid: int, seconds: float = 60) -> None:
+    """It looks once a second for its run; the rest is for a machine that has much else to do."""
     last = time.monotonic() + seconds
     while time.monotonic() < last:
         try:
