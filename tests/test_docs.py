@@ -51,6 +51,7 @@ NOT_RUN = {
     "pytest benchmarks/bench_ops.py -k detect": "measures time",
     "python -m benchmarks.training_run --data DIR": "trains for minutes",
     "python -m benchmarks.training_step": "the same; tests/test_benchmark_training_step.py has its quick form",
+    "python -m benchmarks.scoring_beside": "the same; tests/test_benchmark_scoring_beside.py has its quick form",
 }
 
 

@@ -265,6 +265,15 @@ def test_epochs_without_evaluation(data: Path, tmp_path: Path) -> None:
     for name, beside in (("in place", False), ("beside", True)):
         go(data, tmp_path / name, hooks=False, score_beside=beside, **values)
     assert_same(tmp_path / "beside", tmp_path / "in place")
+    for kept, other in zip(
+        *(RunFolder(tmp_path / name).kept_checkpoints() for name in ("beside", "in place")), strict=True
+    ):
+        one, two = checkpoints.load(kept), checkpoints.load(other)
+        assert one.progress is not None
+        assert one.progress.unscored is None
+        assert [str(record.get("AP")) for record in one.history] == [
+            str(record.get("AP")) for record in two.history
+        ]
     records = checkpoints.load(tmp_path / "beside").history
     assert ["AP" in record for record in records] == [False, True, False, True, True]
 
