@@ -53,6 +53,7 @@ NOT_RUN = {
     "python -m benchmarks.browse_scale": "measures time; tests/test_browse_page.py has a small form",
     "python -m benchmarks.training_step": "the same; tests/test_benchmark_training_step.py has its quick form",
     "python -m benchmarks.data_scale": "measures for minutes; tests/test_benchmark_data_scale.py has its parts",
+    "python -m benchmarks.scoring_beside": "the same; tests/test_benchmark_scoring_beside.py has its quick form",
 }
 
 
