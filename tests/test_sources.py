@@ -14,6 +14,7 @@ from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 from retinanet_fast.engine.data.sources import FORMATS, locate, read_split
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
+from retinanet_fast.engine.run_record import DataRecord
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +101,6 @@ def test_rendered_images_are_the_same_in_every_form(tmp_path: Path, format: str)
         assert messages == []
         assert same(by_name(found), written(document))
         assert locate(folder, "test") is None
+        # What a run writes down of its data leads to the same again.
+        recorded = read_split(DataRecord.of(found).location, Problems(False))
+        assert recorded.digest() == found.digest()
