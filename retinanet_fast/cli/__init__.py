@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
+from retinanet_fast.cli.browsing import browse_command
 from retinanet_fast.cli.data_sets import check_data_command, convert_command
 from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
@@ -31,6 +32,7 @@ COMMANDS = {
     "train": train_command,
     "eval": eval_command,
     "predict": commands.predict_command,
+    "browse": browse_command,
     "export": export_command,
     "check-data": check_data_command,
     "convert": convert_command,

@@ -19,11 +19,12 @@ Train a RetinaNet on a data set of your own and detect with it.
   retinanet-fast train --recipe bccd --data DIR --out RUN    train
   retinanet-fast eval --checkpoint RUN --data DIR            COCO's twelve numbers
   retinanet-fast predict --checkpoint RUN PICTURE ...        pictures with boxes, and a json
+  retinanet-fast browse RUN                                  a page of its detections, the worst images first
   retinanet-fast check-data --data DIR                       all that is wrong with a data set
   retinanet-fast convert --data DIR --out DIR                COCO's json of another format
   retinanet-fast export RUN --format onnx --out FILE         a file for other programs
 """
-USES_DATA = ("train", "eval", "demo", "check-data", "convert")
+USES_DATA = ("train", "eval", "demo", "browse", "check-data", "convert")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,8 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_demo(add("demo", "render a small data set, train on it, evaluate, time the ops, write a page"))
     _add_train(add("train", "train on a data set"))
-    _add_eval(add("eval", "COCO's twelve numbers, by pycocotools"))
+    _add_eval(add("eval", "COCO's twelve numbers, what goes wrong and what it costs"))
     _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
+    _add_browse(add("browse", "write a page on which to look through a run's detections and errors"))
     add_export(add("export", "write a model to a file for other programs, and check the file"))
     add_check_data(
         add("check-data", "look at a data set's entries and decode its images, and list all that is wrong")
@@ -102,7 +104,16 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="train, val (default) or test")
     parser.add_argument("--compare", action="store_true", help="set the result beside the paper's table")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the detections in COCO's results format"
+        "--out",
+        type=Path,
+        metavar="DIR|FILE.json",
+        help="folder for the detections (COCO's results format), all numbers, pictures and a page; a name that "
+        "ends in .json: the detections alone",
+    )
+    parser.add_argument(
+        "--evaluator",
+        choices=choices_of("evaluator"),
+        help="package that computes the numbers (default: as in training)",
     )
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="evaluate these detections rather than a checkpoint's"
@@ -126,6 +137,33 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
+def _add_browse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: browse.html in RUN, or beside --detections)",
+    )
+    parser.add_argument(
+        "--detections",
+        type=Path,
+        metavar="FILE",
+        help="detections in COCO's results format, as eval --out writes them, or a run's detections.npz "
+        "(default: RUN's, of its last evaluation)",
+    )
+    parser.add_argument("--split", default="val", help="of --data: train, val (default) or test")
+    parser.add_argument(
+        "--embed",
+        type=int,
+        metavar="N",
+        help="put the N worst images into the page, and no others, so that it can be sent; "
+        "otherwise it shows the picture files where they lie",
+    )
+    add_data(parser, ("val",))
+    _add_skip_bad(parser)
+
+
 def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
@@ -139,4 +177,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda, cuda:1"
     )
+    _add_skip_bad(parser)
+
+
+def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave bad entries out and count them")

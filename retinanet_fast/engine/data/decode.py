@@ -31,11 +31,10 @@ Size = tuple[int, int]  # (width, height)
 class Decoded(NamedTuple):
     """An image, and what its pixels stand for."""
 
-    image: Tensor  # [3, h, w] uint8, RGB
+    image: Tensor  # [3, h, w] uint8, RGB; in memory as [h, w, 3]: what is packed for a GPU is so too
     size: Size  # (W, H) of the whole image, which way up it is read
-    scale: int = (
-        1  # a pixel stands for scale x scale of the whole image: h = ceil(H / scale), w = ceil(W / scale)
-    )
+    # A pixel stands for scale x scale of the whole image: h = ceil(H / scale), w = ceil(W / scale).
+    scale: int = 1
 
 
 class Decoding(NamedTuple):
@@ -53,9 +52,8 @@ class Decoding(NamedTuple):
             return cls(recipe.orientation)
         if not training:
             return cls(recipe.orientation, recipe.min_size[-1], recipe.max_size)
-        enlarged = max(
-            [1.0, *recipe.scale_jitter]
-        )  # what is cut out of an image is resized to the whole size
+        # What scale jitter cuts out of an image is resized to the whole size.
+        enlarged = max([1.0, *recipe.scale_jitter])
         return cls(recipe.orientation, max(recipe.min_size), recipe.max_size, enlarged)
 
     def __call__(self, path: Path, stated: Size | None = None) -> Decoded:
@@ -97,7 +95,7 @@ def decode(
         OSError, SyntaxError, ValueError: missing, truncated or not an image.
     """
     rgb, size, scale = _rgb(path, stated, orientation, least)
-    return Decoded(torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous(), size, scale)
+    return Decoded(torch.from_numpy(np.array(rgb)).permute(2, 0, 1), size, scale)
 
 
 def _rgb(

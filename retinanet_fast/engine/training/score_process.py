@@ -139,6 +139,7 @@ def main() -> None:
     """What the process does, in its folder."""
     folder = Path.cwd()
     job: Job = pickle.loads((folder / JOB).read_bytes())
+    (folder / JOB).unlink()  # it holds the data set, and its reader may be killed
     threading.Thread(target=_end_with_run, args=(job.parent, folder), daemon=True).start()
     os.chdir(job.working_folder)  # paths may be relative to it
     run = Run(

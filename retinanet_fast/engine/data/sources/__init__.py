@@ -60,7 +60,7 @@ def read_annotations(location: Location, problems: Problems) -> Split:
     """``read_split`` for who needs no images: what a json states is taken without a look at the files."""
     if hasattr(SOURCES[location.format], "read_annotations"):
         split: Split = SOURCES[location.format].read_annotations(location.annotations, problems)
-        return split
+        return replace(split, location=location)
     return read_split(location, problems)
 
 
