@@ -80,7 +80,9 @@ def write_lvis(folder: Path, split: str, document: Document, images: Path) -> No
         }
         for image in document["images"]
     ]
-    (folder / f"lvis_v1_{split}.json").write_text(json.dumps({**document, "images": entries}))
+    categories = [{**category, "frequency": "f"} for category in document["categories"]]
+    content = {**document, "images": entries, "categories": categories}
+    (folder / f"lvis_v1_{split}.json").write_text(json.dumps(content))
 
 
 def write_objects365(folder: Path, split: str, document: Document, images: Path) -> None:

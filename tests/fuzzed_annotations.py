@@ -21,6 +21,7 @@ from retinanet_fast.engine.data.sources import locate, read_annotations, read_sp
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.evaluation.coco_numbers import evaluate
+from retinanet_fast.engine.evaluation.federated import federation_of
 from retinanet_fast.engine.evaluation.results import read_results
 from retinanet_fast.engine.run_record import DataRecord
 
@@ -87,6 +88,7 @@ def outcome(folder: Path, format: str, skip: bool) -> str:
                 read_annotations(location, Problems(True))
             split = read_split(location, problems)
             check(split)
+            federation_of(split)
             if format == "results":
                 evaluate(split, read_results(folder / "results.json", split))
     except InputError as error:

@@ -11,7 +11,7 @@ import data_sets
 import pytest
 
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
-from retinanet_fast.engine.data.sources import FORMATS, locate, read_split
+from retinanet_fast.engine.data.sources import FORMATS, locate, read_annotations, read_split
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.run_record import DataRecord
@@ -104,6 +104,22 @@ def test_rendered_images_are_the_same_in_every_form(tmp_path: Path, format: str)
         # What a run writes down of its data leads to the same again.
         recorded = read_split(DataRecord.of(found).location, Problems(False))
         assert recorded.digest() == found.digest()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_annotations_are_read_without_images(tmp_path: Path, format: str) -> None:
+    """As detections from a file are evaluated; YOLO's and VOC's forms need the images. By its location an evaluation
+    knows that a split is LVIS's."""
+    source, document = tmp_path / "source", data_sets.document()
+    data_sets.write(source, document)
+    data_forms.WRITERS[format](tmp_path / "data", "train", document, source / "images")
+    location = locate(tmp_path / "data", "train")
+    assert location is not None
+    if format in ("coco", "lvis", "objects365"):
+        location = location._replace(image_folders=())
+    found = read_annotations(location, Problems(False))
+    assert found.location == location
+    assert found.boxes.xywh.tolist() == [[4, 6, 10, 8], [0, 0, 32, 24]]
 
 
 def test_all_splits_are_of_one_format(tmp_path: Path) -> None:

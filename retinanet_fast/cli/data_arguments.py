@@ -34,7 +34,7 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="auto",
-        help="of the data set; auto (default): told from what its folder holds",
+        help="of the data set; auto (default): told from what its folder holds, and coco for a json that is named",
     )
 
 

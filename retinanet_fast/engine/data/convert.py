@@ -29,7 +29,8 @@ def annotations_path(out: Path, name: str) -> Path:
 def write_split(split: Split, name: str, out: Path, copy_images: bool) -> Path:
     """Write ``annotations/instances_{name}.json``, so that ``--data`` takes the folder; returns its path.
 
-    Kept are categories, images and boxes with their areas and crowd flags; polygons and key points are not.
+    Kept are categories, images and boxes with their areas and crowd flags; polygons, key points and what LVIS says of
+    its images are not.
 
     Args:
         copy_images: copy the images to ``images/{name}/``. Else they stay where they lie, and ``file_name`` is their
