@@ -39,8 +39,8 @@ if hasattr(os, "nice"):
 from retinanet_fast.engine.training.score_process import main
 main()
 """
-# Linux gives such a process 36 parts of a core to the 1,024 of one of usual priority: training that keeps every core busy
-# loses 3.4% at most. A lower priority would starve it on a machine that others keep busy.
+# Linux gives such a process 36 parts of a core to the 1,024 of one of usual priority: training that keeps every core
+# busy loses 3.4% at most. A lower priority would starve it on a machine that others keep busy.
 NICE = 15
 # Of every library that has a pool of threads; and no context on a GPU.
 ENVIRONMENT = {
