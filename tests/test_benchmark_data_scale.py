@@ -225,7 +225,7 @@ def test_every_number_of_a_quick_run_is_kept(
     numbers = {number["name"]: number for number in json.loads(out.read_text())["numbers"]}
     assert numbers["memory/annotations"]["bar"] == "<= 200 MB"
     assert numbers["memory/annotations"]["verdict"] in {"pass", "miss"}
-    waste = [numbers[f"order/padding, {groups} batches sorted"]["value"] for groups in (1, 16)]
+    waste = [numbers[f"order/padding, aspect_groups {groups}"]["value"] for groups in (1, 16)]
     assert waste[0] > waste[1] > 0
     assert numbers["draft/640x480"]["value"] > 0
     printed = capsys.readouterr().out

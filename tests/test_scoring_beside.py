@@ -26,11 +26,9 @@ from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.train import saved_record, train
 
 MEASURED = ("seconds", "images_per_second", "eval_images_per_second", "times", "memory_bytes")
-# In the place of ``score_process.START``: a process that does not come to an end, one that fails, and one that does not
-# wait for what else the machine has to do.
+# In the place of ``score_process.START``: a process that does not come to an end, and one that fails.
 ENDLESS = "import time; time.sleep(600)"
 FAILING = "raise ValueError('no cores left')"
-PROMPT = score_process.START.replace("os.nice(19)", "pass")
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +48,8 @@ def in_place(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert PROMPT != score_process.START
-    monkeypatch.setattr(score_process, "START", PROMPT)
+    """Whatever else the machine has to do."""
+    monkeypatch.setattr(score_process, "NICE", 0)
 
 
 class Started:
@@ -168,12 +166,15 @@ def test_the_page_of_an_epoch_is_drawn_by_the_process(
     assert len(folder.metrics.read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("how", ["fails", "is killed"])
+@pytest.mark.parametrize("how", ["does not start", "fails", "is killed", "is not done"])
 def test_what_a_process_does_not_do_is_done_in_place_and_told(
     data: Path, in_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(score_process, "START", FAILING if how == "fails" else ENDLESS)
+    monkeypatch.setattr(scoring, "MOST_WAITED", 0.2)
     started = Started(monkeypatch)
+    if how == "does not start":
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
 
     class Kill(Hook):
         def after_step(self, run: Run, report: StepReport) -> None:
@@ -183,9 +184,16 @@ def test_what_a_process_does_not_do_is_done_in_place_and_told(
     out = tmp_path / "run"
     go(data, out, more=(Kill(),))
     assert_same(out, in_place)
-    reason = "ValueError: no cores left" if how == "fails" else "killed by signal 9"
-    said = (out / "said.txt").read_text()
-    assert f"epoch 2: the process that scored it has failed ({reason}): scored in place" in said
+    told = {
+        "does not start": "no process can be started ([Errno 2] No such file or directory: "
+        f"'{tmp_path / 'no-python'}')",
+        "fails": "the process that scored it has failed (ValueError: no cores left)",
+        "is killed": "the process that scored it has failed (killed by signal 9)",
+        "is not done": "the process that scores it is not done after 0 s of waiting",
+    }
+    assert f"epoch 2: {told[how]}: scored in place" in (out / "said.txt").read_text()
+    for pid in started.pids:
+        assert_gone(pid)
 
 
 @pytest.mark.parametrize("step", [8, 12])

@@ -28,9 +28,9 @@ def measure(data: Path, cores: int) -> Iterator[Number]:
     model, share = model_rate(data, ON_A_CPU)
     name = "resnet18 at 320 px"
     yield Number(f"loader/{name}, the model", model, "images/s", f"data takes {share:.1%} of its step")
-    for workers, where in ((0, "in place, as it is used on a CPU"), (cores, f"{cores} workers")):
+    for workers, where in ((0, "in place"), (cores, f"{cores} workers")):
         rate = loading_rate(data, {**ON_A_CPU, "workers": workers})
-        about = f"{rate:.0f} images/s, over the model's"
+        about = f"{rate:.0f} images/s over the model's" + (", as a CPU is fed" if workers == 0 else "")
         yield Number(f"loader/{name}, {where}", rate / model, "x", about, TIMES_THE_MODEL, at_least=True)
     packed = loading_rate(data, {"batch_size": 16, "workers": cores}, device="cuda") / cores
     yield Number("loader/packed for a GPU", packed, "images/s", "a core: COCO's images, 16 in a batch")

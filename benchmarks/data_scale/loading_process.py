@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.data_scale.pss import peak, process_set, pss
+from benchmarks.data_scale.pss import process_set, pss
+from benchmarks.harness import status_bytes
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.data.dataset import CocoDataset
 from retinanet_fast.engine.data.loader import train_batches
@@ -49,7 +50,12 @@ def run(options: argparse.Namespace) -> None:
     split = read_split(location, Problems(skip=False))
     dataset = CocoDataset(split, split.categories, recipe)
     order = TrainOrder(dataset.images, recipe)
-    say(event="read", images=len(dataset), seconds=time.perf_counter() - started, peak=peak())
+    say(
+        event="read",
+        images=len(dataset),
+        seconds=time.perf_counter() - started,
+        peak=status_bytes("VmHWM") / 1e6,
+    )
     steps = options.steps or order.steps_per_epoch
     device = torch.device(options.device)
     images, due = 0, 0

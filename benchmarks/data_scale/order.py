@@ -37,7 +37,7 @@ def measure(photographs: Path | None = None) -> Iterator[Number]:
         for groups in GROUPS:
             waste = TrainOrder(images, recipe.replace(aspect_groups=groups)).padding()
             chosen = ", the recipe's" if groups == recipe.aspect_groups else ""
-            yield Number(f"order/padding, {groups} batches sorted", waste, "%", f"{name}{chosen}")
+            yield Number(f"order/padding, aspect_groups {groups}", waste, "%", f"{name}{chosen}")
 
 
 def sizes_of(data: Path) -> np.ndarray:

@@ -40,9 +40,3 @@ def pss(pids: list[int]) -> dict[str, float]:
             if kind in total:
                 total[kind] += int(value.split()[0]) * 1024 / 1e6
     return total
-
-
-def peak(pid: int | None = None) -> float:
-    """The most that a process had resident so far (``VmHWM``), in MB."""
-    lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
