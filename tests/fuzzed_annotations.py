@@ -63,6 +63,7 @@ def check(split: Split) -> None:
     assert len(set(images.ids.tolist())) == len(images)
     assert len({category.id for category in split.categories}) == len(split.categories) > 0
     assert (images.sizes > 0).all()
+    "".join(category.name for category in split.categories).encode()
     sizes = images.sizes[split.owners]
     low, high = boxes.xywh[:, :2], boxes.xywh[:, :2] + boxes.xywh[:, 2:]
     # A billionth of a pixel: x + width is rounded once more here.

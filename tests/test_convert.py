@@ -159,3 +159,19 @@ def test_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 32, 24], "area": 768, "iscrowd": 1},
     ]
     assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+
+
+def test_a_name_that_no_json_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path, "yolo")
+    try:
+        (data / "images" / "train" / "a.png").rename(data / "images" / "train" / "caf\udce9.png")
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    assert convert(data, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "caf\\udce9.png: a json cannot hold this name" in error
+    assert len(error.splitlines()) == 1
+    assert main(["check-data", "--data", str(data), "--workers", "0"]) == 0
+    (data / "images" / "train" / "caf\udce9.png").write_text("no picture")
+    assert main(["check-data", "--data", str(data), "--workers", "0"]) == 2
+    assert "caf\\udce9.png: not a readable image" in capsys.readouterr().out

@@ -119,6 +119,10 @@ ENTRY_FAULTS: dict[str, tuple[Fault, str]] = {
         lambda d: d["categories"].append({"id": 6}),
         "categories[2] (id 6): expected a name",
     ),
+    "half a character": (
+        lambda d: d["categories"].append({"id": 6, "name": "\ud800"}),
+        "categories[2] (id 6): expected a name",
+    ),
     "category id twice": (
         lambda d: d["categories"].append({"id": 5, "name": "cow"}),
         "categories[2]: id 5 is used twice",

@@ -138,6 +138,7 @@ DESCRIPTIONS = {
     "train: 5\nnames: [a]": "data.yaml: train: expected a folder or a list, got a int",
     "train: gone\nnames: [a]": "data.yaml: train: 'gone' does not exist; looked for ",
     "train: labels\nnames: [a]": "labels: no pictures: the data set is empty",
+    'train: images/train\nnames: ["\\ud800"]': "data.yaml: names[0]: expected a text, got a str",
     "train: !!timestamp x\nnames: [a]": "data.yaml: not YAML: ",
     "[" * 5000: "data.yaml: not YAML: ",
 }

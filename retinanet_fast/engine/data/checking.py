@@ -10,7 +10,7 @@ from retinanet_fast.engine.data.image_facts import image_facts
 from retinanet_fast.engine.data.remembered import ImageFacts
 from retinanet_fast.engine.data.sources import read_split
 from retinanet_fast.engine.data.split import ImageEntry, Location, Split
-from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.errors import InputError, Problems, as_line
 
 SHOWN = 10  # categories that a line names
 
@@ -42,7 +42,7 @@ class Checked:
             "categories": _categories(self.split),
             "EXIF": _turned(self.turned),
         }
-        return [head, *(f"  {name:<11} {text}" for name, text in rows.items())]
+        return [as_line(head), *(f"  {name:<11} {as_line(text)}" for name, text in rows.items())]
 
 
 def check_split(name: str, location: Location, workers: int | None = None) -> Checked:
@@ -64,7 +64,7 @@ def check_split(name: str, location: Location, workers: int | None = None) -> Ch
         image = split.images[index]
         fault = image_fault(image, facts)
         if fault is not None:
-            faults[index] = f"{image.path}: {fault} (image id {image.id})"
+            faults[index] = as_line(f"{image.path}: {fault} (image id {image.id})")
         elif facts.turn != 1:
             as_stored = (image.width, image.height) == (facts.width, facts.height)
             upright, stored = upright + (not as_stored), stored + as_stored

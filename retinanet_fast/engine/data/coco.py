@@ -13,7 +13,7 @@ import numpy as np
 from retinanet_fast.engine.data.box_rules import LONGEST_SIDE, box_fault, clip, inside
 from retinanet_fast.engine.data.image_files import find_files
 from retinanet_fast.engine.data.json_entries import Entries, decoder, plain
-from retinanet_fast.engine.data.json_values import is_integer, is_number
+from retinanet_fast.engine.data.json_values import is_integer, is_number, is_text
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Location, Split
 from retinanet_fast.engine.errors import InputError, Problems
 
@@ -92,7 +92,7 @@ def _read_categories(path: Path, entries: list[Any], problems: Problems) -> Iter
         where = f"{path}: categories[{index}]"
         if not _has_id(entry):
             problems.report(f"{where}: expected an object with an integer id")
-        elif not isinstance(entry.get("name"), str):
+        elif not is_text(entry.get("name")):
             problems.report(f"{where} (id {entry['id']}): expected a name")
         elif entry["id"] in seen:
             problems.report(f"{where}: id {entry['id']} is used twice")

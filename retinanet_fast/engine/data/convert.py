@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from retinanet_fast.engine.data.json_values import is_text
 from retinanet_fast.engine.data.split import ImageEntry, Split
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_atomically
@@ -37,9 +38,14 @@ def write_split(split: Split, name: str, out: Path, copy_images: bool) -> Path:
             path from ``out``.
 
     Raises:
-        InputError: the json exists, or two images would be copied to one name.
+        InputError: the json exists, two images would be copied to one name, or one has a name that no json can hold.
     """
     path = annotations_path(out, name)
+    for image in split.images:
+        if not is_text(str(image.path)):
+            raise InputError(
+                f"{image.path}: a json cannot hold this name, which is not in UTF-8; rename the file"
+            )
     names = _copied(split, out / "images" / name) if copy_images else _referred(split, out)
     categories = [{"id": category.id, "name": category.name} for category in split.categories]
     parts = {

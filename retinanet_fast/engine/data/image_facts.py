@@ -15,7 +15,7 @@ from PIL import Image
 from retinanet_fast.engine.data.decode import MOST_PIXELS, ORIENTATION, check_pixels
 from retinanet_fast.engine.data.remembered import ImageFacts, Known, recall, remember
 from retinanet_fast.engine.data.workers import start_worker, starting_workers
-from retinanet_fast.engine.errors import ProcessLost, one_line
+from retinanet_fast.engine.errors import ProcessLost, as_line, one_line
 from retinanet_fast.engine.reporting.progress import Progress, say
 from retinanet_fast.engine.threads import available_cores
 
@@ -111,7 +111,8 @@ def look_at(path: str, decode: bool) -> ImageFacts:
                 picture.load() if picture.mode == "RGB" else picture.convert("RGB")
             return ImageFacts(width, height, _turn(picture), decoded=decode)
     except Exception as error:  # Pillow raises many kinds on a file that is not an image
-        return ImageFacts(width, height, fault=f"not a readable image: {one_line(error)}", decoded=decode)
+        fault = as_line(f"not a readable image: {one_line(error)}")
+        return ImageFacts(width, height, fault=fault, decoded=decode)
 
 
 def _turn(picture: Image.Image) -> int:

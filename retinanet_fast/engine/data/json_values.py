@@ -26,6 +26,14 @@ def is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value is a text that can be written; half of a surrogate pair, which a json may hold, cannot."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a json's value is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from retinanet_fast.engine.data.json_values import is_text
 from retinanet_fast.engine.files import write_bytes
 
 VARIABLE = "RETINANET_FAST_CACHE"
@@ -65,11 +66,12 @@ def recall(folder: Path) -> dict[str, Known]:
 
 
 def remember(folder: Path, known: dict[str, Known]) -> None:
-    """Write down what is known of a folder's files.
+    """Write down what is known of a folder's files, but of those whose names no json can hold.
 
     Raises:
         OSError: the cache folder cannot be written.
     """
     import msgspec
 
-    write_bytes(record_of(folder), msgspec.json.encode(known))
+    written = {name: one for name, one in known.items() if is_text(name)}
+    write_bytes(record_of(folder), msgspec.json.encode(written))

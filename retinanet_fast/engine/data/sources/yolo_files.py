@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retinanet_fast.engine.data.image_files import is_picture
+from retinanet_fast.engine.data.json_values import is_text
 from retinanet_fast.engine.data.sources.draft import read_lines
 from retinanet_fast.engine.errors import InputError, one_line
 
@@ -66,7 +67,7 @@ class Description:
                 f"{self.path}: expected a list of names of the classes, got a {type(names).__name__}"
             )
         for index, name in enumerate(names):
-            if isinstance(name, bool) or not isinstance(name, (str, int, float)):
+            if isinstance(name, bool) or not (is_text(name) or isinstance(name, (int, float))):
                 raise InputError(f"{self.path}: names[{index}]: expected a text, got a {type(name).__name__}")
         return [str(name) for name in names]
 
