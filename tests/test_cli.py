@@ -115,7 +115,10 @@ def test_predict_writes_pictures_and_a_json(trained: Path, rendered: Path, tmp_p
     words = ["predict", "--checkpoint", trained, pictures, "--out", out, "--score", "0.01", "--device", "cpu"]
     assert run(*words) == 0
     names = sorted(file.name for file in pictures.iterdir())
-    assert sorted(file.name for file in out.iterdir()) == sorted([*names, "detections.json"])
+    written = {"detections.json", "detections.jsonl", "predict.json"}
+    assert {file.name for file in out.iterdir() if file.name != ".lock"} == {*names, *written}
+    lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == names
     results = json.loads((out / "detections.json").read_text())
     assert results, "a model that is hardly trained scores some box above 0.01"
     for result in results:

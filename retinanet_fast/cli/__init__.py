@@ -14,6 +14,7 @@ from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
 from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
+from retinanet_fast.cli.predicting import predict_command
 from retinanet_fast.cli.training import train_command
 from retinanet_fast.cli.waiting import choose_waiting
 from retinanet_fast.engine.errors import (
@@ -29,7 +30,7 @@ COMMANDS = {
     "demo": commands.demo_command,
     "train": train_command,
     "eval": eval_command,
-    "predict": commands.predict_command,
+    "predict": predict_command,
     "export": export_command,
     "info": commands.info_command,
 }

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from retinanet_fast.structures import Detections
 
 # Images at a time, where a step's are not fewer: large enough for a GPU, small enough to share out to many.
 LARGEST_BATCH = 16
+
+Key = TypeVar("Key")
 
 
 @dataclass
@@ -79,7 +81,7 @@ def detect(
     model.eval()
     processes.spread_(model.buffers())  # each has batch norm's statistics of its own images
     with closing(progress), processes.patiently() as check:
-        for batch_ids, found in _overlapped(model, _batches(loader, problems, check, stop), device, dtype):
+        for batch_ids, found in overlapped(model, _batches(loader, problems, check, stop), device, dtype):
             image_ids += batch_ids
             results.append(from_batch(found, batch_ids, ids))
             if processes.is_main and progress.due():
@@ -125,19 +127,20 @@ def _batches(
             yield [sample.image_id for sample in samples], [sample.image for sample in samples]
 
 
-def _overlapped(
+def overlapped(
     model: nn.Module,
-    batches: Iterator[tuple[list[int], list[Tensor]]],
+    batches: Iterator[tuple[Key, list[Tensor]]],
     device: torch.device,
     dtype: torch.dtype,
-) -> Iterator[tuple[list[int], Detections]]:
-    """Each batch's ids and detections, on the CPU. A GPU has the next batch to do while one is read."""
-    before: tuple[list[int], Detections, torch.cuda.Event | None] | None = None
-    for ids, images in batches:
+) -> Iterator[tuple[Key, Detections]]:
+    """Each batch's detections, on the CPU, with what came with its images. A GPU has the next batch to do while one is
+    read."""
+    before: tuple[Key, Detections, torch.cuda.Event | None] | None = None
+    for key, images in batches:
         found, copied = _to_host(run_batch(model, to_model(images, device), dtype))
         if before is not None:
             yield _waited_for(*before)
-        before = ids, found, copied
+        before = key, found, copied
     if before is not None:
         yield _waited_for(*before)
 
@@ -152,9 +155,7 @@ def _to_host(found: Detections) -> tuple[Detections, torch.cuda.Event | None]:
     return copies, copied
 
 
-def _waited_for(
-    ids: list[int], found: Detections, copied: torch.cuda.Event | None
-) -> tuple[list[int], Detections]:
+def _waited_for(key: Key, found: Detections, copied: torch.cuda.Event | None) -> tuple[Key, Detections]:
     if copied is not None:
         copied.synchronize()
-    return ids, found
+    return key, found

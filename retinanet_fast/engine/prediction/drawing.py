@@ -1,0 +1,153 @@
+"""Draws detections on copies of the pictures, in processes of its own where there are workers."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from retinanet_fast.engine.data.decode import Decoding
+from retinanet_fast.engine.data.split import Category
+from retinanet_fast.engine.data.workers import start_worker, starting_workers
+from retinanet_fast.engine.errors import InputError, TrainingError, one_line
+from retinanet_fast.engine.evaluation.results import Results
+from retinanet_fast.engine.prediction.draw import FORMATS, Label, draw_boxes
+from retinanet_fast.engine.prediction.pictures import FILE, VIDEO, Picture, Pictures
+from retinanet_fast.engine.prediction.reading import Reader
+
+QUALITY = 92
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """A uint8 tensor [3, H, W] as a picture."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def labels_of(results: Results, categories: list[Category], score: float) -> list[Label]:
+    """The detections of a picture that are drawn, those of at least ``score``, the highest last."""
+    index_of = {category.id: index for index, category in enumerate(categories)}
+    labels = []
+    for row in np.argsort(results.score, kind="stable"):
+        if results.score[row] >= score:
+            x, y, width, height = results.bbox[row].tolist()
+            index = index_of[int(results.category_id[row])]
+            text = f"{categories[index].name} {results.score[row]:.2f}"
+            labels.append(Label((x, y, x + width, y + height), text, index))
+    return labels
+
+
+class DrawnNames:
+    """The name of each picture's drawing: its own, with a number before the suffix where several have the same.
+
+    Args:
+        out: where the drawings go.
+
+    Raises:
+        InputError: a drawing would take the place of a picture.
+    """
+
+    def __init__(self, pictures: Pictures, out: Path) -> None:
+        self.pictures, self.out = pictures, out
+        folder = out.resolve()
+        self._others: dict[int, str] = {}
+        used: set[bytes] = set()
+        for index in range(len(pictures)):
+            picture = pictures[index]
+            name, number = self._own(picture), 2
+            while (key := _key(name)) in used:
+                own = PurePosixPath(self._own(picture))
+                name, number = f"{own.stem}-{number}{own.suffix}", number + 1
+                self._others[index] = name
+            used.add(key)
+            if picture.kind == FILE and os.path.realpath(picture.path) == str(folder / name):
+                raise InputError(f"{out / name}: would be written over: choose another --out, or --no-draw")
+
+    def __getitem__(self, index: int) -> Path:
+        return self.out / (self._others.get(index) or self._own(self.pictures[index]))
+
+    @staticmethod
+    def _own(picture: Picture) -> str:
+        path = PurePosixPath(picture.name)
+        if picture.kind == VIDEO:
+            return f"{picture.path.stem}-{path.name}.jpg"
+        return path.name if path.suffix.lower() in FORMATS else f"{path.stem}.png"
+
+
+class Drawer:
+    """Draws pictures, in place or in processes."""
+
+    def __init__(self, executor: Executor | None, decoding: Decoding) -> None:
+        self._executor, self._decoding = executor, decoding
+
+    def draw(
+        self, picture: Picture, image: Tensor, whole: bool, labels: list[Label], path: Path
+    ) -> Future[None] | None:
+        """Write a picture with labels to ``path``; None where that is done already.
+
+        Args:
+            image: [3, h, w] uint8, as it was decoded for the model.
+            whole: this is at its full size. A frame of a video is sent to the process that draws; any other picture,
+                which it can read anew for less, is not.
+        """
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy()) if whole else None
+        if self._executor is None:
+            draw_picture(picture, pixels, labels, path, self._decoding)
+            return None
+        return self._executor.submit(
+            draw_picture, picture, pixels if picture.kind == VIDEO else None, labels, path, self._decoding
+        )
+
+
+@contextmanager
+def drawer(workers: int, decoding: Decoding) -> Iterator[Drawer]:
+    """A drawer for the time of the block, with as many processes; 0 draws in place."""
+    if workers == 0:
+        yield Drawer(None, decoding)
+        return
+    # Not a fork, which would have this one's threads and GPU.
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(0,))
+    try:
+        with starting_workers():
+            for _ in range(workers):
+                executor.submit(os.getpid)  # each starts a process, which is not waited for
+        yield Drawer(executor, decoding)
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            f"a process that draws ended: {one_line(error)}; fewer --workers may help"
+        ) from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def draw_picture(
+    picture: Picture,
+    pixels: np.ndarray | None,
+    labels: Sequence[Label],
+    path: Path,
+    decoding: Decoding,
+) -> None:
+    """Write a picture with labels, whole or not at all if the program is killed. It is not forced to the disk: after a
+    power cut it may be missing."""
+    opened = Image.fromarray(pixels) if pixels is not None else to_picture(_read(picture, decoding))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draw_boxes(opened, labels).save(temporary, format=FORMATS[path.suffix.lower()], quality=QUALITY)
+    os.replace(temporary, path)
+
+
+def _read(picture: Picture, decoding: Decoding) -> Tensor:
+    with closing(Reader(decoding)) as reader:
+        return reader.decode(picture).image
+
+
+def _key(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()

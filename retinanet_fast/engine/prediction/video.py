@@ -1,0 +1,86 @@
+"""Frames of videos, by PyAV where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retinanet_fast.engine.errors import InputError, one_line
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+
+
+def frame_times(path: Path) -> np.ndarray:
+    """When each frame is shown, in the stream's own units, ascending: ``[N]`` int64. Nothing is decoded.
+
+    Raises:
+        InputError: PyAV is not installed, or the file has no frames whose times are known.
+    """
+    av = _library(path)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{path}: no video in this file")
+            packets = container.demux(container.streams.video[0])
+            times = [packet.pts for packet in packets if packet.size and not packet.is_discard]
+    except (OSError, av.FFmpegError) as error:
+        raise InputError(f"{path}: not a readable video: {one_line(error)}") from None
+    if not times or None in times:
+        what = (
+            "no frames"
+            if not times
+            else "frames without times (ffmpeg -i FILE -c copy NEW.mp4 gives them some)"
+        )
+        raise InputError(f"{path}: a video with {what}")
+    return np.unique(np.array(times, dtype=np.int64))
+
+
+class VideoReader:
+    """Reads frames of a video; quickest in their order, since all from a key frame on have to be decoded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._container = _library(path).open(str(path))
+        self._stream = self._container.streams.video[0]
+        self._frames: Iterator[Any] = iter(())
+        self._last: int | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a frame, as it is stored."""
+        return self._stream.width, self._stream.height
+
+    def frame(self, time: int) -> np.ndarray:
+        """The frame that is shown at ``time``, turned as the file says: ``[H, W, 3]`` uint8, RGB.
+
+        Raises:
+            ValueError: it cannot be decoded.
+        """
+        if self._last is None or time <= self._last:
+            self._seek(time)
+        frame = next((frame for frame in self._frames if frame.pts is not None and frame.pts >= time), None)
+        self._last = frame.pts if frame is not None else None
+        if frame is None or frame.pts != time:
+            self._last = None  # the next is looked for anew
+            raise ValueError("the video has no such frame")
+        pixels: np.ndarray = frame.to_ndarray(format="rgb24")
+        return np.rot90(pixels, round(frame.rotation / 90))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _seek(self, time: int) -> None:
+        self._container.seek(time, stream=self._stream)
+        self._frames = self._container.decode(self._stream)
+
+
+def _library(path: Path) -> Any:
+    try:
+        import av
+    except ImportError:
+        raise InputError(f"{path}: a video needs PyAV, which is not installed here: pip install av") from None
+    return av
