@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
 
+from retinanet_fast.engine.data.coco import load_json
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.prediction.batches import Windows
@@ -73,6 +74,8 @@ class PredictionFolder:
                 f"{self.path}: another program is writing there: wait for it, or choose another --out"
             ) from None
         try:
+            for unfinished in self.path.glob(".*.part"):  # of one that was killed
+                unfinished.unlink()
             yield
         finally:
             lock.release()
@@ -91,9 +94,7 @@ class PredictionFolder:
             self._check(settings)
         elif overwrite:
             self._remove()
-        elif any(
-            file.is_file() and file.stat().st_size for file in (self.lines, self.coco, *self._part_files())
-        ):
+        elif self._holds_something():
             raise InputError(
                 f"{self.path}: holds a prediction already: --resume goes on with it, --overwrite replaces it"
             )
@@ -163,16 +164,22 @@ class PredictionFolder:
                 self._parts[window] = path, start, end
             file.truncate(end)
 
+    def _holds_something(self) -> bool:
+        files = (self.lines, self.coco, *self._part_files())
+        return any(file.is_file() and file.stat().st_size > 0 for file in files)
+
     def _check(self, settings: dict[str, Any]) -> None:
         path = self.path / SETTINGS
-        if not path.is_file():
-            return  # none was begun
-        begun = json.loads(path.read_text())
+        if not path.is_file() and self._holds_something():
+            raise InputError(
+                f"{path}: no such file: the prediction here cannot be resumed, --overwrite replaces it"
+            )
+        begun = load_json(path) if path.is_file() else settings
         for name, value in settings.items():
-            if begun.get(name) != value:
+            before = begun.get(name) if isinstance(begun, dict) else None
+            if before != value:
                 raise InputError(
-                    f"{path}: begun with {name} {begun.get(name)}, now it is {value}: resume with the same, or use "
-                    "--overwrite"
+                    f"{path}: begun with {name} {before}, now it is {value}: resume with the same, or use --overwrite"
                 )
 
     def _remove(self) -> None:

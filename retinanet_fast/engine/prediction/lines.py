@@ -25,6 +25,13 @@ class Detection(msgspec.Struct):
     score: float
 
 
+class Result(Detection):
+    """The same among those of all pictures, as COCO's results format has it, with the picture's name beside."""
+
+    image_id: int
+    file_name: str
+
+
 class Line(msgspec.Struct, omit_defaults=True):
     """What is said of one picture: its detections, or why it cannot be read."""
 
@@ -74,18 +81,18 @@ def write_coco(lines: Path, path: Path) -> tuple[int, int]:
         How many pictures were read and how many could not be.
     """
     counts = [0, 0]
+    encoder = msgspec.json.Encoder()
 
     def write(file: IO[bytes]) -> None:
         between = b"[\n"
         for line in read_lines(lines):
             counts[line.detections is None] += 1
-            for found in line.detections or ():
-                result = {
-                    "image_id": line.image_id,
-                    **msgspec.structs.asdict(found),
-                    "file_name": line.file_name,
-                }
-                file.write(between + msgspec.json.encode(result))
+            results = [
+                Result(found.category_id, found.bbox, found.score, line.image_id, line.file_name)
+                for found in line.detections or ()
+            ]
+            if results:
+                file.write(between + encoder.encode_lines(results)[:-1].replace(b"\n", b",\n"))
                 between = b",\n"
         file.write(b"[]\n" if between == b"[\n" else b"\n]\n")
 

@@ -39,7 +39,7 @@ class WindowWriter:
         self.windows, self.marked = windows, marked
         self._open = deque(_Window(number) for number in own)
         self._place = {window.number: window for window in self._open}
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # closed by __exit__
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def put(self, index: int, line: bytes, drawing: Future[None] | None = None) -> None:
         """Take the line of a picture."""
@@ -79,7 +79,7 @@ class WindowWriter:
         parts = [msgspec.json.encode(Mark(window.number)) + b"\n"] if self.marked else []
         left = memoryview(b"".join([*parts, *(window.lines[i] for i in sorted(window.lines))]))
         while len(left):
-            left = left[self._file.write(left) :]
+            left = left[os.write(self._file, left) :]
 
     def __enter__(self) -> WindowWriter:
         return self
@@ -88,5 +88,5 @@ class WindowWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            os.fsync(self._file.fileno())
-        self._file.close()
+            os.fsync(self._file)
+        os.close(self._file)
