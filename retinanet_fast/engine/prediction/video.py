@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,16 @@ class VideoReader:
         self._container.close()
 
     def _seek(self, time: int) -> None:
-        self._container.seek(time, stream=self._stream)
-        self._frames = self._container.decode(self._stream)
+        """Go to a key frame that is not shown after ``time``. A file is sought by the times of decoding, and what is
+        decoded before ``time`` may be shown after it: then the search begins earlier."""
+        start, second = self._stream.start_time or 0, int(1 / self._stream.time_base)
+        for back in (0, second, 8 * second, time - start):
+            self._container.seek(max(start, time - back), stream=self._stream)
+            frames = self._container.decode(self._stream)
+            first = next(frames, None)
+            if first is not None and first.pts is not None and first.pts <= time:
+                break
+        self._frames = itertools.chain([first] * (first is not None), frames)
 
 
 def _library(path: Path) -> Any:
