@@ -131,6 +131,32 @@ def test_predict_writes_pictures_and_a_json(trained: Path, rendered: Path, tmp_p
         assert (out / name).read_bytes() != (pictures / name).read_bytes()
 
 
+def test_a_stopped_prediction_is_resumed(trained: Path, rendered: Path, tmp_path: Path) -> None:
+    out, names = tmp_path / "out", tmp_path / "names.txt"
+    files = sorted(map(str, (rendered / "images" / "val").iterdir()))
+    names.write_text("\n".join(files * 200))
+    words = ["predict", "--checkpoint", trained, f"@{names}", "--out", out, "--no-draw", "--device", "cpu"]
+    words += ["--threads", 1, "--batch-size", 1]
+    command = [sys.executable, "-m", "retinanet_fast", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        lines = out / "detections.jsonl"
+        deadline = time.monotonic() + 120
+        while not (lines.exists() and lines.stat().st_size > 0):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1].endswith("stopped by SIGTERM: what is written is whole; --resume goes on")
+    assert 0 < len(lines.read_text().splitlines()) < 600
+    assert not (out / "detections.json").exists()
+    assert run(*words, "--resume") == 0
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [line["file_name"] for line in found] == files * 200
+    assert [line["image_id"] for line in found] == list(range(1, 601))  # the numbers of the names come again
+
+
 def test_predict_does_not_write_over_its_pictures(trained: Path, data: Path, capsys: Any) -> None:
     folder = data / "images" / "val"
     assert run("predict", "--checkpoint", trained, folder, "--out", folder, "--device", "cpu") == 2

@@ -60,12 +60,12 @@ class DrawnNames:
         folder = out.resolve()
         self._others: dict[int, str] = {}
         used: set[bytes] = set()
-        for index in range(len(pictures)):
-            picture = pictures[index]
-            name, number = self._own(picture), 2
+        numbers: dict[str, int] = {}  # of names that came again: the number of the last
+        for index, picture in enumerate(pictures):
+            name = own = self._own(picture)
             while (key := _key(name)) in used:
-                own = PurePosixPath(self._own(picture))
-                name, number = f"{own.stem}-{number}{own.suffix}", number + 1
+                numbers[own] = numbers.get(own, 1) + 1
+                name = f"{PurePosixPath(own).stem}-{numbers[own]}{PurePosixPath(own).suffix}"
                 self._others[index] = name
             used.add(key)
             if picture.kind == FILE and os.path.realpath(picture.path) == str(folder / name):

@@ -12,6 +12,8 @@ import numpy as np
 from retinanet_fast.engine.errors import InputError, one_line
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+# Seconds that are decoded to go forward; for more, a key frame is looked for.
+FORWARD = 4
 
 
 def frame_times(path: Path) -> np.ndarray:
@@ -60,7 +62,7 @@ class VideoReader:
         Raises:
             ValueError: it cannot be decoded.
         """
-        if self._last is None or time <= self._last:
+        if self._last is None or not self._last < time <= self._last + FORWARD / self._stream.time_base:
             self._seek(time)
         frame = next((frame for frame in self._frames if frame.pts is not None and frame.pts >= time), None)
         self._last = frame.pts if frame is not None else None
