@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from retinanet_fast.engine.checkpoint import Checkpoint
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.models.weights import Settings
 

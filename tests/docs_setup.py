@@ -11,8 +11,8 @@ from PIL import Image
 
 from retinanet_fast.engine import checkpoint
 from retinanet_fast.engine.build_model import build_model
-from retinanet_fast.engine.data.coco import Category
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.models import RetinaNet
 from retinanet_fast.nn import retinanet_anchor_generator

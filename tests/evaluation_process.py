@@ -16,9 +16,11 @@ import torch
 from tiny_run import tiny_model, tiny_recipe
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from retinanet_fast.engine.data.coco import Split, locate, read_split
+from retinanet_fast.engine.data.coco import locate, read_split
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems, Stopped
-from retinanet_fast.engine.evaluation.detect import Detected, detect
+from retinanet_fast.engine.evaluation.detect import detect
+from retinanet_fast.engine.evaluation.results import Detected
 from retinanet_fast.engine.processes import Processes, joined
 
 CPU = torch.device("cpu")
@@ -30,8 +32,7 @@ def split_of(folder: Path, count: int | None = None) -> Split:
     location = locate(folder, "val")
     assert location is not None
     split = read_split(location, Problems(skip=False))
-    split.images = split.images[:count]
-    return split
+    return split if count is None else split.first(count)
 
 
 def detections(

@@ -14,7 +14,7 @@ import torch
 import torch._dynamo  # loaded now, not by the first process
 from tiny_run import tiny_model, tiny_recipe
 
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.prediction.predict import Predictions, PredictOptions, predict
 from retinanet_fast.engine.prediction.sources import list_pictures

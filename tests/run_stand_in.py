@@ -13,8 +13,7 @@ import torch
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.coco_numbers import NAMES, evaluate
-from retinanet_fast.engine.evaluation.detect import Detected
-from retinanet_fast.engine.evaluation.results import from_list
+from retinanet_fast.engine.evaluation.results import Detected, from_list
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.training.clock import PhaseClock
 from retinanet_fast.engine.training.hooks import Hook, StepReport

@@ -10,7 +10,7 @@ from tiny_run import tiny_model, tiny_recipe
 from torch import Tensor, nn
 
 from retinanet_fast.engine.data.batch import Batch
-from retinanet_fast.engine.data.coco import Split
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.step import detector_losses
@@ -23,7 +23,7 @@ RAW = [(40, 60), (48, 64), (64, 50)]
 def run_of(device: str = "cpu", **values: Any) -> Run:
     """A run that has a state and no data; its model has a dropout."""
     recipe = tiny_recipe(channels_last=False, **values)
-    nowhere = Split(Path("none"), [], [], {})  # type: ignore[arg-type]
+    nowhere = Split.of(Path("none"), [])
     run = Run(recipe, nowhere, None, Path("none"), torch.device(device), Problems(False))
     run.state = make_state(run, tiny_model())
     run.state.model.train()

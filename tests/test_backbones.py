@@ -15,7 +15,7 @@ from retinanet_fast import models
 from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine.backbones import TORCHVISION_LEVELS, network_of_another_library
 from retinanet_fast.engine.build_model import build_model
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.prediction.predict import restore_model
 from retinanet_fast.engine.recipe import Recipe

@@ -12,7 +12,7 @@ from torch import nn
 from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.build_model import build_model, choose_device
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.norms import check_norm, norm_of
 from retinanet_fast.engine.prediction.predict import restore_model

@@ -25,7 +25,7 @@ def test_the_rendered_set_is_a_sound_data_set(tmp_path: Path) -> None:
     assert location is not None
     split = read_split(location, Problems(False))
     assert len(split.images) == 30
-    boxes = [box for found in split.boxes.values() for box in found]
+    boxes = list(split.boxes)
     assert {box.category_id for box in boxes} == {1, 3, 7}
     extents = [max(box.width, box.height) for box in boxes]
     assert min(extents) < 16

@@ -15,9 +15,10 @@ import torch
 from tiny_run import tiny_model
 
 from retinanet_fast.cli import main
-from retinanet_fast.engine.data.coco import Location, Split, read_annotations, read_split
+from retinanet_fast.engine.data.coco import read_annotations, read_split
 from retinanet_fast.engine.data.dataset import CocoDataset
 from retinanet_fast.engine.data.loader import eval_loader
+from retinanet_fast.engine.data.split import Location, Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.coco_numbers import NAMES, Evaluation
 from retinanet_fast.engine.evaluation.coco_numbers import evaluate as evaluate_arrays

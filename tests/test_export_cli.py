@@ -15,7 +15,7 @@ from PIL import Image
 from retinanet_fast.cli import main
 from retinanet_fast.engine import exporting
 from retinanet_fast.engine.checkpoint import LAST, Checkpoint
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.export import load_exported
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from prediction_process import CATEGORIES, found_on
 from tiny_run import tiny_model, tiny_recipe
 
-from retinanet_fast.engine.data.split import Box, ImageEntry, Split
+from retinanet_fast.engine.data.split import Boxes, Images, Split
 from retinanet_fast.engine.errors import InputError, Problems, Stopped
 from retinanet_fast.engine.evaluation.results import read_results
 from retinanet_fast.engine.prediction.batches import BATCHES, Windows, picture_batches
@@ -62,16 +62,16 @@ def test_pictures_of_one_shape_come_together(tmp_path: Path, workers: int) -> No
     wanted = np.array([0, 2])
     batches = list(picture_batches(pictures, windows, wanted, tiny_recipe(workers=workers), CPU))
     assert sorted(index for batch in batches for index in batch.indices) == [*range(16), *range(32, 40)]
-    assert {len(batch.images) for batch in batches} == {2}
-    assert all(len({image.shape for image in batch.images}) == 1 for batch in batches)
+    assert {len(batch.decoded) for batch in batches} == {2}
+    assert all(len({decoded.image.shape for decoded in batch.decoded}) == 1 for batch in batches)
 
 
 def test_a_large_jpeg_is_decoded_smaller_and_its_boxes_are_of_the_whole(tmp_path: Path) -> None:
     save(tmp_path / "in" / "large.jpg", (1024, 768))
     pictures = list_pictures([str(tmp_path / "in")])
     (batch,) = picture_batches(pictures, Windows(1, 1), np.array([0]), tiny_recipe(), CPU)
-    assert tuple(batch.images[0].shape) == (3, 96, 128)  # 1/8: not less than the model's 48 x 64
-    assert batch.sizes == [(1024, 768)]
+    assert tuple(batch.decoded[0].image.shape) == (3, 96, 128)  # 1/8: not less than the model's 48 x 64
+    assert batch.decoded[0][1:] == ((1024, 768), 8)
     found_on([str(tmp_path / "in")], tmp_path / "out")
     (line,) = lines_in(tmp_path / "out")
     assert (line["width"], line["height"]) == (1024, 768)
@@ -114,9 +114,9 @@ def test_coco_results_are_those_of_the_lines(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == expected
     assert len(expected) > 5  # several of most pictures
     # Other programs read it, and eval does.
-    images = [ImageEntry(id, "", Path(), 64, 48) for id in range(10, 15)]
-    boxes: dict[int, list[Box]] = {}
-    assert len(read_results(path, Split(Path("a.json"), CATEGORIES, images, boxes))) == 25
+    images = Images.of((id, "", 64, 48) for id in range(10, 15))
+    split = Split.of(Path("a.json"), CATEGORIES, images, Boxes.of([]), np.array([], dtype=np.int64))
+    assert len(read_results(path, split)) == len(expected)
 
 
 def test_no_detection_is_an_empty_list(tmp_path: Path) -> None:

@@ -104,8 +104,7 @@ def test_a_new_run_leaves_the_old_one_whole_until_it_has_a_checkpoint(tmp_path: 
     old_files += [folder.tensorboard / "events.out.tfevents.1"]
     for file in old_files:
         write_text(file, "old")
-    for kept in (folder.path / "notes.txt", folder.checked_files):
-        write_text(kept, "not a run's")
+    write_text(folder.path / "notes.txt", "not a run's")
 
     new = record(tmp_path, epochs=4)
     folder.start(new)
@@ -117,7 +116,6 @@ def test_a_new_run_leaves_the_old_one_whole_until_it_has_a_checkpoint(tmp_path: 
     assert [file.name for file in old_files if file.exists()] == ["last.pt", "best.pt"]
     assert folder.best.read_text() == "new"
     assert (folder.path / "notes.txt").exists()
-    assert folder.checked_files.exists()
     assert folder.read() == new
     assert recipes.load(str(folder.path / "recipe.toml")).epochs == 4
     write_text(folder.metrics, "new")
@@ -176,7 +174,7 @@ def test_the_record_says_where_the_data_is_and_what_it_was(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"format": "retinanet_fast run 1"}', "a record without starts"]
+    "content", ["", "[]", '{"format": "retinanet_fast run 2"}', "a record without starts"]
 )
 def test_a_damaged_record_is_an_error(tmp_path: Path, content: str) -> None:
     if content.startswith("a record"):

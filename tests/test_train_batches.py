@@ -221,10 +221,10 @@ def test_decoded_images_are_kept_within_a_budget(tmp_path: Path, monkeypatch: py
     # Training on them has not changed them.
     plain = CocoDataset(split, split.categories)
     for i in kept:
-        sample, image = plain[i - 1], cache.get(i)
-        assert image is not None
+        sample, decoded = plain[i - 1], cache.get(i)
+        assert decoded is not None
         assert isinstance(sample, Sample)
-        assert torch.equal(sample.image, image)
+        assert torch.equal(sample.image, decoded.image)
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*no accelerator is found")  # where there is no GPU

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import retinanet_fast
 from retinanet_fast import models
 from retinanet_fast.engine import checkpoint as checkpoints
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.prediction.predict import restore_model
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.models.weights import Settings, settings_of

@@ -23,7 +23,7 @@ from benchmarks.report import write_whole
 from retinanet_fast import synchronize_errors
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.data.batch import Batch
-from retinanet_fast.engine.data.coco import Split
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.training.graphed import WARM_UP, GraphedStep
@@ -66,7 +66,7 @@ def batches(recipe: Recipe, pinned: bool) -> Iterator[list[Batch]]:
 def measure(kind: str, recipe: Recipe, device: torch.device, steps: int) -> dict[str, Any]:
     """The loop of the trainer, without data, hooks and checkpoints."""
     nowhere = Path("nowhere")
-    run = Run(recipe, Split(nowhere, [], []), None, nowhere, device, Problems(False))
+    run = Run(recipe, Split.of(nowhere, []), None, nowhere, device, Problems(False))
     torch.manual_seed(0)
     run.state = make_state(run, build_model(recipe, CLASSES))
     run.state.model.train()

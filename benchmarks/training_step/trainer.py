@@ -56,7 +56,7 @@ def trainer_call(
     size = (work.height, work.width)
     asked: dict[str, Any] = {**SETTINGS, **values, "precision": precision, "batch_size": work.images}
     recipe = Recipe(optimizer="sgd", min_size=[min(size)], max_size=max(size), **asked)
-    run = Run(recipe, Split(Path(), [], [], {}), None, Path(), device, Problems(skip=False), say=_silent)
+    run = Run(recipe, Split.of(Path(), []), None, Path(), device, Problems(skip=False), say=_silent)
     run.state = make_state(run, model)
     if recipe.compile:
         compile_network(model, _silent)

@@ -11,7 +11,7 @@ from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.threads import Load, set_threads
 
 if TYPE_CHECKING:
-    from retinanet_fast.engine.data.coco import Split
+    from retinanet_fast.engine.data.split import Split
     from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
     from retinanet_fast.engine.recipe import Recipe
 

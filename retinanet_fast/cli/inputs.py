@@ -11,7 +11,7 @@ from retinanet_fast.cli.arguments import PROGRAM
 from retinanet_fast.engine.errors import InputError, Problems
 
 if TYPE_CHECKING:
-    from retinanet_fast.engine.data.coco import Location
+    from retinanet_fast.engine.data.split import Location
 
 
 def required(location: Location | None, data: Path, split: str) -> Location:
@@ -23,7 +23,8 @@ def required(location: Location | None, data: Path, split: str) -> Location:
 
 def location_of(options: argparse.Namespace, split: str) -> Location | None:
     """A split by its own flags, or below ``--data``."""
-    from retinanet_fast.engine.data.coco import Location, locate
+    from retinanet_fast.engine.data.coco import locate
+    from retinanet_fast.engine.data.split import Location
 
     annotations = getattr(options, f"{split}_json", None)
     images = getattr(options, f"{split}_images", None)

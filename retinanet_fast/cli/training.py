@@ -13,7 +13,7 @@ from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.threads import Load, set_threads
 
 if TYPE_CHECKING:
-    from retinanet_fast.engine.data.coco import Location
+    from retinanet_fast.engine.data.split import Location
     from retinanet_fast.engine.processes import Processes
     from retinanet_fast.engine.recipe import Recipe
     from retinanet_fast.engine.run_record import RunRecord
@@ -50,10 +50,8 @@ def _train(options: argparse.Namespace, device: Any, processes: Processes, start
     problems = Problems(options.skip_bad or (record is not None and record.skip_bad))
     train_location, val_location = _locations(options, record)
     out = options.out or Path()
-    checked = RunFolder(out).checked_files if options.out else None
-    writes = processes.is_main and not options.dry_run
-    train_split = read_split(train_location, problems, checked, writes)
-    val_split = read_split(val_location, problems, checked, writes) if val_location else None
+    train_split = read_split(train_location, problems)
+    val_split = read_split(val_location, problems) if val_location else None
     run = Run(recipe, train_split, val_split, out, device, problems, say, processes, record=record)
     before = record.starts[-1].threads if record is not None and not recipe.threads else 0
     threads = set_threads(recipe.threads or before, start)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from retinanet_fast.engine import recipe as recipes
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.errors import InputError, one_line
 from retinanet_fast.engine.files import write_atomically
 from retinanet_fast.engine.recipe import Recipe
@@ -34,6 +34,7 @@ class Progress:
         epoch_seconds: what those steps took, in the processes that have ended.
         skipped: steps since then that changed nothing, since their loss was not finite.
         skipped_in_row: how many of the last steps those were, without one between that was finite.
+        unscored: the record of the last epoch, where COCO's numbers of it are still to come.
     """
 
     step: int = 0
@@ -42,6 +43,7 @@ class Progress:
     epoch_seconds: float = 0.0
     skipped: int = 0
     skipped_in_row: int = 0
+    unscored: dict[str, Any] | None = None
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Checkpoint:
     """What a run leaves at the end of an epoch, or at a step within one.
 
     Attributes:
-        epoch: epochs that were finished and evaluated.
+        epoch: epochs that were finished, the unscored one among them.
         optimizer: the optimizer's state, empty in a checkpoint that is only to be used.
         history: one record per epoch, as in ``metrics.jsonl``.
         settings: of the model, which its state dict does not hold.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from retinanet_fast.engine.data.coco import Split
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.reporting.hooks import choose_tensorboard, reporting_hooks
@@ -57,8 +57,7 @@ def run_demo(demo: Demo) -> Path:
     training = time.perf_counter() - started
     assert run.evaluation is not None
     demo.say(run.evaluation.table())
-    report = page.report
-    assert report is not None
+    report = page.report(run)
     demo.say("each op beside plain PyTorch (retinanet_fast.reference), not torchvision:")
     report.timings = time_ops(demo.device)
     demo.say(table(report.timings))

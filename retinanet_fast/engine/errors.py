@@ -37,6 +37,9 @@ TRAIN_PACKAGES = {
     "tqdm": "tqdm",
     "tensorboard": "tensorboard",
     "filelock": "filelock",
+    "msgspec": "msgspec",
+    "faster_coco_eval": "faster-coco-eval",
+    "yaml": "pyyaml",
 }
 EXPORT_PACKAGES = {
     "onnx": "onnx",

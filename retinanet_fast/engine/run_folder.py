@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from retinanet_fast.engine.checkpoint import BEST, LAST
-from retinanet_fast.engine.data.coco import load_json
+from retinanet_fast.engine.data.json_values import load_json
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.run_record import RunRecord
@@ -22,11 +22,11 @@ METRICS = "metrics.jsonl"
 METRICS_TABLE = "metrics.csv"
 LOSS_PLOT, AP_PLOT = "loss.png", "ap.png"
 PAGE = "report.html"
+UNSCORED = "unscored.pt"
+DETECTIONS = "detections.npz"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
-CHECKED_FILES = "checked_files.json"
-# What belongs to one run, and goes when another takes its place. `last.pt` is replaced, never removed; the note of the
-# checked files is the data set's.
+# What belongs to one run, and goes when another takes its place. `last.pt` is replaced, never removed.
 OF_A_RUN = (
     RECORD,
     RECIPE,
@@ -37,6 +37,8 @@ OF_A_RUN = (
     LOSS_PLOT,
     AP_PLOT,
     PAGE,
+    UNSCORED,
+    DETECTIONS,
     f"{SAMPLES}/epoch_*.jpg",
     f"{TENSORBOARD}/events.out.tfevents.*",
 )
@@ -64,6 +66,11 @@ class RunFolder:
         return self.path / BEST
 
     @property
+    def unscored(self) -> Path:
+        """The checkpoint of the evaluation whose numbers are still to come."""
+        return self.path / UNSCORED
+
+    @property
     def metrics(self) -> Path:
         """One json object per epoch and line."""
         return self.path / METRICS
@@ -89,14 +96,14 @@ class RunFolder:
         return self.path / PAGE
 
     @property
+    def detections(self) -> Path:
+        """The detections of the last evaluation; ``results.load_detected`` reads them."""
+        return self.path / DETECTIONS
+
+    @property
     def tensorboard(self) -> Path:
         """The folder of TensorBoard's event files."""
         return self.path / TENSORBOARD
-
-    @property
-    def checked_files(self) -> Path:
-        """What was found of the image files, so that a resume does not open each of them again."""
-        return self.path / CHECKED_FILES
 
     def sample(self, epoch: int) -> Path:
         """The picture of detections after an epoch, counted from 1."""
@@ -183,7 +190,7 @@ class RunFolder:
 
     def _remove_unfinished(self) -> None:
         """Remove what ``write_atomically`` leaves of a run's own file where it is killed while writing."""
-        for pattern in (LAST, CHECKED_FILES, *OF_A_RUN):
+        for pattern in (LAST, *OF_A_RUN):
             folder, _, name = pattern.rpartition("/")
             for file in (self.path / folder).glob(f".{name}.*.part"):
                 file.unlink(missing_ok=True)

@@ -18,21 +18,20 @@ import torch
 import retinanet_fast
 from retinanet_fast.engine import environment
 from retinanet_fast.engine import recipe as recipes
-from retinanet_fast.engine.data.coco import Location, Split
+from retinanet_fast.engine.data.split import Location, Split
 from retinanet_fast.engine.errors import InputError
-from retinanet_fast.engine.files import sha256_of
 from retinanet_fast.engine.recipe import Recipe
 
-FORMAT = "retinanet_fast run 1"
+FORMAT = "retinanet_fast run 2"
 
 
 @dataclass
 class DataRecord:
-    """A split: where it is, as absolute paths, and what it is: a digest of its json, and counts."""
+    """A split: where it is, as absolute paths, and what it is: a digest of its images and boxes, and counts."""
 
     annotations: str
     images_folder: str
-    sha256: str
+    digest: str
     images: int
     boxes: int
     categories: list[str]
@@ -40,12 +39,10 @@ class DataRecord:
     @classmethod
     def of(cls, split: Split) -> DataRecord:
         """Of a split whose images are located."""
-        first = split.images[0]
-        folder = first.path.parents[len(Path(first.file_name).parts) - 1]
         return cls(
             annotations=str(split.annotations.resolve()),
-            images_folder=str(folder.resolve()),
-            sha256=sha256_of(split.annotations),
+            images_folder=str(split.images.folder.resolve()),
+            digest=split.digest(),
             images=len(split.images),
             boxes=split.count_boxes(),
             categories=[category.name for category in split.categories],
@@ -107,7 +104,7 @@ class RunRecord:
         """Check that data is what the run began with; it may have moved.
 
         Raises:
-            InputError: a split's json has changed, or there is one more or less.
+            InputError: a split has changed, its files that are missing too, or there is one more or less.
         """
         for name in sorted({*self.data, *now}):
             before, after = self.data.get(name), now.get(name)
@@ -116,10 +113,10 @@ class RunRecord:
                 raise InputError(
                     f"{name}: the run began with other data: there is such a split {there}, but none {not_there}"
                 )
-            if before.sha256 != after.sha256:
+            if before.digest != after.digest:
                 raise InputError(
-                    f"{after.annotations}: changed since the run began: expected {_counts(before)} with SHA-256 "
-                    f"{before.sha256[:12]}, found {_counts(after)} with {after.sha256[:12]}; "
+                    f"{after.annotations}: changed since the run began: expected {_counts(before)} with digest "
+                    f"{before.digest[:12]}, found {_counts(after)} with {after.digest[:12]}; "
                     "a new run can start from this one's weights: --init RUN/last.pt"
                 )
 

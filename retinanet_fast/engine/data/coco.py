@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-import json
-import math
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Annotated, Any
 
-from retinanet_fast.engine.data.check_files import check_files, image_folder
-from retinanet_fast.engine.data.split import Box, Category, ImageEntry, Location, Split
+import msgspec
+import numpy as np
+
+from retinanet_fast.engine.data.image_files import find_files
+from retinanet_fast.engine.data.json_entries import Entries, decoder, plain
+from retinanet_fast.engine.data.json_values import is_integer, is_number
+from retinanet_fast.engine.data.split import Boxes, Category, Images, Location, Split
 from retinanet_fast.engine.errors import InputError, Problems
 
 # COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
 OVERSHOOT = 1.0
+INT64 = range(-(2**63), 2**63)
+LONGEST_SIDE = 2**31 - 1  # in pixels
+
+_Id = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[-1])]
+
+
+class _Image(msgspec.Struct):
+    id: _Id
+    width: float
+    height: float
+    file_name: str = ""
+    coco_url: str = ""  # what LVIS has in its place
+
+
+class _Annotation(msgspec.Struct):
+    image_id: _Id
+    category_id: _Id
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: bool | int | float = 0
 
 
 def locate(data: Path, split: str) -> Location | None:
@@ -37,23 +61,14 @@ def locate(data: Path, split: str) -> Location | None:
     return None
 
 
-def read_split(
-    location: Location, problems: Problems, record: Path | None = None, write_record: bool = True
-) -> Split:
-    """Read and check a split. Every image file must exist and have the size that the json states.
-
-    Args:
-        record: a file in which the check of the image files is remembered: while the data set has the same
-            ``fingerprint``, they are not opened again, and the same faults are reported.
-        write_record: whether to write the file where it holds no such check; of several processes one should.
+def read_split(location: Location, problems: Problems) -> Split:
+    """Read and check a split's json, and find its image files. No image is opened: that its size is another, or that
+    it cannot be decoded, shows when it is loaded, or by ``retinanet-fast check-data``.
 
     Raises:
         InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
-    split = read_annotations(location.annotations, problems)
-    folder = image_folder(split.images, location.image_folders)
-    split.images = [image._replace(path=folder / image.file_name) for image in split.images]
-    split.images = check_files(split, problems, record, write_record)
+    split = find_files(read_annotations(location.annotations, problems), location.image_folders, problems)
     if not split.images:
         raise InputError(f"{split.annotations}: no usable image: the data set is empty")
     return split
@@ -65,62 +80,19 @@ def read_annotations(path: Path, problems: Problems) -> Split:
     Raises:
         InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
-    document = load_json(path)
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: expected a json object, got a {type(document).__name__}")
-    categories = list(_read_categories(path, document, problems))
-    images = list(_read_images(path, document, problems))
+    entries = Entries(path, ("categories", "images", "annotations"))
+    categories = list(_read_categories(path, entries["categories"], problems))
+    images = _read_images(path, entries["images"], problems)
     if not categories:
         raise InputError(f"{path}: no categories: the data set is empty")
     if not images:
         raise InputError(f"{path}: no images: the data set is empty")
-    split = Split(path, categories, images)
-    _read_boxes(split, document, problems)
-    return split
+    return _read_boxes(path, entries, categories, images, problems)
 
 
-def load_json(path: Path) -> Any:
-    """The content of a json file.
-
-    Raises:
-        InputError: the file cannot be read or is not json.
-    """
-    try:
-        return json.loads(
-            path.read_text(encoding="utf-8-sig")
-        )  # Windows programs begin with a byte-order mark
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not json: {error}") from None
-    except RecursionError:
-        raise InputError(f"{path}: not json of a data set: nested too deeply") from None
-
-
-def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
-    entries = document.get(key)
-    if not isinstance(entries, list):
-        raise InputError(f"{path}: expected a list {key!r}, got {type(entries).__name__}")
-    return entries
-
-
-def is_integer(value: Any) -> TypeGuard[int]:
-    """Whether a json's value is an integer; true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a json's value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _has_id(entry: Any) -> bool:
-    return isinstance(entry, dict) and is_integer(entry.get("id"))
-
-
-def _read_categories(path: Path, document: dict[str, Any], problems: Problems) -> Iterator[Category]:
+def _read_categories(path: Path, entries: list[Any], problems: Problems) -> Iterator[Category]:
     seen: set[int] = set()
-    for index, entry in enumerate(_entries(path, document, "categories")):
+    for index, entry in enumerate(map(plain, entries)):
         where = f"{path}: categories[{index}]"
         if not _has_id(entry):
             problems.report(f"{where}: expected an object with an integer id")
@@ -133,88 +105,140 @@ def _read_categories(path: Path, document: dict[str, Any], problems: Problems) -
             yield Category(entry["id"], entry["name"])
 
 
-def _read_images(path: Path, document: dict[str, Any], problems: Problems) -> Iterator[ImageEntry]:
+def _read_images(path: Path, entries: list[Any], problems: Problems) -> Images:
+    decode = decoder(_Image)
     seen: set[int] = set()
-    for index, entry in enumerate(_entries(path, document, "images")):
-        where = f"{path}: images[{index}]"
-        if not _has_id(entry):
-            problems.report(f"{where}: expected an object with an integer id")
+    rows = []
+    for index, entry in enumerate(entries):
+        image = decode(entry)
+        name = "" if image is None else image.file_name or "/".join(image.coco_url.split("/")[-2:])
+        if image is None or not name or "\0" in name or image.id in seen or not _are_pixels(image):
+            found = plain(entry)
+            problems.report(f"{path}: images[{index}]{_image_fault(found, seen)}")
             continue
-        where = f"{where} (id {entry['id']})"
-        name, width, height = entry.get("file_name"), _pixels(entry, "width"), _pixels(entry, "height")
-        if not isinstance(name, str) or not name:
-            problems.report(f"{where}: expected a file_name")
-        elif width is None or height is None:
-            found = f"{entry.get('width')!r} and {entry.get('height')!r}"
-            problems.report(f"{where}: expected a width and a height in pixels, got {found}")
-        elif entry["id"] in seen:
-            problems.report(f"{where}: the id is used twice")
-        else:
-            seen.add(entry["id"])
-            yield ImageEntry(entry["id"], name, Path(name), width, height)
+        seen.add(image.id)
+        rows.append((image.id, name, int(image.width), int(image.height)))
+    return Images.of(rows)
 
 
-def _pixels(entry: dict[str, Any], key: str) -> int | None:
-    """A number of pixels, which some programs write as 96.0; None where it is not one."""
-    value = entry.get(key)
-    return int(value) if is_number(value) and value == int(value) and value > 0 else None
+def _are_pixels(image: _Image) -> bool:
+    """Whether a width and a height are numbers of pixels, which some programs write as 96.0."""
+    return all(side.is_integer() and 0 < side <= LONGEST_SIDE for side in (image.width, image.height))
 
 
-def _read_boxes(split: Split, document: dict[str, Any], problems: Problems) -> None:
-    images: dict[Any, ImageEntry] = {image.id: image for image in split.images}
-    # Boxes of an image that was reported go with it, unreported.
-    reported = {entry["id"] for entry in document["images"] if _has_id(entry)} - images.keys()
-    category_ids = {category.id for category in split.categories}
-    for index, entry in enumerate(_entries(split.annotations, document, "annotations")):
-        where = f"{split.annotations}: annotations[{index}]"
+def _image_fault(entry: Any, seen: set[int]) -> str:
+    if not _has_id(entry):
+        return ": expected an object with an integer id"
+    where = f" (id {entry['id']})"
+    if entry["id"] in seen:
+        return f"{where}: the id is used twice"
+    name = entry.get("file_name") or entry.get("coco_url")
+    if not isinstance(name, str) or not name or "\0" in name:
+        return f"{where}: expected a file_name"
+    return (
+        f"{where}: expected a width and a height in pixels, got {_short(entry.get('width'))} and "
+        f"{_short(entry.get('height'))}"
+    )
+
+
+def _read_boxes(
+    path: Path, entries: Entries, categories: list[Category], images: Images, problems: Problems
+) -> Split:
+    decode = decoder(_Annotation)
+    ids, category_ids, numbers = array("q"), array("q"), array("d")
+    unread = (0, 0, (0.0, 0.0, 0.0, 0.0), None, 2)  # what is not an annotation: a crowd flag that is none
+    for entry in entries["annotations"]:
+        one = decode(entry)
+        image_id, category_id, bbox, area, flag = (
+            unread if one is None else (one.image_id, one.category_id, one.bbox, one.area, one.iscrowd)
+        )
+        ids.append(image_id)
+        category_ids.append(category_id)
+        numbers.extend(bbox)
+        numbers.append(-1.0 if area is None else area if area >= 0 else -2.0)
+        numbers.append(flag if -1 <= flag <= 2 else 2.0)
+    owners = images.index_of(np.array(ids))
+    table = np.array(numbers, dtype=np.float64).reshape(-1, 6)
+    xywh, areas, crowd = table[:, :4], table[:, 4], table[:, 5]
+    known = np.isin(np.array(category_ids), [category.id for category in categories])
+    sizes = images.sizes[owners].astype(np.float64)
+    good = (owners >= 0) & known & _inside(xywh, sizes) & ((crowd == 0) | (crowd == 1))
+    good &= np.isfinite(areas) & (areas != -2.0)
+    if not good.all():
+        _report(path, entries, np.flatnonzero(~good), categories, images, problems)
+    clipped = _clip(xywh[good], sizes[good])
+    areas = np.where(areas[good] < 0, clipped[:, 2] * clipped[:, 3], areas[good])
+    boxes = Boxes(clipped, np.array(category_ids)[good], areas, crowd[good] == 1)
+    return Split.of(path, categories, images, boxes, owners[good])
+
+
+def _inside(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which boxes have an area and lie in their image of (width, height), but for rounding."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, length = xywh[:, :2], xywh[:, 2:]
+        high = low + length
+        within = (low >= -OVERSHOOT) & (high <= sizes + OVERSHOOT) & (low < sizes) & (high > 0)
+        return ((length > 0) & within).all(axis=1)
+
+
+def _clip(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Boxes inside their image; those that are already keep their very numbers."""
+    low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
+    start, end = np.maximum(low, 0.0), np.minimum(high, sizes)
+    same = ((start == low) & (end == high)).all(axis=1)
+    return np.where(same[:, None], xywh, np.concatenate((start, end - start), axis=1))
+
+
+def _report(
+    path: Path,
+    entries: Entries,
+    bad: np.ndarray,
+    categories: list[Category],
+    images: Images,
+    problems: Problems,
+) -> None:
+    """Report the annotations at some places. One of an image that was reported goes with it, unreported."""
+    known = set(images.ids.tolist())
+    reported = {entry["id"] for entry in map(plain, entries["images"]) if _has_id(entry)} - known
+    sizes = dict(zip(images.ids.tolist(), images.sizes.tolist()))
+    category_ids = {category.id for category in categories}
+    for index in bad.tolist():
+        entry = plain(entries["annotations"][index])
+        where = f"{path}: annotations[{index}]"
         if not isinstance(entry, dict):
-            problems.report(f"{where}: expected an object, got {entry!r}")
+            problems.report(f"{where}: expected an object, got {_short(entry)}")
             continue
-        where = f"{where} (id {entry.get('id')})"
+        where = f"{where} (id {_short(entry.get('id'))})"
         image_id, category_id = entry.get("image_id"), entry.get("category_id")
-        image = images.get(image_id) if is_integer(image_id) else None
         if is_integer(image_id) and image_id in reported:
             continue
-        if image is None:
-            problems.report(f"{where}: image_id {image_id} is not among the images")
+        if not is_integer(image_id) or image_id not in known:
+            problems.report(f"{where}: image_id {_short(image_id)} is not among the images")
         elif not is_integer(category_id) or category_id not in category_ids:
-            problems.report(f"{where}: category_id {category_id} is not among the categories")
-        elif (fault := _box_fault(entry.get("bbox"), image) or _value_fault(entry)) is not None:
-            problems.report(f"{where}: {fault}")
+            problems.report(f"{where}: category_id {_short(category_id)} is not among the categories")
         else:
-            split.boxes.setdefault(image.id, []).append(_box(entry, image))
+            problems.report(f"{where}: {_box_fault(entry, sizes[image_id])}")
 
 
-def _box_fault(bbox: Any, image: ImageEntry) -> str | None:
-    """What is wrong with a box ``[x, y, width, height]`` of an image, if anything is."""
+def _box_fault(entry: dict[str, Any], size: tuple[int, int]) -> str:
+    """What is wrong with the box ``[x, y, width, height]``, the area or the crowd flag of an annotation."""
+    bbox, area, crowd = entry.get("bbox"), entry.get("area"), entry.get("iscrowd", 0)
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
-        return f"expected bbox [x, y, width, height], got {bbox!r}"
-    x, y, width, height = bbox
-    if width <= 0 or height <= 0:
+        return f"expected bbox [x, y, width, height], got {_short(bbox)}"
+    if bbox[2] <= 0 or bbox[3] <= 0:
         return f"bbox {bbox} has no area"
-    right, bottom = image.width + OVERSHOOT, image.height + OVERSHOOT
-    inside = x >= -OVERSHOOT and y >= -OVERSHOOT and x + width <= right and y + height <= bottom
-    if not inside or x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
-        return f"bbox {bbox} is outside its image of {image.width}x{image.height} pixels"
-    return None
-
-
-def _value_fault(entry: dict[str, Any]) -> str | None:
-    """What is wrong with an annotation's area or crowd flag, if anything is; both may be absent."""
-    area, crowd = entry.get("area"), entry.get("iscrowd", 0)
+    if not _inside(np.array([bbox], dtype=np.float64), np.array([size], dtype=np.float64)).all():
+        return f"bbox {bbox} is outside its image of {size[0]}x{size[1]} pixels"
     if area is not None and not (is_number(area) and area >= 0):
-        return f"expected an area in pixels, got {area!r}"
-    if not isinstance(crowd, (bool, int, float)) or crowd not in (0, 1):
-        return f"expected iscrowd 0 or 1, got {crowd!r}"
-    return None
+        return f"expected an area in pixels, got {_short(area)}"
+    return f"expected iscrowd 0 or 1, got {_short(crowd)}"
 
 
-def _box(entry: dict[str, Any], image: ImageEntry) -> Box:
-    x, y, width, height = (float(value) for value in entry["bbox"])
-    area = entry.get("area")
-    left, top = max(x, 0.0), max(y, 0.0)
-    right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
-    if (left, top, right, bottom) != (x, y, x + width, y + height):
-        x, y, width, height = left, top, right - left, bottom - top
-    area = width * height if area is None else float(area)
-    return Box(x, y, width, height, entry["category_id"], area, bool(entry.get("iscrowd", 0)))
+def _has_id(entry: Any) -> bool:
+    return isinstance(entry, dict) and is_integer(entry.get("id")) and entry["id"] in INT64
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from retinanet_fast.engine.data.augment import Augmented, augment, check_augmentation
-from retinanet_fast.engine.data.coco import Category, ImageEntry, Split
+from retinanet_fast.engine.data.decode import Decoded, Decoding, WrongSize, decode
 from retinanet_fast.engine.data.image_cache import ImageCache
 from retinanet_fast.engine.data.order import Draw
+from retinanet_fast.engine.data.split import Category, ImageEntry, Split
 from retinanet_fast.engine.errors import InputError, Problems, one_line
 from retinanet_fast.engine.recipe import Recipe
 
@@ -26,15 +26,16 @@ class Sample:
     """A decoded image with its boxes."""
 
     image: Tensor  # [3, H, W] uint8, RGB
-    boxes: Tensor  # [G, 4] float32, xyxy in pixels
+    boxes: Tensor  # [G, 4] float32, xyxy in pixels of `image`
     labels: Tensor  # [G] int64, 1 is the first category
     image_id: int
+    size: tuple[int, int]  # (width, height) of the whole image
+    scale: int = 1  # a pixel of `image` stands for scale x scale of the whole image
 
     def pin_memory(self) -> Sample:
         """Called by the loader where batches go to a GPU."""
-        return Sample(
-            self.image.pin_memory(), self.boxes.pin_memory(), self.labels.pin_memory(), self.image_id
-        )
+        image, boxes, labels = (tensor.pin_memory() for tensor in (self.image, self.boxes, self.labels))
+        return dataclasses.replace(self, image=image, boxes=boxes, labels=labels)
 
 
 @dataclass
@@ -45,19 +46,13 @@ class BadImage:
     image_id: int
 
 
-def read_image(path: Path, upright: bool = False) -> Tensor:
-    """Decode an image file to uint8 RGB [3, H, W].
-
-    Args:
-        upright: turn the picture as its EXIF orientation says. Annotations refer to the stored pixels, so a data set
-            is read without it.
+def read_image(path: Path, orientation: str = "auto") -> Tensor:
+    """Decode an image file to uint8 RGB [3, H, W], turned as its EXIF orientation says unless that is "stored".
 
     Raises:
         OSError, SyntaxError, ValueError: missing, truncated or not an image.
     """
-    with Image.open(path) as picture:
-        rgb = (ImageOps.exif_transpose(picture) if upright else picture).convert("RGB")
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+    return decode(path, orientation=orientation).image
 
 
 def to_model(images: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -67,36 +62,46 @@ def to_model(images: list[Tensor], device: torch.device) -> list[Tensor]:
 
 class CocoDataset(Dataset["Sample | BadImage"]):
     """The images of a split, as they are by index, and ``augmented`` for training; without crowd boxes, which are not
-    single objects to learn.
+    single objects to learn. All of it is tensors and arrays, which worker processes share.
 
     Args:
         split: what to read.
         categories: the model's categories; label i + 1 is ``categories[i]``.
         recipe: says how ``augmented`` changes images, and whether images without boxes count; None for evaluation.
+        decoding: how files are decoded; by default as the recipe trains, or whole.
 
     Raises:
         InputError: the split has a category that the model does not know, or the recipe needs a library that is absent.
     """
 
-    def __init__(self, split: Split, categories: list[Category], recipe: Recipe | None = None) -> None:
-        ids = enumerate(category_ids(categories, split), 1)
-        label_of = {id: label for label, id in ids if id is not None}
+    def __init__(
+        self,
+        split: Split,
+        categories: list[Category],
+        recipe: Recipe | None = None,
+        decoding: Decoding | None = None,
+    ) -> None:
+        ids = category_ids(categories, split)
         self.annotations = split.annotations
         self.recipe = recipe
         self.cache: ImageCache | None = None
-        self.images = split.images
+        objects = ~split.boxes.crowd
         if recipe is not None:
             check_augmentation(recipe)
             if not recipe.keep_empty:
-                objects = {id for id, boxes in split.boxes.items() if any(not box.crowd for box in boxes)}
-                self.images = [image for image in split.images if image.id in objects]
-        # One tensor of all boxes: worker processes share it, where Python's objects would be copied by each.
-        found = [[box for box in split.boxes.get(image.id, []) if not box.crowd] for image in self.images]
-        flat = [box for boxes in found for box in boxes]
-        corners = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in flat]
-        self._boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
-        self._labels = torch.tensor([label_of[box.category_id] for box in flat], dtype=torch.int64)
-        self._ends = list(itertools.accumulate(len(boxes) for boxes in found))
+                split = split.of_images(np.bincount(split.owners[objects], minlength=len(split.images)) > 0)
+                objects = ~split.boxes.crowd
+        self.images = split.images
+        self.decoding = decoding or (Decoding.of(recipe, training=True) if recipe else Decoding())
+        corners = split.boxes.xywh[objects]
+        corners[:, 2:] += corners[:, :2]
+        self._boxes = torch.from_numpy(corners.astype(np.float32))
+        label_of = {id: label for label, id in enumerate(ids, 1) if id is not None}
+        known, which = np.unique(split.boxes.category_ids[objects], return_inverse=True)
+        labels = np.array([label_of[id] for id in known.tolist()], dtype=np.int64)
+        self._labels = torch.from_numpy(labels[which])
+        counts = np.bincount(split.owners[objects], minlength=len(self.images))
+        self._ends = torch.from_numpy(np.cumsum(counts))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,42 +109,40 @@ class CocoDataset(Dataset["Sample | BadImage"]):
     def __getitem__(self, index: int) -> Sample | BadImage:
         """An image as it is."""
         entry = self.images[index]
-        image = self._image(entry)
-        if isinstance(image, BadImage):
-            return image
-        return Sample(image, *self._targets(index), entry.id)
+        found = self._decoded(entry)
+        if isinstance(found, BadImage):
+            return found
+        return Sample(found.image, *self._targets(index, found.scale), entry.id, found.size, found.scale)
 
     def augmented(self, draw: Draw) -> Augmented | BadImage:
         """An image as the recipe augments it in an epoch: a function of the recipe, the epoch and the image alone."""
         assert self.recipe is not None
         entry = self.images[draw.index]
-        image = self._image(entry)
-        if isinstance(image, BadImage):
-            return image
-        boxes, labels = self._targets(draw.index)
-        return augment(image, boxes, labels, self.recipe, draw.epoch, entry.id)
+        found = self._decoded(entry)
+        if isinstance(found, BadImage):
+            return found
+        boxes, labels = self._targets(draw.index, found.scale)
+        return augment(found.image, boxes, labels, self.recipe, draw.epoch, entry.id)
 
-    def _image(self, entry: ImageEntry) -> Tensor | BadImage:
+    def _decoded(self, entry: ImageEntry) -> Decoded | BadImage:
         kept = self.cache.get(entry.id) if self.cache is not None else None
         if kept is not None:
             return kept
         try:
-            image = read_image(entry.path)
+            found = self.decoding(entry.path, (entry.width, entry.height))
+        except WrongSize as error:
+            return BadImage(f"{entry.path}: {error} (image id {entry.id})", entry.id)
         except Exception as error:  # PIL raises many kinds on a damaged file
-            fault = f"not a readable image: {one_line(error)}"
-        else:
-            height, width = image.shape[1:]
-            if (width, height) == (entry.width, entry.height):
-                if self.cache is not None:
-                    self.cache.put(entry.id, image)
-                return image
-            # The file has changed since it was checked.
-            fault = f"the image is {width}x{height} pixels, its entry says {entry.width}x{entry.height}"
-        return BadImage(f"{entry.path}: {fault} (image id {entry.id})", entry.id)
+            return BadImage(
+                f"{entry.path}: not a readable image: {one_line(error)} (image id {entry.id})", entry.id
+            )
+        if self.cache is not None:
+            self.cache.put(entry.id, found)
+        return found
 
-    def _targets(self, index: int) -> tuple[Tensor, Tensor]:
-        own = slice(self._ends[index - 1] if index > 0 else 0, self._ends[index])
-        return self._boxes[own], self._labels[own]
+    def _targets(self, index: int, scale: int) -> tuple[Tensor, Tensor]:
+        own = slice(int(self._ends[index - 1]) if index > 0 else 0, int(self._ends[index]))
+        return (self._boxes[own] / scale if scale > 1 else self._boxes[own]), self._labels[own]
 
 
 def readable(batch: Sequence[Sample | BadImage], problems: Problems) -> list[Sample]:

@@ -42,14 +42,14 @@ class Decoding(NamedTuple):
     @classmethod
     def of(cls, recipe: Recipe, training: bool = False) -> Decoding:
         """A recipe's; for training, fine enough for the largest size that it draws."""
-        if not getattr(recipe, "jpeg_draft", True):
-            return cls(getattr(recipe, "orientation", "auto"))
+        if not recipe.jpeg_draft:
+            return cls(recipe.orientation)
         if not training:
-            return cls(getattr(recipe, "orientation", "auto"), recipe.min_size[-1], recipe.max_size)
+            return cls(recipe.orientation, recipe.min_size[-1], recipe.max_size)
         enlarged = max(
             [1.0, *recipe.scale_jitter]
         )  # what is cut out of an image is resized to the whole size
-        return cls(getattr(recipe, "orientation", "auto"), max(recipe.min_size), recipe.max_size, enlarged)
+        return cls(recipe.orientation, max(recipe.min_size), recipe.max_size, enlarged)
 
     def __call__(self, path: Path | IO[bytes], stated: Size | None = None) -> Decoded:
         """``decode`` a file so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from retinanet_fast.engine.data.decode import Decoded
 
 # Bytes of decoded images that a process keeps: some 280 images of 640x480.
 BUDGET = 256 * 2**20
@@ -17,14 +17,14 @@ class ImageCache:
 
     def __init__(self, budget: int = BUDGET) -> None:
         self.left = budget
-        self._images: dict[int, Tensor] = {}
+        self._images: dict[int, Decoded] = {}
 
-    def get(self, image_id: int) -> Tensor | None:
-        """The image, which is not to be changed in place; None where it is not kept."""
+    def get(self, image_id: int) -> Decoded | None:
+        """The image, whose pixels are not to be changed in place; None where it is not kept."""
         return self._images.get(image_id)
 
-    def put(self, image_id: int, image: Tensor) -> None:
+    def put(self, image_id: int, decoded: Decoded) -> None:
         """Keep an image if there is room."""
-        if image_id not in self._images and image.nbytes <= self.left:
-            self.left -= image.nbytes
-            self._images[image_id] = image
+        if image_id not in self._images and decoded.image.nbytes <= self.left:
+            self.left -= decoded.image.nbytes
+            self._images[image_id] = decoded

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from retinanet_fast.engine.data.augment import Augmented
 from retinanet_fast.engine.data.batch import Batch, collate
@@ -55,11 +56,12 @@ def train_batches(
     workers = num_workers(recipe, device)
     if workers == 0:
         dataset.cache = ImageCache()
-    steps = _Steps(dataset, order, recipe, device, rank, world_size)
+    steps = _Steps(dataset, recipe, device, rank, world_size)
     loader: DataLoader[Any] = DataLoader(
         steps,
         batch_size=None,  # the data set's items are batches already
-        sampler=range(first_step, last_step),
+        # Made here, in the main process: each worker would keep an order of its own.
+        sampler=_Draws(order, range(first_step, last_step)),
         collate_fn=_as_it_is,
         **_loading(workers, device),
     )
@@ -82,9 +84,9 @@ def eval_loader(
     Sorted by their aspect, since what a batch is padded to costs as much as its images. The batches are the same for
     any number of processes, and so are the detections: what is beside an image changes those at its border.
     """
-    images = dataset.images
-    order = sorted(range(len(images)), key=lambda index: images[index].height / images[index].width)
-    starts = range(rank * batch_size, len(images), world_size * batch_size)
+    sizes = dataset.images.sizes
+    order = np.argsort(sizes[:, 1] / sizes[:, 0], kind="stable").tolist()
+    starts = range(rank * batch_size, len(order), world_size * batch_size)
     batches = [order[start : start + batch_size] for start in starts]
     return DataLoader(
         dataset,
@@ -146,20 +148,31 @@ class _NoImage:
     message: str
 
 
+class _Draws(Sampler["list[Draw]"]):
+    """The images of each step."""
+
+    def __init__(self, order: TrainOrder, steps: range) -> None:
+        self.order, self.steps = order, steps
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return (self.order.batch(step) for step in self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
 class _Steps(Dataset["list[Batch] | _NoImage"]):
-    """A process's shares of each step."""
+    """A process's shares of each step, which its images name."""
 
     def __init__(
         self,
         dataset: CocoDataset,
-        order: TrainOrder,
         recipe: Recipe,
         device: torch.device,
         rank: int,
         world_size: int,
     ) -> None:
         self.dataset = dataset
-        self.order = order
         self.parts = world_size * recipe.accumulate
         self.own = slice(rank * recipe.accumulate, (rank + 1) * recipe.accumulate)
         self.size_divisible = recipe.size_divisible
@@ -167,8 +180,7 @@ class _Steps(Dataset["list[Batch] | _NoImage"]):
         self.rows = GPU_TARGET_ROWS if self.on_gpu else 1
         self.bad: dict[int, str] = {}  # by index: each is opened once by each worker
 
-    def __getitem__(self, step: int) -> list[Batch] | _NoImage:
-        draws = self.order.batch(step)
+    def __getitem__(self, draws: list[Draw]) -> list[Batch] | _NoImage:
         batches = []
         for share in shares(draws, self.parts)[self.own]:
             messages: list[str] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from retinanet_fast.engine.data.coco import Split
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.evaluation.results import Results
 
 NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
@@ -84,7 +84,7 @@ def evaluate(split: Split, results: Results, image_ids: list[int] | None = None)
 def _places(split: Split) -> dict[int, int]:
     """The images' ids as pycocotools gets them: 1, 2, ... in the order of the ids. Its table of detections is of
     float64, which does not hold every id."""
-    return {image_id: place for place, image_id in enumerate(sorted(image.id for image in split.images), 1)}
+    return {image_id: place for place, image_id in enumerate(sorted(split.images.ids.tolist()), 1)}
 
 
 def _table(results: Results, places: dict[int, int]) -> np.ndarray:
@@ -98,19 +98,18 @@ def _table(results: Results, places: dict[int, int]) -> np.ndarray:
 
 def _ground_truth(split: Split, places: dict[int, int]) -> dict[str, Any]:
     """The split as pycocotools takes it. Ids count from 1, since it takes a match with annotation 0 for no match."""
-    annotations: list[dict[str, Any]] = []
-    for image_id in (image.id for image in split.images):
-        for box in split.boxes.get(image_id, []):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": places[image_id],
-                    "category_id": box.category_id,
-                    "bbox": [box.x, box.y, box.width, box.height],
-                    "area": box.area,
-                    "iscrowd": int(box.crowd),
-                }
-            )
+    owners = [places[image_id] for image_id in split.images.ids[split.owners].tolist()]
+    annotations = [
+        {
+            "id": number,
+            "image_id": place,
+            "category_id": box.category_id,
+            "bbox": [box.x, box.y, box.width, box.height],
+            "area": box.area,
+            "iscrowd": int(box.crowd),
+        }
+        for number, (place, box) in enumerate(zip(owners, split.boxes), 1)
+    ]
     return {**_images(split, places), "annotations": annotations}
 
 
@@ -134,13 +133,12 @@ def _coco_object(dataset: dict[str, Any]) -> Any:
 def _per_category(split: Split, coco_eval: Any, images: set[int]) -> list[tuple[str, float, float, int]]:
     # precision [IoU, recall, category, area, maxDets]; area 0 is all, the last maxDets is 100; -1 where no truth
     precision = coco_eval.eval["precision"][:, :, :, 0, -1]
-    boxes = [
-        box for image_id, found in split.boxes.items() if image_id in images for box in found if not box.crowd
-    ]
+    counted = np.isin(split.images.ids, list(images))[split.owners] & ~split.boxes.crowd
+    boxes = split.boxes.category_ids[counted]
     name_of = {category.id: category.name for category in split.categories}
     rows = []
     for index, category_id in enumerate(coco_eval.params.catIds):
-        count = sum(box.category_id == category_id for box in boxes)
+        count = int((boxes == category_id).sum())
         ap, ap50 = precision[:, :, index].mean(), precision[0, :, index].mean()
         rows.append((name_of[category_id], _or_nan(ap), _or_nan(ap50), count))
     return rows

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from retinanet_fast.engine.data.coco import Category, Split
-from retinanet_fast.engine.data.dataset import CocoDataset, category_ids, readable, to_model
+from retinanet_fast.engine.data.dataset import CocoDataset, Sample, category_ids, readable, to_model
+from retinanet_fast.engine.data.decode import Decoding
 from retinanet_fast.engine.data.loader import eval_loader, read
+from retinanet_fast.engine.data.split import Category, Split
 from retinanet_fast.engine.errors import InputError, Problems
-from retinanet_fast.engine.evaluation.results import Results, concatenate, from_batch, pack
+from retinanet_fast.engine.evaluation.results import Detected, Results, concatenate, from_batch, pack
 from retinanet_fast.engine.precision import autocast, resolve
 from retinanet_fast.engine.processes import Processes
 from retinanet_fast.engine.recipe import Recipe
@@ -28,15 +28,6 @@ from retinanet_fast.structures import Detections
 LARGEST_BATCH = 16
 
 Key = TypeVar("Key")
-
-
-@dataclass
-class Detected:
-    """Detections on a split, and the ids of the images that were read; both in the order of the ids."""
-
-    results: Results
-    image_ids: list[int]
-    images_per_second: float
 
 
 def detect(
@@ -68,7 +59,7 @@ def detect(
         ProcessLost: another process failed by a defect.
     """
     processes = processes or Processes()
-    dataset = CocoDataset(split, categories)
+    dataset = CocoDataset(split, categories, decoding=Decoding.of(recipe))
     ids = category_ids(categories, split)
     size = batch_size or min(recipe.batch_size, LARGEST_BATCH)
     loader = eval_loader(dataset, size, recipe, device, processes.rank, processes.world_size)
@@ -81,9 +72,12 @@ def detect(
     model.eval()
     processes.spread_(model.buffers())  # each has batch norm's statistics of its own images
     with closing(progress), processes.patiently() as check:
-        for batch_ids, found in overlapped(model, _batches(loader, problems, check, stop), device, dtype):
+        for samples, found in overlapped(model, _batches(loader, problems, check, stop), device, dtype):
+            batch_ids = [sample.image_id for sample in samples]
             image_ids += batch_ids
-            results.append(from_batch(found, batch_ids, ids))
+            results.append(
+                from_batch(found, batch_ids, ids, [(sample.size, sample.scale) for sample in samples])
+            )
             if processes.is_main and progress.due():
                 done = min(len(dataset), len(image_ids) * processes.world_size)
                 progress.draw(done, f"{done / (time.perf_counter() - started):.1f} images/s")
@@ -117,14 +111,14 @@ def _batches(
     problems: Problems,
     check: Callable[[], None],
     stop: Callable[[], None] | None,
-) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """The ids and the pixels of each batch's readable images."""
+) -> Iterator[tuple[list[Sample], list[Tensor]]]:
+    """Each batch's readable images, and their pixels."""
     for batch in read(loader):
         check()
         if stop is not None:
             stop()
         if samples := readable(batch, problems):
-            yield [sample.image_id for sample in samples], [sample.image for sample in samples]
+            yield samples, [sample.image for sample in samples]
 
 
 def overlapped(

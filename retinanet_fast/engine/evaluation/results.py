@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retinanet_fast.engine.data.coco import Split, is_integer, is_number, load_json
-from retinanet_fast.engine.errors import InputError
-from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.data.json_values import is_integer, is_number, load_json
+from retinanet_fast.engine.data.split import Split
+from retinanet_fast.engine.errors import InputError, one_line
+from retinanet_fast.engine.files import write_atomically, write_text
 from retinanet_fast.structures import Detections
+
+COLUMNS = ("image_id", "category_id", "bbox", "score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +44,22 @@ class Results:
 
     def to_list(self) -> list[dict[str, Any]]:
         """One object per detection, as the format's json has them."""
-        names = ("image_id", "category_id", "bbox", "score")
-        columns = (getattr(self, name).tolist() for name in names)
-        return [dict(zip(names, row)) for row in zip(*columns)]
+        columns = (getattr(self, name).tolist() for name in COLUMNS)
+        return [dict(zip(COLUMNS, row)) for row in zip(*columns)]
+
+
+@dataclass
+class Detected:
+    """Detections on a split, and the ids of the images that were read; both in the order of the ids.
+
+    Attributes:
+        epoch: of the run, after which they were made; 0 where that is not known.
+    """
+
+    results: Results
+    image_ids: list[int]
+    images_per_second: float
+    epoch: int = 0
 
 
 def from_list(entries: Sequence[dict[str, Any]]) -> Results:
@@ -55,7 +72,12 @@ def from_list(entries: Sequence[dict[str, Any]]) -> Results:
     )
 
 
-def from_batch(found: Detections, image_ids: list[int], ids: list[int | None]) -> Results:
+def from_batch(
+    found: Detections,
+    image_ids: list[int],
+    ids: list[int | None],
+    pictures: Sequence[tuple[tuple[int, int], int]] = (),
+) -> Results:
     """A batch's detections, in the order of its images, each image's in the model's.
 
     Args:
@@ -63,12 +85,18 @@ def from_batch(found: Detections, image_ids: list[int], ids: list[int | None]) -
         image_ids: of the batch's images.
         ids: ``ids[label - 1]`` is a label's category, or None to drop it. Label 0 is the background: the model has a
             column for it, which it learns never to predict.
+        pictures: where images were decoded at a part of their size, of each its whole (width, height) and the number
+            of its pixels that one of the model's stands for, in one direction.
     """
     labels = found.labels.numpy()
     real = np.arange(labels.shape[1]) < found.counts.numpy()[:, None]
     known = np.array([False, *(category_id is not None for category_id in ids)])
     image, place = np.nonzero(real & known[np.where(real, labels, 0)])
     corners = found.boxes.numpy()[image, place].astype(np.float64)
+    if any(scale > 1 for _, scale in pictures):
+        scales = np.array([[scale] for _, scale in pictures])[image]
+        sizes = np.array([size * 2 for size, _ in pictures])[image]
+        corners = np.where(scales > 1, np.minimum(corners * scales, sizes), corners)
     return Results(
         np.array(image_ids, dtype=np.int64)[image],
         np.array([0, *(category_id or 0 for category_id in ids)], dtype=np.int64)[labels[image, place]],
@@ -90,8 +118,48 @@ def pack(outputs: Sequence[dict[str, Tensor]]) -> Detections:
 def concatenate(parts: Sequence[Results]) -> Results:
     """The parts' detections, one part after the other."""
     parts = [*parts, from_list([])]  # none at all is no detection
-    names = ("image_id", "category_id", "bbox", "score")
-    return Results(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Results(*(np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS))
+
+
+def save_detected(path: Path, found: Detected) -> None:
+    """Write detections as arrays (numpy's npz), to the bit, whole or not at all: the columns of ``Results``, the ids of
+    the images that were read, the epoch and the images per second."""
+    columns = {name: getattr(found.results, name) for name in COLUMNS}
+    write_atomically(
+        path,
+        lambda file: np.savez(
+            file,
+            **columns,
+            image_ids=np.array(found.image_ids, dtype=np.int64),
+            epoch=np.int64(found.epoch),
+            images_per_second=np.float64(found.images_per_second),
+        ),
+    )
+
+
+def load_detected(path: Path) -> Detected:
+    """What ``save_detected`` wrote.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            results = Results(*(arrays[name] for name in COLUMNS))
+            if {len(getattr(results, name)) for name in COLUMNS} != {len(results)}:
+                raise ValueError("its columns differ in length")
+            return Detected(
+                results,
+                arrays["image_ids"].tolist(),
+                float(arrays["images_per_second"]),
+                int(arrays["epoch"]),
+            )
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: an evaluation writes it while training") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: expected detections as an evaluation writes them: {one_line(error)}"
+        ) from None
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -108,7 +176,7 @@ def read_results(path: Path, split: Split) -> Results:
     entries = load_json(path)
     if not isinstance(entries, list):
         raise InputError(f"{path}: expected a list of detections, got a {type(entries).__name__}")
-    image_ids = {image.id for image in split.images}
+    image_ids = set(split.images.ids.tolist())
     for index, entry in enumerate(entries):
         where = f"{path}: [{index}]"
         if not isinstance(entry, dict):

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from retinanet_fast.engine.data.decode import Decoding, Size
+from retinanet_fast.engine.data.decode import Decoded, Decoding, Size
 from retinanet_fast.engine.data.loader import num_workers, read
 from retinanet_fast.engine.data.workers import start_worker
 from retinanet_fast.engine.prediction.pictures import Pictures
@@ -31,15 +30,12 @@ class PictureBatch:
     """Some pictures of a window, decoded."""
 
     indices: list[int] = field(default_factory=list)  # among all pictures
-    images: list[Tensor] = field(default_factory=list)  # [3, h, w] uint8 each, RGB
-    sizes: list[Size] = field(
-        default_factory=list
-    )  # (W, H) of the whole picture, which may be decoded smaller
+    decoded: list[Decoded] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)  # pictures that cannot be read, by index
 
     def pin_memory(self) -> PictureBatch:
         """Called by the loader where batches go to a GPU."""
-        return replace(self, images=[image.pin_memory() for image in self.images])
+        return replace(self, decoded=[one._replace(image=one.image.pin_memory()) for one in self.decoded])
 
 
 @dataclass(frozen=True)
@@ -125,8 +121,7 @@ class _Batches(IterableDataset[PictureBatch]):
             batch.faults[index] = str(error)
             return
         batch.indices.append(index)
-        batch.images.append(decoded.image)
-        batch.sizes.append(decoded.size)
+        batch.decoded.append(decoded)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from retinanet_fast.engine.data.decode import Decoding
+from retinanet_fast.engine.data.decode import Decoded, Decoding
 from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.data.workers import start_worker, starting_workers
 from retinanet_fast.engine.errors import InputError, TrainingError, one_line
@@ -89,16 +89,15 @@ class Drawer:
         self._executor, self._decoding = executor, decoding
 
     def draw(
-        self, picture: Picture, image: Tensor, whole: bool, labels: list[Label], path: Path
+        self, picture: Picture, decoded: Decoded, labels: list[Label], path: Path
     ) -> Future[None] | None:
         """Write a picture with labels to ``path``; None where that is done already.
 
         Args:
-            image: [3, h, w] uint8, as it was decoded for the model.
-            whole: this is at its full size. A frame of a video is sent to the process that draws; any other picture,
-                which it can read anew for less, is not.
+            decoded: for the model. A frame of a video is sent to the process that draws; any other picture, which it
+                can read anew for less, is not.
         """
-        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy()) if whole else None
+        pixels = np.ascontiguousarray(decoded.image.permute(1, 2, 0).numpy()) if decoded.scale == 1 else None
         if self._executor is None:
             draw_picture(picture, pixels, labels, path, self._decoding)
             return None

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
 
-from retinanet_fast.engine.data.coco import load_json
+from retinanet_fast.engine.data.json_values import load_json
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.prediction.batches import Windows

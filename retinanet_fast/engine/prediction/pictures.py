@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet_fast.engine.prediction.texts import Texts
+from retinanet_fast.engine.data.split import Texts
 
 FILE, TAR, VIDEO = "file", "tar", "video"
 

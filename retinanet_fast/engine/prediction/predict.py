@@ -15,12 +15,12 @@ from torch import nn
 
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
-from retinanet_fast.engine.data.decode import Decoding, Size
+from retinanet_fast.engine.data.decode import Decoding
 from retinanet_fast.engine.data.loader import num_workers
 from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.evaluation.detect import LARGEST_BATCH, overlapped
-from retinanet_fast.engine.evaluation.results import Results, from_batch
+from retinanet_fast.engine.evaluation.results import from_batch
 from retinanet_fast.engine.precision import resolve
 from retinanet_fast.engine.prediction.batches import PictureBatch, Windows, picture_batches
 from retinanet_fast.engine.prediction.drawing import Drawer, DrawnNames, drawer, labels_of, to_picture
@@ -215,33 +215,25 @@ class _Work:
             for index, fault in batch.faults.items():
                 problems.report(fault)
                 writer.put(index, encode(Line(self.pictures[index].name, int(self.ids[index]), error=fault)))
-            if batch.images:
-                yield batch, batch.images
+            if batch.decoded:
+                yield batch, [decoded.image for decoded in batch.decoded]
 
     def _put(self, batch: PictureBatch, found: Detections, writer: WindowWriter, drawing: Drawer) -> None:
         places = list(range(len(batch.indices)))
-        results = from_batch(found, places, [category.id for category in self.categories])
+        ids: list[int | None] = [category.id for category in self.categories]
+        scales = [(decoded.size, decoded.scale) for decoded in batch.decoded]
+        results = from_batch(found, places, ids, scales)
         ends = np.searchsorted(results.image_id, [*places, len(places)])
-        for place, index in enumerate(batch.indices):
-            size, image = batch.sizes[place], batch.images[place]
-            decoded = image.shape[2], image.shape[1]
-            own = _scaled(results.rows(np.arange(ends[place], ends[place + 1])), decoded, size)
+        for place, (index, decoded) in enumerate(zip(batch.indices, batch.decoded)):
+            own = results.rows(np.arange(ends[place], ends[place + 1]))
             picture, future = self.pictures[index], None
             if self.names is not None:
                 labels = labels_of(own, self.categories, self.options.score)
-                future = drawing.draw(picture, image, decoded == size, labels, self.names[index])
+                future = drawing.draw(picture, decoded, labels, self.names[index])
                 self.drawn += len(labels)
-            line = Line(picture.name, int(self.ids[index]), *size, detections_of(own))
+            line = Line(picture.name, int(self.ids[index]), *decoded.size, detections_of(own))
             writer.put(index, encode(line), future)
         self.count += len(batch.indices)
-
-
-def _scaled(results: Results, decoded: Size, size: Size) -> Results:
-    """From the pixels of a picture as it was decoded to those of the whole one."""
-    if decoded == size:
-        return results
-    x, y = size[0] / decoded[0], size[1] / decoded[1]
-    return Results(results.image_id, results.category_id, results.bbox * [x, y, x, y], results.score)
 
 
 def _settings(

@@ -19,7 +19,7 @@ MAY_BE_EMPTY = ("steps", "scale_jitter")
 ABOVE_0 = (
     *("fpn_channels", "anchor_sizes", "aspect_ratios", "min_size", "max_size", "size_divisible", "image_std"),
     *("scale_jitter", "epochs", "batch_size", "accumulate", "lr", "step_gamma", "topk_candidates"),
-    *("detections_per_img", "eval_every", "keep_checkpoints"),
+    *("detections_per_img", "eval_every", "keep_checkpoints", "aspect_groups"),
 )
 AT_LEAST_0 = (
     *("gamma", "smooth_l1_beta", "epoch_steps", "lr_batch_size", "weight_decay", "clip_norm", "warmup_iters"),

@@ -39,12 +39,15 @@ def from_dict(values: dict[str, Any], source: str) -> Recipe:
 def _of_today(values: dict[str, Any]) -> dict[str, Any]:
     """The values of an older file or checkpoint as today's.
 
-    ``head_norm`` was false or true; ``amp``, which every older checkpoint has, was ``precision`` float32 or auto, and
-    3 was the default of ``trainable_layers``, without ``init`` too.
+    ``head_norm`` was false or true, and so was ``group_aspect``, which told landscape from portrait alone. ``amp``,
+    which every older checkpoint has, was ``precision`` float32 or auto, and 3 was the default of ``trainable_layers``,
+    without ``init`` too.
     """
     values = dict(values)
     if isinstance(values.get("head_norm"), bool):
         values["head_norm"] = "group" if values["head_norm"] else "auto"
+    if isinstance(group := values.pop("group_aspect", None), bool) and not group:
+        values.setdefault("aspect_groups", 1)
     if isinstance(values.get("amp"), bool) and "precision" not in values:
         values["precision"] = "auto" if values.pop("amp") else "float32"
         if values.get("trainable_layers") == 3:

@@ -99,7 +99,17 @@ class Recipe:
         0.0, "probability of changed colours, contrast and brightness; needs torchvision"
     )
     keep_empty: bool = _images(True, "train on images without boxes too")
-    group_aspect: bool = _images(True, "batches of only landscape or only portrait images: less padding")
+    aspect_groups: int = _images(
+        16, "so many batches' shuffled images are sorted by aspect ratio: less padding; 1 does not sort"
+    )
+    orientation: str = _images(
+        "auto",
+        "pixels as stored, or upright as EXIF says; auto: as stored where that has the annotated size, else upright",
+        *("auto", "stored", "upright"),
+    )
+    jpeg_draft: bool = _images(
+        True, "decode a JPEG at 1/2, 1/4 or 1/8 where the model's input is not larger than that"
+    )
 
     epochs: int = _optimisation(12, "passes over the training images")
     batch_size: int = _optimisation(16, "images per step, over all processes")
@@ -138,6 +148,9 @@ class Recipe:
     topk_candidates: int = _detection(1000, "candidates per level before suppression")
     detections_per_img: int = _detection(300, "detections kept per image")
     eval_every: int = _detection(1, "epochs between evaluations; the last epoch is always evaluated")
+    score_beside: bool = _detection(
+        False, "COCO's numbers and pictures by a process of its own, while the next epoch trains: for GPUs"
+    )
     eval_images: int = _detection(0, "evaluate on the first so many images while training; 0 takes all")
 
     workers: int = _running(-1, "processes that load images; -1 chooses")

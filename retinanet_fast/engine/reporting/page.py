@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retinanet_fast.engine.data.coco import Category
+from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.environment import describe
 from retinanet_fast.engine.prediction.draw import save_picture
 from retinanet_fast.engine.recipe import Recipe
@@ -14,6 +16,7 @@ from retinanet_fast.engine.reporting.each_epoch import EachEpoch
 from retinanet_fast.engine.reporting.pictures import SCORE, Compared, compare, grid
 from retinanet_fast.engine.reporting.report import Report
 from retinanet_fast.engine.run_folder import RunFolder
+from retinanet_fast.engine.training.hooks import Drawing
 
 if TYPE_CHECKING:
     from retinanet_fast.engine.training.run import Run
@@ -31,22 +34,33 @@ class Page(EachEpoch):
         super().__init__()
         self.folder = folder
         self.source = source
-        # What the page shows, once there is one.
-        self.report: Report | None = None
 
     def each_epoch(self, run: Run, record: dict[str, Any]) -> None:
+        if record["epoch"] == run.drawn:
+            return  # by the process that scored it
         with run.clock("pictures"):
-            self._draw(run, record)
+            draw(run, self.folder.path, self.source)
 
-    def _draw(self, run: Run, record: dict[str, Any]) -> None:
-        plots.loss_plot(run.history, self.folder.loss_plot)
-        if run.val_split is None or run.detected is None or "AP" not in record:
-            return
-        plots.ap_plot(run.history, self.folder.ap_plot)
-        compared = compare(run.val_split, run.detected)
-        save_picture(grid([one.picture for one in compared]), self.folder.sample(record["epoch"]))
-        self.report = run_report(run, self.folder, compared, self.source)
-        self.report.write(self.folder.page)
+    def drawing(self) -> Drawing:
+        return partial(draw, source=self.source)
+
+    def report(self, run: Run) -> Report:
+        """What the page shows of a run that was just evaluated, anew."""
+        assert run.val_split is not None
+        assert run.detected is not None
+        return run_report(run, self.folder, compare(run.val_split, run.detected), self.source)
+
+
+def draw(run: Run, out: Path, source: str = "") -> None:
+    """Draw the run's last epoch into a folder."""
+    folder, record = RunFolder(out), run.history[-1]
+    plots.loss_plot(run.history, folder.loss_plot)
+    if run.val_split is None or run.detected is None or "AP" not in record:
+        return
+    plots.ap_plot(run.history, folder.ap_plot)
+    compared = compare(run.val_split, run.detected)
+    save_picture(grid([one.picture for one in compared]), folder.sample(record["epoch"]))
+    run_report(run, folder, compared, source).write(folder.page)
 
 
 def run_report(run: Run, folder: RunFolder, compared: Sequence[Compared], source: str = "") -> Report:
@@ -54,7 +68,7 @@ def run_report(run: Run, folder: RunFolder, compared: Sequence[Compared], source
     recipe, last, evaluation = run.recipe, run.history[-1], run.evaluation
     assert evaluation is not None
     assert run.val_split is not None
-    held_out = len(run.val_split.images[: recipe.eval_images or None])
+    held_out = min(len(run.val_split.images), recipe.eval_images or len(run.val_split.images))
     return Report(
         title=f"{folder.path.resolve().name}: epoch {last['epoch']} of {recipe.epochs}",
         summary=_summary(run, source or str(run.train_split.annotations.parent.parent)),
@@ -74,7 +88,7 @@ def run_report(run: Run, folder: RunFolder, compared: Sequence[Compared], source
             f"after epoch {last['epoch']}."
         ),
         timings=(),
-        environment=describe(),
+        environment=run.environment or describe(),
         recipe=recipe.to_toml(),
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from retinanet_fast.engine.data.coco import ImageEntry, Split
-from retinanet_fast.engine.data.dataset import read_image
-from retinanet_fast.engine.evaluation.detect import Detected
+from retinanet_fast.engine.data.decode import decode
+from retinanet_fast.engine.data.split import Split
+from retinanet_fast.engine.evaluation.results import Detected
 from retinanet_fast.engine.prediction.draw import Label, draw_boxes
 from retinanet_fast.engine.prediction.predict import to_picture
 
@@ -34,10 +35,12 @@ def compare(split: Split, found: Detected) -> list[Compared]:
     Args:
         found: what a model detects on the split.
     """
-    read = set(found.image_ids)
-    entries = [entry for entry in split.images if entry.id in read][:PICTURES]
+    read = np.flatnonzero(np.isin(split.images.ids, found.image_ids))[:PICTURES].tolist()
     index_of = {category.id: index for index, category in enumerate(split.categories)}
-    return [_compare(split, entry, _found(split, found, entry.id, index_of), index_of) for entry in entries]
+    return [
+        _compare(split, index, _found(split, found, split.images[index].id, index_of), index_of)
+        for index in read
+    ]
 
 
 def grid(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -54,12 +57,13 @@ def grid(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _compare(split: Split, entry: ImageEntry, found: list[Label], index_of: dict[int, int]) -> Compared:
+def _compare(split: Split, index: int, found: list[Label], index_of: dict[int, int]) -> Compared:
+    entry = split.images[index]
     truth = [
         _label(split, index_of[box.category_id], (box.x, box.y, box.width, box.height))
-        for box in split.boxes.get(entry.id, [])
+        for box in split.boxes_of(index)
     ]
-    picture = to_picture(read_image(entry.path))
+    picture = to_picture(decode(entry.path, (entry.width, entry.height)).image)
     left, right = (draw_boxes(picture, labels, WIDTH / picture.width) for labels in (truth, found))
     result = Image.new("RGB", (2 * WIDTH + GAP, left.height), "white")
     result.paste(left, (0, 0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 
@@ -132,7 +131,7 @@ def _evaluate(run: Run) -> float | None:
     """Images per second of an evaluation of one batch; the first one allocates and prepares."""
     assert run.val_split is not None
     size = min(run.recipe.batch_size * run.processes.world_size, len(run.val_split.images))
-    split = dataclasses.replace(run.val_split, images=run.val_split.images[:size])
+    split = run.val_split.first(size)
     for _ in range(2):
         found = detect(
             run.state.best_model,

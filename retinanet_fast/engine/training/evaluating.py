@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from retinanet_fast.engine.errors import Stopped
-from retinanet_fast.engine.evaluation.coco_numbers import evaluate
 from retinanet_fast.engine.evaluation.detect import detect
+from retinanet_fast.engine.evaluation.results import save_detected
+from retinanet_fast.engine.run_folder import RunFolder
 from retinanet_fast.engine.training.hooks import Hook
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.signals import StopRequest
 
 
+def is_evaluated(run: Run, epoch: int) -> bool:
+    """Whether there is an evaluation after an epoch, counted from 1."""
+    recipe = run.recipe
+    return run.val_split is not None and (epoch == recipe.epochs or epoch % recipe.eval_every == 0)
+
+
+def is_scored_beside(run: Run, epoch: int) -> bool:
+    """Whether the evaluation after an epoch is scored while the next epoch trains: the last one has no next."""
+    return run.recipe.score_beside and epoch < run.recipe.epochs and is_evaluated(run, epoch)
+
+
 class Evaluate(Hook):
-    """COCO's numbers of the validation split, every ``eval_every`` epochs and after the last one, into the record."""
+    """COCO's numbers of the validation split, every ``eval_every`` epochs and after the last one, into the record;
+    the detections, into the run's folder. With ``score_beside`` the numbers are left to ``Scoring``."""
 
     def __init__(self, stop: StopRequest) -> None:
         self.stop = stop
 
     def after_epoch(self, run: Run, record: dict[str, Any]) -> None:
         recipe, epoch = run.recipe, record["epoch"]
-        if run.val_split is None or not (epoch == recipe.epochs or epoch % recipe.eval_every == 0):
+        if not is_evaluated(run, epoch):
             return
-        split = dataclasses.replace(run.val_split, images=run.val_split.images[: recipe.eval_images or None])
+        assert run.val_split is not None
+        split = run.val_split.first(recipe.eval_images) if recipe.eval_images else run.val_split
         with run.clock("evaluation"):
             run.detected = detect(
                 run.state.best_model,
@@ -37,8 +50,11 @@ class Evaluate(Hook):
             )
             with run.processes.patiently():
                 if run.detected is not None:
-                    run.evaluation = evaluate(split, run.detected.results, run.detected.image_ids)
-                    record.update(run.evaluation.numbers)
+                    run.detected.epoch = epoch
+                    save_detected(RunFolder(run.out).detections, run.detected)
+                    if not is_scored_beside(run, epoch):
+                        run.evaluation = run.score()
+                        record.update(run.evaluation.numbers)
                     record["eval_images_per_second"] = run.detected.images_per_second
         run.state.model.train()
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retinanet_fast.engine.training.run import Run
+
+# Draws a run that was just evaluated into a folder. It is pickled: a function of a module, or a partial one.
+Drawing = Callable[["Run", Path], object]
 
 
 @dataclass
@@ -37,10 +42,16 @@ class Hook:
         """After each step, in order."""
 
     def after_epoch(self, run: Run, record: dict[str, Any]) -> None:
-        """After each epoch and its evaluation, before its checkpoint; may add plain values to the record."""
+        """After each epoch and its evaluation, before its checkpoint; may add plain values to the record. With
+        ``score_beside`` COCO's numbers come later, and only then is the record in ``run.history``."""
 
     def after_save(self, run: Run) -> None:
         """After a checkpoint was written."""
+
+    def drawing(self) -> Drawing | None:
+        """What the process that scores beside training is to draw (``score_beside``); ``run.drawn`` tells of what
+        epoch it has. It sees of the run what it is trained on, its history and its last evaluation."""
+        return None
 
     def on_end(self, run: Run) -> None:
         """When the loop is left, by the last step, a stop or an error."""

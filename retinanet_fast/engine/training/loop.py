@@ -11,12 +11,14 @@ from retinanet_fast.engine.data.batch import Batch
 from retinanet_fast.engine.data.order import TrainOrder
 from retinanet_fast.engine.errors import Stopped, TrainingError
 from retinanet_fast.engine.recipe.schedule import learning_rate
+from retinanet_fast.engine.training.evaluating import is_scored_beside
 from retinanet_fast.engine.training.hooks import Hook, StepReport
 from retinanet_fast.engine.training.nonfinite import explain
 from retinanet_fast.engine.training.readback import Readback
 from retinanet_fast.engine.training.records import epoch_record
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.saving import Saver
+from retinanet_fast.engine.training.scoring import Scoring
 from retinanet_fast.engine.training.signals import StopRequest
 from retinanet_fast.engine.training.step import TrainStep
 
@@ -44,10 +46,11 @@ class Loop:
         order: TrainOrder,
         hooks: Sequence[Hook],
         saver: Saver,
+        scoring: Scoring,
         stop: StopRequest,
     ) -> None:
         self.run, self.step, self.order = run, step, order
-        self.hooks, self.saver, self.stop = hooks, saver, stop
+        self.hooks, self.saver, self.scoring, self.stop = hooks, saver, scoring, stop
         self.readback: Readback[_Taken] = Readback(run.device)
         self.asked_to_stop = self.asked_to_save = False
         self.began = time.perf_counter()
@@ -60,13 +63,14 @@ class Loop:
             TrainingError: the loss is not finite; the state from before the step is saved.
         """
         run, state = self.run, self.run.state
+        self.scoring.begin()
         self._finish_epoch_if_due()
         while state.step < run.num_steps:
             with run.clock("data"):
                 shares = next(batches)
             self._report_unreadable(shares)
             rate = learning_rate(run.recipe, state.step, run.steps_per_epoch)
-            found = self.step(shares, rate, flags=(bool(self.stop), self.saver.due()))
+            found = self.step(shares, rate, flags=(bool(self.stop), self.saver.due() or self.scoring.due()))
             state.step += 1
             self.readback.push(_Taken(state.step, rate, shares), found)
             for taken, values in self.readback.due():
@@ -77,8 +81,9 @@ class Loop:
                 self._finish_epoch_if_due()
                 if self.asked_to_stop:
                     self._leave()
-                if self.asked_to_save:
+                if self.asked_to_save and not self._take_scores():
                     self._save()
+        self._take_scores(wait=True)
 
     def _note(self, taken: _Taken, values: list[float]) -> None:
         """Learn what a step found."""
@@ -129,21 +134,35 @@ class Loop:
         run, state = self.run, self.run.state
         if state.step != (run.epoch + 1) * run.steps_per_epoch:
             return
+        seconds = time.perf_counter() - self.began
         images = sum(len(self.order.batch(state.step - 1 - back)) for back in range(run.steps_per_epoch))
         if self.saver.is_new:
             self._save()  # so that no file of an earlier run is in the folder when the first of this one comes
-        record = epoch_record(run, images, time.perf_counter() - self.began)
         try:
+            self._take_scores(wait=True)  # of the epoch before, whose detections this one's replace
+            record = epoch_record(run, images, seconds)
             for hook in self.hooks:
                 hook.after_epoch(run, record)
         except Stopped:
             self._save()
             raise
         record["times"] = run.clock.take()
-        run.history.append(record)
+        if is_scored_beside(run, record["epoch"]):
+            state.unscored = record
+        else:
+            run.history.append(record)
         state.epoch_losses, state.skipped, state.epoch_seconds = [], 0, 0.0
         self._save(epoch_end=True)
+        self.scoring.begin()
         self.began = time.perf_counter()
+
+    def _take_scores(self, wait: bool = False) -> bool:
+        """Take the numbers of the epoch that was scored beside training, and save; returns whether there are any."""
+        if not self.scoring.take(wait):
+            return False
+        self.saver.save_best_of_scored()
+        self._save()
+        return True
 
     def _leave(self) -> None:
         self.run.state.epoch_seconds += time.perf_counter() - self.began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from retinanet_fast.engine.training.clock import memory_bytes
 from retinanet_fast.engine.training.run import Run
 
+# What follows COCO's numbers in a record.
+AFTER_NUMBERS = ("eval_images_per_second", "times")
 # Points of the loss curve that the record of an epoch keeps.
 CURVE_POINTS = 40
 
@@ -39,6 +42,12 @@ def epoch_record(run: Run, images: int, seconds: float) -> dict[str, Any]:
         "memory_bytes": memory_bytes(run.device),
         "curve": loss_curve(state.epoch_losses, state.step - len(state.epoch_losses)),
     }
+
+
+def with_numbers(record: dict[str, Any], numbers: Mapping[str, float]) -> dict[str, Any]:
+    """The record of an evaluated epoch with COCO's numbers, in the order in which all records have their values."""
+    last = {name: value for name, value in record.items() if name in AFTER_NUMBERS}
+    return {**{name: value for name, value in record.items() if name not in last}, **numbers, **last}
 
 
 def loss_curve(losses: list[list[float]], first: int) -> list[list[float]]:

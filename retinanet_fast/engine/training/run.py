@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from retinanet_fast.engine.data.coco import Split
+from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
-from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
-from retinanet_fast.engine.evaluation.detect import Detected
+from retinanet_fast.engine.evaluation.coco_numbers import Evaluation, evaluate
+from retinanet_fast.engine.evaluation.results import Detected
 from retinanet_fast.engine.processes import Processes
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.run_record import RunRecord
@@ -27,9 +27,11 @@ class Run:
     Attributes:
         say: prints a line, in the main process alone.
         state: set when the run starts.
-        history: one record per epoch, as in ``metrics.jsonl``.
+        history: one record per epoch that is evaluated and scored, as in ``metrics.jsonl``.
         evaluation: the last one; its detections are ``detected``. Both are in the main process alone.
         record: what is written down of it; made when the run starts, or, to resume one, that of ``saved_record``.
+        environment: what ``describe`` says of the run's process, in the one that scores beside it.
+        drawn: the last epoch that the process which scores beside training has drawn.
         steps_per_epoch: set when the run starts.
     """
 
@@ -45,6 +47,8 @@ class Run:
     evaluation: Evaluation | None = None
     detected: Detected | None = None
     record: RunRecord | None = None
+    environment: list[tuple[str, str]] = field(default_factory=list)
+    drawn: int = 0
     steps_per_epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -75,5 +79,12 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are finished, evaluated and recorded."""
-        return len(self.history)
+        """Epochs that are finished; the last of them may be without COCO's numbers, and so not in the history yet."""
+        waits = self._state is not None and self._state.unscored is not None
+        return len(self.history) + waits
+
+    def score(self) -> Evaluation:
+        """COCO's numbers of the detections of the last evaluation."""
+        assert self.val_split is not None
+        assert self.detected is not None
+        return evaluate(self.val_split, self.detected.results, self.detected.image_ids)

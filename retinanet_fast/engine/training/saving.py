@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,16 +43,30 @@ class Saver:
         if run.processes.is_main:
             with run.clock("checkpoint"):
                 state = self._checkpoint()
-                if epoch_end and is_best(run.history):
-                    best = dataclasses.replace(state, model=state.weights, ema={}, optimizer={}, scaler={})
-                    best.save(self.folder.best)
+                unscored = run.state.unscored is not None
+                if epoch_end and not unscored and is_best(run.history):
+                    _to_use(state).save(self.folder.best)
                 state.save(self.folder.last)
+                if not unscored:
+                    self.folder.unscored.unlink(missing_ok=True)
+                elif epoch_end:
+                    self._hold()
                 if self.is_new:
                     self.folder.begin_anew()
                 if epoch_end:
                     self._keep(run.recipe.keep_checkpoints)
         self.is_new = False
         self.saved = time.monotonic()
+
+    def save_best_of_scored(self) -> None:
+        """Write ``best.pt`` where the epoch whose numbers have come is the best; its weights are in ``unscored.pt``."""
+        if self.run.processes.is_main and is_best(self.run.history):
+            with self.run.clock("checkpoint"):
+                held = checkpoints.load(self.folder.unscored)
+                assert held.progress is not None
+                progress = dataclasses.replace(held.progress, unscored=None)
+                best = dataclasses.replace(held, history=self.run.history, progress=progress)
+                _to_use(best).save(self.folder.best)
 
     def restore(self) -> None:
         """Go on from ``last.pt``: its weights, its optimizer's state and its epochs are the run's.
@@ -79,25 +94,36 @@ class Saver:
         elif saved.steps_per_epoch != run.steps_per_epoch:
             raise InputError(
                 f"{source}: within an epoch of {saved.steps_per_epoch} steps, which are {run.steps_per_epoch} now: "
-                "batch_size, epoch_steps, group_aspect and keep_empty can change at the end of an epoch alone"
+                "batch_size, epoch_steps, aspect_groups and keep_empty can change at the end of an epoch alone"
             )
         for name, value in dataclasses.asdict(progress).items():
             setattr(run.state, name, value)
         self.is_new = False
         if run.processes.is_main and run.state.step == run.epoch * run.steps_per_epoch:
-            self._keep(run.recipe.keep_checkpoints)  # a process may have been killed before it came to that
+            # A process may have been killed before it came to that.
+            self._keep(run.recipe.keep_checkpoints)
+            if run.state.unscored is not None:
+                self._hold()
+        if run.processes.is_main and run.state.unscored is None:
+            self.folder.unscored.unlink(missing_ok=True)
 
     def _keep(self, count: int) -> None:
         """Keep the checkpoints of the last ``count`` epochs, ``last.pt`` among them: a second name for it."""
         if count > 1:
-            kept = self.folder.kept(self.run.state.step)
-            kept.unlink(missing_ok=True)
-            try:
-                os.link(self.folder.last, kept)
-            except OSError:  # a file system without such names
-                write_bytes(kept, self.folder.last.read_bytes())
+            self._name_too(self.folder.kept(self.run.state.step))
         for old in self.folder.kept_checkpoints()[: -count if count > 1 else None]:
             old.unlink()
+
+    def _hold(self) -> None:
+        """Keep the weights of an epoch until its numbers are known: a second name for ``last.pt``, too."""
+        self._name_too(self.folder.unscored)
+
+    def _name_too(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        try:
+            os.link(self.folder.last, path)
+        except OSError:  # a file system without such names
+            write_bytes(path, self.folder.last.read_bytes())
 
     def _checkpoint(self) -> Checkpoint:
         run, state = self.run, self.run.state
@@ -124,6 +150,11 @@ def is_best(history: list[dict[str, Any]]) -> bool:
     if not history or "AP" not in history[-1]:
         return False
     return all(history[-1]["AP"] > record.get("AP", -1.0) for record in history[:-1])
+
+
+def _to_use(state: Checkpoint) -> Checkpoint:
+    """A checkpoint that is only to be used: the weights to detect with, and nothing to go on training from."""
+    return dataclasses.replace(state, model=state.weights, ema={}, optimizer={}, scaler={})
 
 
 def _on_host(model: nn.Module) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from retinanet_fast.engine.training.optimizer import make_optimizer
 from retinanet_fast.engine.training.prefetch import DevicePrefetcher
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.saving import Saver
+from retinanet_fast.engine.training.scoring import Scoring
 from retinanet_fast.engine.training.signals import stop_requests
 from retinanet_fast.engine.training.state import TrainState
 from retinanet_fast.engine.training.step import Losses, TrainStep, detector_losses
@@ -70,10 +71,12 @@ def train(
         if resume:
             saver.restore()
         _write_down(run, folder)
-        if run.epoch >= run.recipe.epochs:
+        if len(run.history) >= run.recipe.epochs:
             run.say(f"{run.out} has its {run.epoch} epochs already; --epochs asks for more")
         step = make_step(run, losses)
         every_hook = [Evaluate(stop), *hooks]
+        drawings = [drawing for hook in hooks if (drawing := hook.drawing())]
+        scoring = Scoring(run, folder, stop, drawings)
         for hook in every_hook:
             hook.on_start(run)
         batches = train_batches(
@@ -88,8 +91,9 @@ def train(
         )
         run.state.model.train()
         try:
-            Loop(run, step, order, every_hook, saver, stop)(DevicePrefetcher(batches, run.device))
+            Loop(run, step, order, every_hook, saver, scoring, stop)(DevicePrefetcher(batches, run.device))
         finally:
+            scoring.end()
             for hook in every_hook:
                 hook.on_end(run)
     synchronize_errors()  # what the GPU found in the last batch
@@ -128,6 +132,7 @@ def prepare(run: Run) -> tuple[CocoDataset, TrainOrder]:
         CocoDataset(run.val_split, run.train_split.categories)
     order = TrainOrder(dataset.images, run.recipe)
     run.steps_per_epoch = order.steps_per_epoch
+    run.say(f"batches: {order.padding():.1%} of the pixels pad images to the size of their batch")
     return dataset, order
 
 
