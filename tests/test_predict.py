@@ -181,7 +181,7 @@ def test_a_prediction_is_not_replaced_by_accident(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"begun with batch_size 2, now it is 3"):
         found_on(words, out, resume=True, batch_size=3)
     os.rename(tmp_path / "in" / "b.png", tmp_path / "in" / "c.png")
-    with pytest.raises(InputError, match=r"begun with names "):
+    with pytest.raises(InputError, match=r"predict\.json: begun with other pictures: resume with"):
         found_on(words, out, resume=True)
     (out / "predict.json").unlink()
     with pytest.raises(InputError, match="cannot be resumed, --overwrite replaces it"):

@@ -20,16 +20,11 @@ from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.data.workers import start_worker, starting_workers
 from retinanet_fast.engine.errors import InputError, TrainingError, one_line
 from retinanet_fast.engine.evaluation.results import Results
-from retinanet_fast.engine.prediction.draw import FORMATS, Label, draw_boxes
+from retinanet_fast.engine.prediction.draw import FORMATS, Label, draw_boxes, to_picture
 from retinanet_fast.engine.prediction.pictures import FILE, VIDEO, Picture, Pictures
 from retinanet_fast.engine.prediction.reading import Reader
 
 QUALITY = 92
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """A uint8 tensor [3, H, W] as a picture."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
 def labels_of(results: Results, categories: list[Category], score: float) -> list[Label]:

@@ -30,6 +30,8 @@ from retinanet_fast.engine.prediction.batches import Windows
 SETTINGS, LINES, COCO = "predict.json", "detections.jsonl", "detections.json"
 PART = "detections.part-{}.jsonl"
 BLOCK = 1 << 20
+# What is said of settings that are digests.
+OTHER = {"checkpoint": "another checkpoint", "names": "other pictures"}
 
 
 class Mark(msgspec.Struct):
@@ -178,9 +180,8 @@ class PredictionFolder:
         for name, value in settings.items():
             before = begun.get(name) if isinstance(begun, dict) else None
             if before != value:
-                raise InputError(
-                    f"{path}: begun with {name} {before}, now it is {value}: resume with the same, or use --overwrite"
-                )
+                was = OTHER.get(name) or f"{name} {before}, now it is {value}"
+                raise InputError(f"{path}: begun with {was}: resume with the same, or use --overwrite")
 
     def _remove(self) -> None:
         for file in (self.path / SETTINGS, self.lines, self.coco, *self._part_files()):

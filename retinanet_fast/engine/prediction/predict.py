@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,19 @@ from torch import nn
 
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
-from retinanet_fast.engine.data.decode import Decoding
-from retinanet_fast.engine.data.loader import num_workers
 from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.errors import InputError, Problems
-from retinanet_fast.engine.evaluation.detect import LARGEST_BATCH, overlapped
-from retinanet_fast.engine.evaluation.results import from_batch
-from retinanet_fast.engine.precision import resolve
-from retinanet_fast.engine.prediction.batches import PictureBatch, Windows, picture_batches
-from retinanet_fast.engine.prediction.drawing import Drawer, DrawnNames, drawer, labels_of, to_picture
+from retinanet_fast.engine.evaluation.detect import LARGEST_BATCH
+from retinanet_fast.engine.prediction.batches import Windows
+from retinanet_fast.engine.prediction.draw import to_picture
+from retinanet_fast.engine.prediction.drawing import DrawnNames
 from retinanet_fast.engine.prediction.folder import PredictionFolder
-from retinanet_fast.engine.prediction.lines import Line, detections_of, encode, write_coco
+from retinanet_fast.engine.prediction.lines import write_coco
 from retinanet_fast.engine.prediction.pictures import Pictures
-from retinanet_fast.engine.prediction.writing import WindowWriter
+from retinanet_fast.engine.prediction.work import Work
 from retinanet_fast.engine.processes import Processes
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.engine.reporting.progress import Progress
 from retinanet_fast.models import RetinaNet
-from retinanet_fast.structures import Detections
 
 __all__ = ["PredictOptions", "Predictions", "predict", "restore_model", "to_picture"]
 
@@ -118,23 +113,23 @@ def predict(
     processes = processes or Processes()
     windows = Windows(len(pictures), options.batch_size or min(recipe.batch_size, LARGEST_BATCH))
     folder = PredictionFolder(options.out, windows)
+    work = Work(model, categories, recipe, pictures, windows, options.score, processes)
     with ExitStack() as held:
         begun = None
         with processes.patiently():
             if processes.is_main:
                 held.enter_context(folder.locked())
                 names = DrawnNames(pictures, options.out) if options.draw else None
-                settings = _settings(pictures, windows, recipe, options)
+                settings = _settings(pictures, windows, work.dtype, options)
                 done = folder.begin(settings, options.resume, options.overwrite)
                 begun = names, np.flatnonzero(~done), processes.world_size > 1 or folder.has_parts
-        names, wanted, in_parts = processes.share(begun)
-        work = _Work(model, categories, recipe, pictures, windows, options, names)
+        work.names, wanted, in_parts = processes.share(begun)
         own = wanted[processes.rank :: processes.world_size]
         path = folder.part(processes.rank) if in_parts else folder.lines
         started = time.perf_counter()
         told = len(problems.messages)
         with processes.patiently() as check:
-            work.run(own, path, in_parts, problems, processes, check, stop)
+            work.run(own, path, in_parts, problems, check, stop)
         seconds = time.perf_counter() - started
         parts = processes.gather((work.count, work.drawn, problems.messages[told:]))
         for message in (message for _, _, messages in parts for message in messages):
@@ -152,92 +147,8 @@ def predict(
     return result
 
 
-@dataclass
-class _Work:
-    """What a process does."""
-
-    model: nn.Module
-    categories: list[Category]
-    recipe: Recipe
-    pictures: Pictures
-    windows: Windows
-    options: PredictOptions
-    names: DrawnNames | None
-    count: int = 0  # pictures read
-    drawn: int = 0  # boxes
-
-    def run(
-        self,
-        own: np.ndarray,
-        path: Path,
-        marked: bool,
-        problems: Problems,
-        processes: Processes,
-        check: Callable[[], None],
-        stop: Callable[[], None] | None,
-    ) -> None:
-        """Do some windows and append them to a file."""
-        device = next(self.model.parameters()).device
-        dtype = resolve(self.recipe.precision, device)
-        self.ids = self.pictures.ids()
-        progress = Progress("predict", sum(len(self.windows.of(window)) for window in own.tolist()))
-        batches = picture_batches(self.pictures, self.windows, own, self.recipe, device)
-        started = time.perf_counter()
-        orientation = Decoding.of(self.recipe).orientation
-        workers = num_workers(self.recipe, device) if self.names is not None and len(own) else 0
-        self.model.eval()
-        with (
-            closing(progress),
-            WindowWriter(path, self.windows, own.tolist(), marked) as writer,
-            drawer(workers, Decoding(orientation)) as drawing,
-        ):
-            readable = self._readable(batches, writer, problems, check, stop)
-            for batch, found in overlapped(self.model, readable, device, dtype):
-                self._put(batch, found, writer, drawing)
-                writer.write()
-                if processes.is_main and progress.due():
-                    progress.draw(self.count, f"{self.count / (time.perf_counter() - started):.1f} images/s")
-            writer.write(last=True)
-
-    def _readable(
-        self,
-        batches: Iterator[PictureBatch],
-        writer: WindowWriter,
-        problems: Problems,
-        check: Callable[[], None],
-        stop: Callable[[], None] | None,
-    ) -> Iterator[tuple[PictureBatch, list[torch.Tensor]]]:
-        """The batches, with the pixels for the model; what cannot be read is told, and has its line."""
-        for batch in batches:
-            check()
-            if stop is not None:
-                stop()
-            for index, fault in batch.faults.items():
-                problems.report(fault)
-                writer.put(index, encode(Line(self.pictures[index].name, int(self.ids[index]), error=fault)))
-            if batch.decoded:
-                yield batch, [decoded.image for decoded in batch.decoded]
-
-    def _put(self, batch: PictureBatch, found: Detections, writer: WindowWriter, drawing: Drawer) -> None:
-        places = list(range(len(batch.indices)))
-        ids: list[int | None] = [category.id for category in self.categories]
-        scales = [(decoded.size, decoded.scale) for decoded in batch.decoded]
-        results = from_batch(found, places, ids, scales)
-        ends = np.searchsorted(results.image_id, [*places, len(places)])
-        for place, (index, decoded) in enumerate(zip(batch.indices, batch.decoded)):
-            own = results.rows(np.arange(ends[place], ends[place + 1]))
-            picture, future = self.pictures[index], None
-            if self.names is not None:
-                labels = labels_of(own, self.categories, self.options.score)
-                future = drawing.draw(picture, decoded, labels, self.names[index])
-                self.drawn += len(labels)
-            line = Line(picture.name, int(self.ids[index]), *decoded.size, detections_of(own))
-            writer.put(index, encode(line), future)
-        self.count += len(batch.indices)
-
-
 def _settings(
-    pictures: Pictures, windows: Windows, recipe: Recipe, options: PredictOptions
+    pictures: Pictures, windows: Windows, dtype: torch.dtype, options: PredictOptions
 ) -> dict[str, Any]:
     """What the lines depend on."""
     return {
@@ -245,5 +156,5 @@ def _settings(
         "pictures": len(pictures),
         "names": pictures.digest(),
         "batch_size": windows.batch_size,
-        "precision": recipe.precision,
+        "precision": str(dtype).removeprefix("torch."),
     }

@@ -86,16 +86,17 @@ def _fitting(pattern: str) -> Iterator[str]:
 
 def _add(gathered: Gathered, name: str, out: Path | None) -> None:
     path = Path(name)
-    if path.is_dir():
+    suffix = path.suffix.lower()
+    if suffix in FORMATS:
+        gathered.add(Holder(FILE, Path()), name)
+    elif path.is_dir():
         _add_folder(gathered, path, out)
     elif tar.is_tar(path):
-        holder = Holder(TAR, path)
         for member, offset, size in tar.members(path):
-            gathered.add(holder, member, offset, size)
-    elif path.suffix.lower() in video.SUFFIXES:
-        holder = Holder(VIDEO, path)
+            gathered.add(Holder(TAR, path), member, offset, size)
+    elif suffix in video.SUFFIXES:
         for number, time in enumerate(video.frame_times(path).tolist(), 1):
-            gathered.add(holder, f"{number:06d}", time)
+            gathered.add(Holder(VIDEO, path), f"{number:06d}", time)
     else:
         gathered.add(Holder(FILE, Path()), name)
 

@@ -70,7 +70,7 @@ class VideoReader:
             self._last = None  # the next is looked for anew
             raise ValueError("the video has no such frame")
         pixels: np.ndarray = frame.to_ndarray(format="rgb24")
-        return np.rot90(pixels, round(frame.rotation / 90))
+        return np.rot90(pixels, round(frame.rotation / 90))  # counter-clockwise, both
 
     def close(self) -> None:
         """Close the file."""
