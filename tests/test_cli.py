@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet_fast.cli import main
+from retinanet_fast.cli import main, predicting
 from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 
@@ -155,6 +155,34 @@ def test_a_stopped_prediction_is_resumed(trained: Path, rendered: Path, tmp_path
     found = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [line["file_name"] for line in found] == files * 200
     assert [line["image_id"] for line in found] == list(range(1, 601))  # the numbers of the names come again
+
+
+def test_predict_finds_what_eval_finds(trained: Path, rendered: Path, tmp_path: Path) -> None:
+    common = ["--checkpoint", trained, "--device", "cpu", "--batch-size", 1]  # so that padding is the same
+    assert run("eval", *common, "--data", rendered, "--out", tmp_path / "eval.json") == 0
+    pictures = rendered / "images" / "val"
+    assert run("predict", *common, pictures, "--out", tmp_path / "out") == 0
+    expected = json.loads((tmp_path / "eval.json").read_text())
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected):
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+        # What predict rounds to.
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=6e-5)
+        assert one["score"] == pytest.approx(other["score"], abs=6e-8)
+
+
+def test_many_pictures_are_drawn_only_where_that_is_asked_for(
+    trained: Path, rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(predicting, "MANY", 3)
+    words = ["predict", "--checkpoint", trained, rendered / "images" / "val", "--device", "cpu"]
+    for flags, drawn in ([], 0), (["--draw"], 3), (["--no-draw"], 0):
+        out = tmp_path / f"out{len(flags)}{drawn}"
+        assert run(*words, "--out", out, *flags) == 0
+        assert len(list(out.glob("*.jpg"))) == drawn
+        said = capsys.readouterr().out
+        assert said.count("not drawn, since they are 3 or more: --draw draws them") == (not flags)
 
 
 def test_predict_does_not_write_over_its_pictures(trained: Path, data: Path, capsys: Any) -> None:

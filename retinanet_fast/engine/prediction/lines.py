@@ -55,8 +55,8 @@ def encode(line: Line) -> bytes:
     try:
         return msgspec.json.encode(line) + b"\n"
     except UnicodeEncodeError:
-        name = line.file_name.encode("utf-8", "backslashreplace").decode()
-        return encode(msgspec.structs.replace(line, file_name=name, error=_printable(line.error)))
+        names = {name: _printable(getattr(line, name)) for name in ("file_name", "error")}
+        return encode(msgspec.structs.replace(line, **names))
 
 
 def read_lines(path: Path) -> Iterator[Line]:
