@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -15,11 +16,14 @@ from PIL import Image
 from prediction_process import CATEGORIES, found_on
 from tiny_run import tiny_model, tiny_recipe
 
+from retinanet_fast.engine.data.decode import Decoding
 from retinanet_fast.engine.data.split import Boxes, Images, Split
-from retinanet_fast.engine.errors import InputError, Problems, Stopped
+from retinanet_fast.engine.errors import InputError, Problems, Stopped, TrainingError
 from retinanet_fast.engine.evaluation.results import read_results
 from retinanet_fast.engine.prediction.batches import BATCHES, Windows, picture_batches
+from retinanet_fast.engine.prediction.drawing import drawer
 from retinanet_fast.engine.prediction.predict import PredictOptions, predict
+from retinanet_fast.engine.prediction.reading import Reader
 from retinanet_fast.engine.prediction.sources import list_pictures
 
 CPU = torch.device("cpu")
@@ -152,13 +156,44 @@ def test_drawings_of_one_name_are_numbered(tmp_path: Path) -> None:
     assert drawn == {"same.png", "same-2.png", "same-3.png", "same-4.png"}
 
 
+def test_drawings_by_processes_are_those_made_in_place(tmp_path: Path) -> None:
+    for index in range(70):  # enough for two processes
+        save(tmp_path / "in" / f"{index:02d}.png", seed=index)
+    for workers in (0, 2):
+        found_on([str(tmp_path / "in")], tmp_path / f"out{workers}", workers=workers)
+    for path in (tmp_path / "out0").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "out2" / path.name).read_bytes()
+
+
+def test_a_drawing_process_that_is_killed_is_told(tmp_path: Path) -> None:
+    (picture,) = list_pictures([str(save(tmp_path / "a.png"))])
+    decoded = Reader(Decoding()).decode(picture)
+    others = set(multiprocessing.active_children())
+
+    def draw_and_kill() -> None:
+        with drawer(1, Decoding()) as drawing:
+            for child in set(multiprocessing.active_children()) - others:
+                child.kill()
+            for number in range(2):
+                future = drawing.draw(picture, decoded, [], tmp_path / f"drawn{number}.png")
+                assert future is not None
+                future.result()
+
+    with pytest.raises(TrainingError, match="a process that draws ended"):
+        draw_and_kill()
+
+
 def test_an_input_is_not_written_over(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     with pytest.raises(
         InputError, match=r"a\.png: would be written over: choose another --out, or --no-draw"
     ):
         found_on([str(tmp_path)], tmp_path)
-    found_on([str(tmp_path)], tmp_path, draw=False)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.png").symlink_to(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: would be written over"):
+        found_on([str(tmp_path / "links")], tmp_path)
+    found_on([str(tmp_path / "links")], tmp_path, draw=False)
     assert len(lines_in(tmp_path)) == 1
 
 

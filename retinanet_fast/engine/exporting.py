@@ -19,7 +19,7 @@ from retinanet_fast.engine.data.decode import Decoding
 from retinanet_fast.engine.data.rendered import RenderOptions, render_image
 from retinanet_fast.engine.errors import EXPORT_PACKAGES, CheckError, InputError, one_line
 from retinanet_fast.engine.prediction.pictures import Picture
-from retinanet_fast.engine.prediction.reading import Reader, Unreadable
+from retinanet_fast.engine.prediction.reading import Reader
 from retinanet_fast.export import Agreement, compare, export_model, load_exported
 from retinanet_fast.models import BatchDetector, RetinaNet
 
@@ -73,7 +73,9 @@ def export_checked(
     """
     for package in EXPORT_PACKAGES if options.format == "onnx" else ():
         importlib.import_module(package)  # before the minutes that exporting may take
-    images = [_read(picture) for picture in pictures] or [_render(i, size) for i, size in enumerate(RENDERED)]
+    reader = Reader(Decoding())
+    images = [reader.decode(picture).image for picture in pictures]
+    images = images or [_render(i, size) for i, size in enumerate(RENDERED)]
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export_") as folder:
         new = Path(folder) / file.name
@@ -112,13 +114,6 @@ def check(model: RetinaNet, file: Path, options: ExportOptions, images: list[Ten
             expected = detector(batch).to("cpu")
             agreement += compare(expected, run(batch).to("cpu"), model.score_thresh)
     return agreement
-
-
-def _read(picture: Picture) -> Tensor:
-    try:
-        return Reader(Decoding()).decode(picture).image
-    except Unreadable as error:
-        raise InputError(str(error)) from None
 
 
 def _render(seed: int, size: tuple[int, int]) -> Tensor:

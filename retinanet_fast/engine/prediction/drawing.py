@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,6 +27,8 @@ from retinanet_fast.engine.prediction.pictures import FILE, VIDEO, Picture, Pict
 from retinanet_fast.engine.prediction.reading import Reader
 
 QUALITY = 92
+# Drawings that may wait for each process, before the detecting waits for them: a video's hold their pixels.
+AHEAD = 8
 
 
 def labels_of(results: Results, categories: list[Category], score: float) -> list[Label]:
@@ -52,7 +56,7 @@ class DrawnNames:
 
     def __init__(self, pictures: Pictures, out: Path) -> None:
         self.pictures, self.out = pictures, out
-        folder = out.resolve()
+        folder = os.path.realpath(out)
         self._others: dict[int, str] = {}
         used: set[bytes] = set()
         numbers: dict[str, int] = {}  # of names that came again: the number of the last
@@ -63,7 +67,7 @@ class DrawnNames:
                 name = f"{PurePosixPath(own).stem}-{numbers[own]}{PurePosixPath(own).suffix}"
                 self._others[index] = name
             used.add(key)
-            if picture.kind == FILE and os.path.realpath(picture.path) == str(folder / name):
+            if picture.kind == FILE and _is_at(picture.path, folder, name):
                 raise InputError(f"{out / name}: would be written over: choose another --out, or --no-draw")
 
     def __getitem__(self, index: int) -> Path:
@@ -78,10 +82,11 @@ class DrawnNames:
 
 
 class Drawer:
-    """Draws pictures, in place or in processes."""
+    """Draws pictures, in place or, where it is given some, in processes; at most ``limit`` wait for these."""
 
-    def __init__(self, executor: Executor | None, decoding: Decoding) -> None:
-        self._executor, self._decoding = executor, decoding
+    def __init__(self, decoding: Decoding, executor: Executor | None = None, limit: int = 0) -> None:
+        self._decoding, self._executor, self._limit = decoding, executor, limit
+        self._pending: deque[Future[None]] = deque()
 
     def draw(
         self, picture: Picture, decoded: Decoded, labels: list[Label], path: Path
@@ -96,16 +101,18 @@ class Drawer:
         if self._executor is None:
             draw_picture(picture, pixels, labels, path, self._decoding)
             return None
-        return self._executor.submit(
-            draw_picture, picture, pixels if picture.kind == VIDEO else None, labels, path, self._decoding
-        )
+        while len(self._pending) >= self._limit:
+            self._pending.popleft().result()
+        sent = pixels if picture.kind == VIDEO else None
+        self._pending.append(self._executor.submit(draw_picture, picture, sent, labels, path, self._decoding))
+        return self._pending[-1]
 
 
 @contextmanager
 def drawer(workers: int, decoding: Decoding) -> Iterator[Drawer]:
     """A drawer for the time of the block, with as many processes; 0 draws in place."""
     if workers == 0:
-        yield Drawer(None, decoding)
+        yield Drawer(decoding)
         return
     # Not a fork, which would have this one's threads and GPU.
     context = multiprocessing.get_context("spawn")
@@ -114,7 +121,7 @@ def drawer(workers: int, decoding: Decoding) -> Iterator[Drawer]:
         with starting_workers():
             for _ in range(workers):
                 executor.submit(os.getpid)  # each starts a process, which is not waited for
-        yield Drawer(executor, decoding)
+        yield Drawer(decoding, executor, AHEAD * workers)
     except BrokenProcessPool as error:
         raise TrainingError(
             f"a process that draws ended: {one_line(error)}; fewer --workers may help"
@@ -136,6 +143,17 @@ def draw_picture(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     draw_boxes(opened, labels).save(temporary, format=FORMATS[path.suffix.lower()], quality=QUALITY)
     os.replace(temporary, path)
+
+
+def _is_at(path: Path, folder: str, name: str) -> bool:
+    if path.is_symlink():
+        return os.path.realpath(path) == os.path.join(folder, name)
+    return path.name == name and _real(str(path.parent)) == folder
+
+
+@lru_cache(maxsize=1024)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _read(picture: Picture, decoding: Decoding) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from retinanet_fast.engine.data.decode import ORIENTATION, QUARTER_TURNS, Decoded, Decoding, Size
-from retinanet_fast.engine.errors import one_line
+from retinanet_fast.engine.errors import InputError, one_line
 from retinanet_fast.engine.prediction.pictures import FILE, VIDEO, Picture
 from retinanet_fast.engine.prediction.video import VideoReader
 
 
-class Unreadable(Exception):
+class Unreadable(InputError):
     """A picture that cannot be read; its one line names it."""
 
 

@@ -15,9 +15,6 @@ import msgspec
 from retinanet_fast.engine.prediction.batches import Windows
 from retinanet_fast.engine.prediction.folder import Mark
 
-# Windows that may wait for their drawings, before the detecting waits for them.
-WAITING = 4
-
 
 @dataclass
 class _Window:
@@ -58,22 +55,13 @@ class WindowWriter:
             window = self._open[0]
             if len(window.lines) < len(self.windows.of(window.number)):
                 return
-            if not last and self._waiting() <= WAITING and not all(done.done() for done in window.drawings):
+            if not last and not all(drawing.done() for drawing in window.drawings):
                 return
             for drawing in window.drawings:
                 drawing.result()
             self._append(window)
             self._open.popleft()
             del self._place[window.number]
-
-    def _waiting(self) -> int:
-        """Whole windows at the front."""
-        count = 0
-        for window in self._open:
-            if len(window.lines) < len(self.windows.of(window.number)):
-                break
-            count += 1
-        return count
 
     def _append(self, window: _Window) -> None:
         parts = [msgspec.json.encode(Mark(window.number)) + b"\n"] if self.marked else []
