@@ -137,36 +137,36 @@ def _rates(folder: Path, names: list[str], sizes: np.ndarray, state: Checkpoint)
 
 
 def _memory(folder: Path, names: list[str], state: Checkpoint) -> Iterator[Number]:
-    """The program in a process of its own; its memory while lines are written, and after, while COCO's json is."""
+    """Of the program in a process of its own: while lines are written, and after, while COCO's json is."""
     (folder / "names.txt").write_text("".join(f"{folder / 'pictures' / name}\n" for name in names))
     out = folder / "memory"
     words = ["predict", "--checkpoint", folder / "model.pt", f"@{folder / 'names.txt'}", "--out", out]
     words += ["--no-draw", "--device", "cpu", "--workers", max(0, state.recipe.workers)]
     command = [sys.executable, "-m", "retinanet_fast", *map(str, words)]
     lines, started = out / "detections.jsonl", time.perf_counter()
-    samples: list[tuple[int, float]] = []  # bytes written, MB
+    samples: list[tuple[int, dict[str, float]]] = []  # bytes written, MB
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             time.sleep(SECONDS)
             written = lines.stat().st_size if lines.exists() else 0
-            samples.append((written, pss(process_set(process.pid))["Pss"]))
+            samples.append((written, pss(process_set(process.pid))))
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, command)
     seconds, total = time.perf_counter() - started, lines.stat().st_size
-    while_predicting = [memory for written, memory in samples if total / 20 <= written < total]
-    at_the_end = [memory for written, memory in samples if written == total]
-    about = (
-        f"PSS of the process set, from 5% to 100% of {len(names)} pictures, {len(while_predicting)} samples"
-    )
-    growth = max(while_predicting) - min(while_predicting)
-    yield Number("memory/most less least", growth, "MB", about, FLAT)
-    first, last = (
-        while_predicting[:: -1 if last else 1][: max(1, len(while_predicting) // 10)] for last in (0, 1)
-    )
-    yield Number("memory/last tenth less first", median(last) - median(first), "MB", "medians", FLAT)
-    yield Number("memory/most", max(while_predicting), "MB", "of which most is PyTorch")
-    more = max([*at_the_end, 0.0]) - max(while_predicting)
-    yield Number("memory/at the end, more", more, "MB", "while COCO's json is written", FLAT)
+    during = [memory for written, memory in samples if total / 20 <= written < total]
+    # Without the pages of files: the libraries', of which a part is counted that changes with other programs.
+    own = [memory["Pss"] - memory["Pss_File"] for memory in during]
+    ending = [memory["Pss"] - memory["Pss_File"] for written, memory in samples if written == total]
+    about = f"PSS of the process set without files' pages, from 5% of {len(names)} pictures on, {len(own)} samples"
+    yield Number("memory/most less least", max(own) - min(own), "MB", about, FLAT)
+    tenth = max(1, len(own) // 10)
+    growth = median(own[-tenth:]) - median(own[:tenth])
+    yield Number("memory/last tenth less first", growth, "MB", "the same, medians", FLAT)
+    more = max([*ending, 0.0]) - max(own)
+    yield Number("memory/at the end, more", more, "MB", "the same, while COCO's json is written", FLAT)
+    yield Number("memory/most", max(own), "MB", "the same")
+    files = [memory["Pss_File"] for memory in during]
+    yield Number("memory/files' pages, most", max(files), "MB", f"least {min(files):.0f} MB")
     yield Number("whole program", len(names) / seconds, "images/s", "start and COCO's json included")
     yield Number("detections.jsonl", total / 1e6, "MB")
 

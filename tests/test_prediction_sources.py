@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import io
 import os
+import random
 import tarfile
 from fractions import Fraction
 from pathlib import Path
@@ -177,6 +179,33 @@ def test_the_frames_of_a_video(tmp_path: Path) -> None:
         columns = reader.decode(listed[index]).image[0, 24, 4::8]  # the middle of each
         assert sum((int(value) > 127) << place for place, value in enumerate(columns)) == index
     assert reader.size(listed[0]) == (64, 48)
+
+
+def test_a_damaged_container_is_told_or_its_pictures_are(tmp_path: Path) -> None:
+    """Bytes are changed and cut at random, with fixed seeds: no error but ours, which the program tells in a line."""
+    containers = [tar_of(tmp_path / "whole.tar", {"x" * 120 + ".png": 1, "ü.png": 2, "c.png": 3})]
+    if importlib.util.find_spec("av") is not None:
+        write_clip(tmp_path / "whole.mp4")
+        containers.append(tmp_path / "whole.mp4")
+    for container in containers:
+        whole, damaged = container.read_bytes(), tmp_path / f"damaged{container.suffix}"
+        told: list[str] = []
+        for seed in range(150):
+            draw = random.Random(seed)
+            content = bytearray(whole)
+            for _ in range(draw.choice([1, 3, 10, 50])):
+                content[draw.randrange(len(content))] = draw.randrange(256)
+            damaged.write_bytes(content[: draw.choice([len(content), draw.randrange(len(content))])])
+            reader = Reader(Decoding())
+            try:
+                for picture in list_pictures([str(damaged)]):
+                    reader.decode(picture)
+            except InputError as error:
+                told.append(str(error))
+            finally:
+                reader.close()
+        assert 0 < len(told) < 150  # some damage is not seen
+        assert not any("\n" in message for message in told)
 
 
 def test_a_video_that_is_none(tmp_path: Path) -> None:

@@ -24,12 +24,12 @@ def frame_times(path: Path) -> np.ndarray:
     """
     av = _library(path)
     try:
-        with av.open(str(path)) as container:
+        with _opened(av, path) as container:
             if not container.streams.video:
                 raise InputError(f"{path}: no video in this file")
             packets = container.demux(container.streams.video[0])
             times = [packet.pts for packet in packets if packet.size and not packet.is_discard]
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, ValueError, av.FFmpegError) as error:
         raise InputError(f"{path}: not a readable video: {one_line(error)}") from None
     if not times or None in times:
         what = (
@@ -46,7 +46,7 @@ class VideoReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._container = _library(path).open(str(path))
+        self._container = _opened(_library(path), path)
         self._stream = self._container.streams.video[0]
         self._frames: Iterator[Any] = iter(())
         self._last: int | None = None
@@ -87,6 +87,10 @@ class VideoReader:
             if first is not None and first.pts is not None and first.pts <= time:
                 break
         self._frames = itertools.chain([first] * (first is not None), frames)
+
+
+def _opened(av: Any, path: Path) -> Any:
+    return av.open(str(path), metadata_errors="replace")  # titles, which are not read, may be in any encoding
 
 
 def _library(path: Path) -> Any:
