@@ -58,15 +58,20 @@ def test_windows_hold_every_picture_once() -> None:
         assert windows.size == 2 * BATCHES
 
 
-@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("workers", [0, 2, 3])  # none, and as many as windows, and more
 def test_pictures_of_one_shape_come_together(tmp_path: Path, workers: int) -> None:
     for index in range(40):
         save(tmp_path / f"{index:02d}.png", (64, 48) if index % 2 else (48, 64))
+    bad = [35, 37]  # of one shape: an even number of each is left
+    for index in bad:
+        (tmp_path / f"{index}.png").write_bytes(b"no picture")
     pictures, windows = list_pictures([str(tmp_path)]), Windows(40, batch_size=2)
     wanted = np.array([0, 2])
     batches = list(picture_batches(pictures, windows, wanted, tiny_recipe(workers=workers), CPU))
-    assert sorted(index for batch in batches for index in batch.indices) == [*range(16), *range(32, 40)]
+    found = sorted(index for batch in batches for index in batch.indices)
+    assert found == [index for index in [*range(16), *range(32, 40)] if index not in bad]
     assert {len(batch.decoded) for batch in batches} == {2}
+    assert sorted(index for batch in batches for index in batch.faults) == bad
     assert all(len({decoded.image.shape for decoded in batch.decoded}) == 1 for batch in batches)
 
 

@@ -69,7 +69,8 @@ def picture_batches(
     Raises:
         TrainingError: a worker process was killed.
     """
-    workers = min(num_workers(recipe, device), len(wanted))
+    batches = -(-sum(len(windows.of(window)) for window in wanted.tolist()) // windows.batch_size)
+    workers = min(num_workers(recipe, device), batches)
     loader: DataLoader[PictureBatch] = DataLoader(
         _Batches(pictures, windows, wanted, Decoding.of(recipe)),
         batch_size=None,
@@ -83,36 +84,40 @@ def picture_batches(
 
 
 class _Batches(IterableDataset[PictureBatch]):
-    """Every ``num_workers``-th window is a worker's."""
+    """Every n-th window is a worker's; where there are fewer windows than workers, every n-th batch of each."""
 
     def __init__(self, pictures: Pictures, windows: Windows, wanted: np.ndarray, decoding: Decoding) -> None:
         self.pictures, self.windows, self.wanted, self.decoding = pictures, windows, wanted, decoding
 
     def __iter__(self) -> Iterator[PictureBatch]:
         worker = get_worker_info()
-        own = self.wanted if worker is None else self.wanted[worker.id :: worker.num_workers]
+        own, share = self.wanted.tolist(), slice(None)
+        if worker is not None and len(own) >= worker.num_workers:
+            own = own[worker.id :: worker.num_workers]
+        elif worker is not None:
+            share = slice(worker.id, None, worker.num_workers)
         reader = Reader(self.decoding)
         try:
-            for window in own.tolist():
-                yield from self._window(self.windows.of(window), reader)
+            for window in own:
+                yield from self._window(self.windows.of(window), reader, share)
         finally:
             reader.close()
 
-    def _window(self, indices: range, reader: Reader) -> Iterator[PictureBatch]:
+    def _window(self, indices: range, reader: Reader, share: slice) -> Iterator[PictureBatch]:
         sizes: dict[int, Size] = {}
-        batch = PictureBatch()
+        first = PictureBatch()
         for index in indices:
             try:
                 sizes[index] = reader.size(self.pictures[index])
             except Unreadable as error:
-                batch.faults[index] = str(error)
+                first.faults[index] = str(error)
         # What a batch is padded to costs as much as its images: those of like shapes go together.
         order = sorted(sizes, key=lambda index: sizes[index][1] / sizes[index][0])
-        for start in range(0, max(1, len(order)), self.windows.batch_size):
+        for start in range(0, max(1, len(order)), self.windows.batch_size)[share]:
+            batch = first if start == 0 else PictureBatch()
             for index in order[start : start + self.windows.batch_size]:
                 self._decode(index, reader, batch)
             yield batch
-            batch = PictureBatch()
 
     def _decode(self, index: int, reader: Reader, batch: PictureBatch) -> None:
         try:
