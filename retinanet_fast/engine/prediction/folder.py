@@ -46,9 +46,8 @@ class PredictionFolder:
 
     path: Path
     windows: Windows
-    _parts: dict[int, tuple[Path, int, int]] = field(
-        default_factory=dict, init=False
-    )  # window: first and last byte
+    # Of each window that is in a part: the file, and its first and last byte.
+    _parts: dict[int, tuple[Path, int, int]] = field(default_factory=dict, init=False)
 
     @property
     def lines(self) -> Path:
