@@ -170,11 +170,12 @@ def resident_peak(call: Call) -> int | None:
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: man 5 proc
     except (OSError, AttributeError):
         return None
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     call()
-    return max(0, _status_bytes("VmHWM") - before)
+    return max(0, status_bytes("VmHWM") - before)
 
 
-def _status_bytes(key: str) -> int:
+def status_bytes(key: str) -> int:
+    """A size in ``/proc/self/status``: ``VmRSS``, what is resident, or ``VmHWM``, the most that was (man 5 proc)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))

@@ -38,7 +38,9 @@ def go(data: Path, out: Path, recipe: Recipe, kill: bool = False) -> None:
         begun = RunFolder(out).last.is_file()
         if begun:
             run.record = saved_record(out)
-        train(run, resume=begun, model=tiny_model(norm="group"), hooks=[KillLast()] if kill else [])
+        model = tiny_model(norm="group")
+        model.score_thresh = recipe.score_thresh
+        train(run, resume=begun, model=model, hooks=[KillLast()] if kill else [])
 
 
 if __name__ == "__main__":

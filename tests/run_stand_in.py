@@ -39,6 +39,8 @@ def stand_in(folder: Path, epochs: int = 3) -> Any:
         history=[],
         evaluation=None,
         detected=None,
+        environment=[],
+        drawn=0,
         state=SimpleNamespace(step=0),
         clock=PhaseClock(torch.device("cpu")),
     )

@@ -15,6 +15,7 @@ from typing import Any
 import data_sets
 import pytest
 import torch
+from children import child_environment
 from PIL import Image
 
 from retinanet_fast.cli import main, predicting
@@ -107,6 +108,14 @@ def test_eval_needs_only_the_run(trained: Path, rendered: Path, tmp_path: Path, 
     assert run("eval", "--results", out, "--data", rendered) == 0
     twelve = [line for line in text.splitlines() if line.startswith("Average")]
     assert capsys.readouterr().out.splitlines()[:12] == twelve
+    # With a folder for it, a page with the images too.
+    words = ["--data", rendered, "--out", tmp_path / "page", "--evaluator", "pycocotools", "--device", "cpu"]
+    assert run("eval", "--checkpoint", trained, *words) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Average")] == twelve
+    assert json.loads((tmp_path / "page" / "detections.json").read_text()) == results
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "By pycocotools." in page
+    assert page.count("data:image/jpeg") == 3
 
 
 def test_predict_writes_pictures_and_a_json(trained: Path, rendered: Path, tmp_path: Path) -> None:
@@ -198,8 +207,8 @@ def test_a_stopped_run_is_resumed_from_its_folder_alone(
     out = tmp_path / "run"
     words = ["train", "--data", rendered, "--out", out, *SMALL, "--epochs", "2"]
     command = [sys.executable, "-m", "retinanet_fast", *map(str, words)]
-    pipe = subprocess.PIPE  # and not the source tree, whose package would hide an installed one
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as process:
+    pipe, imports = subprocess.PIPE, child_environment()  # of the package that is tested
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=imports) as process:
         assert process.stdout is not None
         assert any("epoch 1/2" in line for line in process.stdout)
         process.send_signal(number)
@@ -225,7 +234,8 @@ def test_ctrl_c_ends_the_program_cleanly(rendered: Path, tmp_path: Path) -> None
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,  # not the source tree, whose package would hide an installed one
+        cwd=tmp_path,
+        env=child_environment(),  # of the package that is tested
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
@@ -356,7 +366,10 @@ def test_a_data_set_with_other_categories(trained: Path, data: Path, capsys: Any
             "epochs: expected a number",
         ),
         (["train", "--resume", "--out", "x"], "x: no run to resume; --data DIR"),
-        (["train", "--recipe", "demo", "--data", ".", "--out", "x"], "no annotations/instances_train.json"),
+        (
+            ["train", "--recipe", "demo", "--data", ".", "--out", "x"],
+            "no split 'train': looked for annotations/instances_train.json",
+        ),
         (
             ["train", "--recipe", "demo", "--train-json", "t.json", "--out", "x"],
             "expected --train-images with it",
@@ -431,7 +444,7 @@ def test_info_tells_what_is_here(capsys: Any) -> None:
 def test_an_unknown_cpu_level_is_told_in_one_line(tmp_path: Path) -> None:
     # In a process of its own: the level is chosen once, at the first op.
     words = [sys.executable, "-m", "retinanet_fast", "info"]
-    environment = {**os.environ, "RETINANET_FAST_CPU_LEVEL": "486"}
+    environment = child_environment(RETINANET_FAST_CPU_LEVEL="486")
     done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

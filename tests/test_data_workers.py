@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import data_sets
 import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from retinanet_fast.engine.data.loader import read
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and signals are those of Linux")
 
@@ -144,3 +148,22 @@ def test_a_killed_worker_is_an_error_of_one_line(start: Start) -> None:
     assert message.startswith("error a process that loads images ended: DataLoader worker")
     assert next(lines(process, "end")) == "end"
     assert wait_until_gone(workers) == []
+
+
+class Frozen(Dataset[int]):
+    """How many objects the process that is asked leaves out of its garbage collections."""
+
+    def __getitem__(self, index: int) -> int:
+        return gc.get_freeze_count()
+
+    def __len__(self) -> int:
+        return 4
+
+
+def test_forked_workers_do_not_collect_what_the_main_process_had() -> None:
+    """A collection writes to each object that it looks at: each worker would copy most of the main process."""
+    objects = len(gc.get_objects())
+    loader = DataLoader(Frozen(), 1, collate_fn=sum, num_workers=2, multiprocessing_context="fork")
+    counts = list(read(loader))
+    assert all(count > objects / 2 for count in counts)
+    assert gc.get_freeze_count() == 0  # here they are collected as ever

@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from retinanet_fast.engine.data.augment import augment
+from retinanet_fast.engine.data.batch import collate
 from retinanet_fast.engine.data.coco import locate, read_split
-from retinanet_fast.engine.data.dataset import BadImage, CocoDataset, Sample
+from retinanet_fast.engine.data.dataset import BadImage, CocoDataset, Sample, to_model
 from retinanet_fast.engine.data.decode import Decoding, WrongSize, decode
 from retinanet_fast.engine.data.order import Draw
 from retinanet_fast.engine.errors import Problems
@@ -213,3 +215,33 @@ def test_a_recipe_decodes_for_the_largest_size_that_it_draws(tmp_path: Path, jpe
         scale(recipe.replace(min_size=[800])),
     )
     assert scales == ((4, 4, 8, 2, 1) if jpeg_draft else (1,) * 5)
+
+
+def test_pixels_keep_their_order_in_memory_as_far_as_a_batch_for_a_gpu(tmp_path: Path) -> None:
+    """From the decoder to the packed batch every image is [h, w, 3] in memory: to change that and change it back would
+    take a third of a loader's time."""
+    path = photo(tmp_path / "a.jpg", 6)
+    image = decode(path).image
+    assert image.permute(1, 2, 0).is_contiguous()
+    boxes, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    recipe = Recipe(scale_jitter=[1.5, 2.0], hflip=1.0, vflip=1.0, min_size=[24], max_size=64)
+    augmented = augment(image, boxes, labels, recipe, 0, 1)
+    assert augmented.image.shape != image.shape
+    assert augmented.image.permute(1, 2, 0).is_contiguous()
+    batch = collate([augmented], 32).pack()
+    assert batch.packed is not None
+    assert batch.packed.pixels.permute(0, 2, 3, 1).is_contiguous()
+    # A CPU takes planes.
+    (plain,) = to_model([augmented.image], torch.device("cpu"))
+    assert plain.is_contiguous()
+    torch.testing.assert_close(plain, augmented.image / 255, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
+def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    """As Pillow itself converts it."""
+    picture = Image.fromarray(np.arange(8 * 6 * 3, dtype=np.uint8).reshape(6, 8, 3)).convert(mode)
+    path = tmp_path / "a.tiff"
+    picture.save(path)
+    expected = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    torch.testing.assert_close(decode(path).image, expected, rtol=0, atol=0)

@@ -98,7 +98,7 @@ def test_the_demo_leaves_a_page_that_stands_alone(tmp_path: Path) -> None:
     assert "$" not in re.sub(r"base64,[^\"]*", "", page)  # every place was filled
     for source in re.findall(r'(?:src|href)="([^"]*)"', page):
         assert source.startswith("data:image/")
-    assert page.count("data:image/") == 3 + 2  # a picture for each held-out image, two plots
+    assert page.count("data:image/") == 3 + 2 + 2  # of each held-out image, two plots, curves and confusion
     for op in ("sigmoid_focal_loss", "nms", "match_anchors", "retinanet_loss", "retinanet_detect"):
         assert f"<code>{op}</code>" in page
     record = json.loads((out / "metrics.jsonl").read_text())

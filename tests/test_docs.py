@@ -48,9 +48,12 @@ NOT_RUN = {
     "cmake --build build/cpp": "the same",
     "build/cpp/detect \"$(python -c 'import retinanet_fast; print(retinanet_fast.ops_library())')\" "
     "cells.pt2 photo.ppm": "the same test runs it",
+    "python -m benchmarks.scoring_beside": "measures time; tests/test_benchmark_scoring_beside.py has its quick form",
     "pytest benchmarks/bench_ops.py -k detect": "measures time",
     "python -m benchmarks.training_run --data DIR": "trains for minutes",
+    "python -m benchmarks.browse_scale": "measures time; tests/test_browse_page.py has a small form",
     "python -m benchmarks.training_step": "the same; tests/test_benchmark_training_step.py has its quick form",
+    "python -m benchmarks.data_scale": "measures for minutes; tests/test_benchmark_data_scale.py has its parts",
 }
 
 

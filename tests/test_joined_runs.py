@@ -89,6 +89,22 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path) -> None:
     assert one.history[-1]["AP50"] == pytest.approx(two.history[-1]["AP50"], abs=1e-6)
 
 
+def test_two_processes_that_score_beside_training(data: Path, tmp_path: Path) -> None:
+    """As two that score in place, to the bit: the main one alone has a process that scores."""
+    recipe = tiny_recipe(**{**RECIPE, "epochs": 3, "eval_every": 1, "score_thresh": 0.0, "lr": 0.1})
+    for name, beside in (("in place", False), ("beside", True)):
+        done = run_two(data, tmp_path / name, write(recipe.replace(score_beside=beside), tmp_path))
+        assert [code for code, _ in done] == [0, 0], done
+    one, two = (checkpoints.load(tmp_path / name) for name in ("in place", "beside"))
+    assert largest_difference(tmp_path / "in place", tmp_path / "beside") == 0
+    assert [str(record["AP"]) for record in one.history] == [str(record["AP"]) for record in two.history]
+    assert any(record["AP"] > 0 for record in one.history)
+    bests = [checkpoints.load(tmp_path / name / checkpoints.BEST).epoch for name in ("in place", "beside")]
+    assert bests[0] == bests[1]
+    names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("in place", "beside")]
+    assert names[0] == names[1]
+
+
 def test_parts_of_a_batch_train_as_the_whole(data: Path, tmp_path: Path) -> None:
     for name, accumulate in (("one", 1), ("three", 3)):
         joined_run.go(data, tmp_path / name, tiny_recipe(**RECIPE, accumulate=accumulate))

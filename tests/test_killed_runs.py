@@ -15,10 +15,12 @@ import killed_run
 import pytest
 import torch
 from children import HERE
-from tiny_run import render, tiny_recipe
+from tiny_run import beside_recipe, render, tiny_recipe
 
 from retinanet_fast.engine import checkpoint as checkpoints
+from retinanet_fast.engine.evaluation.results import load_detected
 from retinanet_fast.engine.recipe import Recipe
+from retinanet_fast.engine.run_folder import RunFolder
 
 # Saves after nearly every step, so that many moments lie within the writing of a checkpoint.
 OFTEN = 1e-3 / 60
@@ -49,6 +51,10 @@ def recipe(precision: str) -> Recipe:
     return tiny_recipe(precision=precision, checkpoint_minutes=OFTEN, keep_checkpoints=2)
 
 
+def beside() -> Recipe:
+    return beside_recipe(checkpoint_minutes=OFTEN, keep_checkpoints=2)
+
+
 def in_a_process(server: Any, function: Callable[..., None], *args: Any) -> int:
     process = server.Process(target=function, args=args)
     process.start()
@@ -57,17 +63,18 @@ def in_a_process(server: Any, function: Callable[..., None], *args: Any) -> int:
     return int(process.exitcode)
 
 
-def undisturbed(server: Any, data: Path, folder: Path, precision: str) -> tuple[Path, int, float]:
+def undisturbed(server: Any, data: Path, folder: Path, recipe: Recipe) -> tuple[Path, int, float]:
     """A run's folder, the calls for files that it made, and its seconds."""
     out, result = folder / "undisturbed", folder / "calls"
-    assert in_a_process(server, killed_run.count_file_calls, data, out, recipe(precision), result) == 0
+    assert in_a_process(server, killed_run.count_file_calls, data, out, recipe, result) == 0
     calls, seconds = result.read_text().split()
     return out, int(calls), float(seconds)
 
 
-def kill_and_resume(server: Any, data: Path, folder: Path, precision: str, kills: int, seed: int) -> None:
-    """Runs that are killed ``kills`` times in all, half of them while they touch a file, against an undisturbed one."""
-    whole, calls, seconds = undisturbed(server, data, folder, precision)
+def kill_and_resume(server: Any, data: Path, folder: Path, recipe: Recipe, kills: int, seed: int) -> Path:
+    """Runs that are killed ``kills`` times in all, half of them while they touch a file, against an undisturbed one,
+    which is returned."""
+    whole, calls, seconds = undisturbed(server, data, folder, recipe)
     draw = random.Random(seed)
     killed = chain = 0
     while killed < kills:
@@ -80,11 +87,12 @@ def kill_and_resume(server: Any, data: Path, folder: Path, precision: str, kills
                 if draw.random() < 0.5
                 else (None, draw.randrange(1, calls // 3))
             )
-            code = in_a_process(server, killed_run.run_until_killed, data, out, recipe(precision), *moment)
+            code = in_a_process(server, killed_run.run_until_killed, data, out, recipe, *moment)
             assert code in (0, -signal.SIGKILL)
             killed += code != 0
-        assert in_a_process(server, killed_run.run_until_killed, data, out, recipe(precision)) == 0
+        assert in_a_process(server, killed_run.run_until_killed, data, out, recipe) == 0
         assert_same_run(out, whole)
+    return whole
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
@@ -97,6 +105,8 @@ def assert_same_run(found: Path, expected: Path) -> None:
         assert [without_times(record) for record in a.history] == [
             without_times(record) for record in b.history
         ]
+    found_last, expected_last = (load_detected(RunFolder(out).detections) for out in (found, expected))
+    assert found_last.results.to_list() == expected_last.results.to_list()
     names = sorted(path.name for path in found.iterdir())
     assert names == sorted(path.name for path in expected.iterdir())
     assert not [name for name in names if name.endswith(".part")]
@@ -122,9 +132,24 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
 def test_twenty_kills_in_each_precision(
     server: Any, data: Path, tmp_path: Path, precision: str, seed: int
 ) -> None:
-    kill_and_resume(server, data, tmp_path, precision, kills=20, seed=seed)
+    kill_and_resume(server, data, tmp_path, recipe(precision), kills=20, seed=seed)
+
+
+def test_kills_with_scoring_beside(server: Any, data: Path, tmp_path: Path) -> None:
+    """A run that scores in place is what each of them ends as; its best epoch is one that they score beside."""
+    whole = kill_and_resume(server, data, tmp_path, beside(), kills=8, seed=3)
+    out, calls = tmp_path / "in place", tmp_path / "calls in place"
+    in_place = beside().replace(score_beside=False)
+    assert in_a_process(server, killed_run.count_file_calls, data, out, in_place, calls) == 0
+    assert_same_run(whole, out)
+    assert checkpoints.load(whole / "best.pt").epoch == 3
 
 
 @pytest.mark.slow
 def test_a_hundred_kills(server: Any, data: Path, tmp_path: Path) -> None:
-    kill_and_resume(server, data, tmp_path, "float32", kills=200, seed=2)
+    kill_and_resume(server, data, tmp_path, recipe("float32"), kills=200, seed=2)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_with_scoring_beside(server: Any, data: Path, tmp_path: Path) -> None:
+    kill_and_resume(server, data, tmp_path, beside(), kills=100, seed=4)

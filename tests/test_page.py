@@ -29,7 +29,8 @@ def test_the_page_is_written_anew_after_each_evaluation(tmp_path: Path) -> None:
     assert "run: epoch 4 of 4" in page
     assert f"{run.history[-1]['AP50']:.3f}" in page
     assert "plain PyTorch" not in page  # the demo alone times the ops
-    assert page.count("data:image/") == 2 + 2  # two held-out images, two plots
+    assert page.count("data:image/") == 2 + 2 + 2  # two held-out images, two plots, curves and confusion
+    assert "AP50 lost" in page
     assert folder.ap_plot.exists()
     assert sorted(path.name for path in folder.sample(1).parent.iterdir()) == [
         "epoch_002.jpg",

@@ -20,8 +20,9 @@ from retinanet_fast.engine.data.decode import Decoding
 from retinanet_fast.engine.data.split import Boxes, Images, Split
 from retinanet_fast.engine.errors import InputError, Problems, Stopped, TrainingError
 from retinanet_fast.engine.evaluation.results import read_results
+from retinanet_fast.engine.prediction import drawing
 from retinanet_fast.engine.prediction.batches import BATCHES, Windows, picture_batches
-from retinanet_fast.engine.prediction.drawing import drawer
+from retinanet_fast.engine.prediction.draw import Label, colour
 from retinanet_fast.engine.prediction.predict import PredictOptions, predict
 from retinanet_fast.engine.prediction.reading import Reader
 from retinanet_fast.engine.prediction.sources import list_pictures
@@ -91,6 +92,22 @@ def test_a_large_jpeg_is_decoded_smaller_and_its_boxes_are_of_the_whole(tmp_path
     assert (corners[:, [1, 3]] <= 768.001).all()
     with Image.open(tmp_path / "out" / "large.jpg") as drawn:
         assert drawn.size == (1024, 768)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_too_large_to_be_decoded_whole_is_drawn_as_the_model_saw_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(drawing, "MOST_PIXELS", 1024 * 768 - 1)
+    (picture,) = list_pictures([str(save(tmp_path / "large.jpg", (1024, 768)))])
+    decoded = Reader(Decoding.of(tiny_recipe())).decode(picture)
+    with drawing.drawer(workers, Decoding()) as drawer:
+        future = drawer.draw(picture, decoded, [Label((400, 200, 800, 600), "", 0)], tmp_path / "drawn.png")
+        if future is not None:
+            future.result()
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.size == (128, 96)
+        assert drawn.getpixel((50, 40)) == colour(0)
 
 
 def test_a_photo_is_turned_as_the_camera_says(tmp_path: Path) -> None:
@@ -176,11 +193,11 @@ def test_a_drawing_process_that_is_killed_is_told(tmp_path: Path) -> None:
     others = set(multiprocessing.active_children())
 
     def draw_and_kill() -> None:
-        with drawer(1, Decoding()) as drawing:
+        with drawing.drawer(1, Decoding()) as drawer:
             for child in set(multiprocessing.active_children()) - others:
                 child.kill()
             for number in range(2):
-                future = drawing.draw(picture, decoded, [], tmp_path / f"drawn{number}.png")
+                future = drawer.draw(picture, decoded, [], tmp_path / f"drawn{number}.png")
                 assert future is not None
                 future.result()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import render, tiny_model, tiny_recipe, tiny_run
+from tiny_run import finding_model, render, tiny_recipe, tiny_run
 
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.evaluation.results import (
@@ -45,9 +45,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_run_leaves_those_of_its_last_evaluation(tmp_path: Path) -> None:
     run = tiny_run(render(tmp_path / "data"), tmp_path / "run", tiny_recipe(epochs=2))
-    model = tiny_model()
-    model.score_thresh = 0.0  # after twelve steps its scores are low
-    train(run, model=model)
+    train(run, model=finding_model())
     assert run.detected is not None
     assert len(run.detected.results) > 0
     assert run.detected.epoch == 2

@@ -1,4 +1,6 @@
-"""``{benchmark-rows} cpu.json``: a committed run of the benchmarks as a table, with the machine that it ran on."""
+"""``{benchmark-rows} cpu.json``: a committed run of the benchmarks as a table, with the machine that it ran on.
+``{benchmark-numbers} data_scale.json``: the same of a run that has single numbers and their bars.
+"""
 
 from __future__ import annotations
 
@@ -53,17 +55,44 @@ def machine_of(result: dict[str, Any]) -> str:
     return f"{device}; torch {at['torch']}, torchvision {at['torchvision']}, commit {at['commit']}"
 
 
-class BenchmarkRows(Directive):
+def numbers_of(result: dict[str, Any]) -> list[list[str]]:
+    """One row a number: what it is, its value, its bar with what came of it, and how it was measured."""
+    return [
+        [
+            number["name"],
+            number["text"],
+            f"{number['bar']}: {number['verdict']}" if number["bar"] else "",
+            number["about"],
+        ]
+        for number in result["numbers"]
+    ]
+
+
+class Results(Directive):
+    """A table of a committed file, below a line about the machine."""
+
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         path = RESULTS / self.arguments[0]
         self.state.document.settings.env.note_dependency(str(path))
         result = json.loads(path.read_text())
+        return [nodes.paragraph("", f"{machine_of(result)}:"), _table(self.rows(result))]
+
+    def rows(self, result: dict[str, Any]) -> list[list[str]]:
+        raise NotImplementedError
+
+
+class BenchmarkRows(Results):
+    def rows(self, result: dict[str, Any]) -> list[list[str]]:
         rows = rows_of(result)
         used = [i for i in range(len(HEADS)) if any(row[i] for row in rows)]
-        caption = nodes.paragraph("", f"{machine_of(result)}:")
-        return [caption, _table([[HEADS[i] for i in used], *([row[i] for i in used] for row in rows)])]
+        return [[HEADS[i] for i in used], *([row[i] for i in used] for row in rows)]
+
+
+class BenchmarkNumbers(Results):
+    def rows(self, result: dict[str, Any]) -> list[list[str]]:
+        return [["number", "value", "bar", "of"], *numbers_of(result)]
 
 
 def _table(rows: list[list[str]]) -> nodes.table:
@@ -86,4 +115,5 @@ def _table(rows: list[list[str]]) -> nodes.table:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("benchmark-rows", BenchmarkRows)
+    app.add_directive("benchmark-numbers", BenchmarkNumbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

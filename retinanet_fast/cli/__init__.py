@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from retinanet_fast.cli import commands
 from retinanet_fast.cli.arguments import PROGRAM, make_parser
+from retinanet_fast.cli.browsing import browse_command
+from retinanet_fast.cli.data_sets import check_data_command, convert_command
 from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
 from retinanet_fast.cli.predicting import predict_command
@@ -31,7 +33,10 @@ COMMANDS = {
     "train": train_command,
     "eval": eval_command,
     "predict": predict_command,
+    "browse": browse_command,
     "export": export_command,
+    "check-data": check_data_command,
+    "convert": convert_command,
     "info": commands.info_command,
 }
 

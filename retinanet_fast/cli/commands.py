@@ -18,8 +18,8 @@ from retinanet_fast.engine.threads import Load, set_threads
 def demo_command(options: argparse.Namespace) -> None:
     load = Load.now()
     from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.data.coco import locate, read_split
     from retinanet_fast.engine.data.rendered import RenderOptions
+    from retinanet_fast.engine.data.sources import locate, read_split
     from retinanet_fast.engine.demo import Demo, render, run_demo
     from retinanet_fast.engine.precision import describe
 

@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from retinanet_fast.engine.data.split import Location
 
 
-def required(location: Location | None, data: Path, split: str) -> Location:
+def required(location: Location | None, data: Path, split: str, format: str = "auto") -> Location:
     if location is None:
-        names = f"annotations/instances_{split}.json, nor COCO's instances_{split}2017.json"
-        raise InputError(f"{data}: no {names}")
+        from retinanet_fast.engine.data.sources import missing
+
+        raise InputError(missing(data, split, format))
     return location
 
 
 def location_of(options: argparse.Namespace, split: str) -> Location | None:
     """A split by its own flags, or below ``--data``."""
-    from retinanet_fast.engine.data.coco import locate
+    from retinanet_fast.engine.data.sources import locate
     from retinanet_fast.engine.data.split import Location
 
     annotations = getattr(options, f"{split}_json", None)
@@ -31,12 +32,13 @@ def location_of(options: argparse.Namespace, split: str) -> Location | None:
     if annotations is not None:
         if images is None and getattr(options, "results", None) is None:
             raise InputError(f"--{split}-json: expected --{split}-images with it")
-        return Location(annotations, (images,) if images is not None else ())
+        kind = "coco" if options.format == "auto" else options.format
+        return Location(annotations, (images,) if images is not None else (), kind)
     if options.data is None:
         if split == "val" and getattr(options, "train_json", None) is not None:
             return None
         raise InputError(f"expected --data DIR, or --{split}-json with --{split}-images")
-    found = locate(options.data, split)
+    found = locate(options.data, split, options.format)
     if found is not None and images is not None:
         found = found._replace(image_folders=(images,))
     return found

@@ -38,7 +38,7 @@ def train_command(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace, device: Any, processes: Processes, start: Load) -> None:
-    from retinanet_fast.engine.data.coco import read_split
+    from retinanet_fast.engine.data.sources import read_split
     from retinanet_fast.engine.precision import describe
     from retinanet_fast.engine.reporting.hooks import choose_tensorboard, reporting_hooks
     from retinanet_fast.engine.run_folder import RunFolder
@@ -121,5 +121,5 @@ def _locations(options: argparse.Namespace, record: RunRecord | None) -> tuple[L
     if record is not None and options.data is None and options.train_json is None:
         own = {name: split.location for name, split in record.data.items()}
         return own["train"], own.get("val")
-    train = required(location_of(options, "train"), options.data, "train")
+    train = required(location_of(options, "train"), options.data, "train", options.format)
     return train, location_of(options, "val")

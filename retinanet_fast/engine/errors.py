@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+LONGEST = 800  # characters of a line that is told
+
 
 class InputError(Exception):
     """The user's input cannot be used. Its one line names the file and the entry; exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(as_line(message))
 
 
 class TrainingError(Exception):
@@ -81,6 +86,7 @@ class Problems:
         Raises:
             InputError: unless bad entries are to be skipped.
         """
+        message = as_line(message)
         if not self.skip:
             raise InputError(f"{message} (--skip-bad leaves such entries out)")
         if message not in self._seen:
@@ -108,3 +114,12 @@ def one_line(error: BaseException) -> str:
     """An exception's first line, or its type where it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def as_line(text: str) -> str:
+    """A text that may quote a file's content as one line, which a terminal can show: what is not printable is escaped,
+    and the middle of a long one is left out."""
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    half = LONGEST // 2 - 5
+    return text if len(text) <= LONGEST else f"{text[:half]} [...] {text[-half:]}"

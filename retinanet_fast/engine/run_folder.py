@@ -22,6 +22,7 @@ METRICS = "metrics.jsonl"
 METRICS_TABLE = "metrics.csv"
 LOSS_PLOT, AP_PLOT = "loss.png", "ap.png"
 PAGE = "report.html"
+BROWSE_PAGE = "browse.html"
 UNSCORED = "unscored.pt"
 DETECTIONS = "detections.npz"
 SAMPLES = "samples"
@@ -37,6 +38,7 @@ OF_A_RUN = (
     LOSS_PLOT,
     AP_PLOT,
     PAGE,
+    BROWSE_PAGE,
     UNSCORED,
     DETECTIONS,
     f"{SAMPLES}/epoch_*.jpg",
@@ -94,6 +96,11 @@ class RunFolder:
     def page(self) -> Path:
         """The page that shows the run."""
         return self.path / PAGE
+
+    @property
+    def browse_page(self) -> Path:
+        """The page on which to look through the detections."""
+        return self.path / BROWSE_PAGE
 
     @property
     def detections(self) -> Path:

@@ -30,7 +30,8 @@ class DataRecord:
     """A split: where it is, as absolute paths, and what it is: a digest of its images and boxes, and counts."""
 
     annotations: str
-    images_folder: str
+    image_folders: list[str]
+    format: str
     digest: str
     images: int
     boxes: int
@@ -39,9 +40,11 @@ class DataRecord:
     @classmethod
     def of(cls, split: Split) -> DataRecord:
         """Of a split whose images are located."""
+        location = split.location or Location(split.annotations, (split.images.folder,))
         return cls(
-            annotations=str(split.annotations.resolve()),
-            images_folder=str(split.images.folder.resolve()),
+            annotations=str(location.annotations.resolve()),
+            image_folders=[str(folder.resolve()) for folder in location.image_folders],
+            format=location.format,
             digest=split.digest(),
             images=len(split.images),
             boxes=split.count_boxes(),
@@ -51,7 +54,7 @@ class DataRecord:
     @property
     def location(self) -> Location:
         """Where to read the split again."""
-        return Location(Path(self.annotations), (Path(self.images_folder),))
+        return Location(Path(self.annotations), tuple(map(Path, self.image_folders)), self.format)
 
 
 @dataclass

@@ -109,7 +109,7 @@ def scale_jitter(
     height, width = max(1, round(full_height / factor)), max(1, round(full_width / factor))
     top, left = draw.randint(0, full_height - height), draw.randint(0, full_width - width)
     # A copy: a view would take the whole picture along to another process.
-    window = image[:, top : top + height, left : left + width].clone(memory_format=torch.contiguous_format)
+    window = image.permute(1, 2, 0)[top : top + height, left : left + width].contiguous().permute(2, 0, 1)
     corners = boxes - boxes.new_tensor([left, top, left, top])
     clipped = torch.stack(
         (

@@ -10,16 +10,15 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from retinanet_fast.engine.data.box_rules import LONGEST_SIDE, box_fault, clip, inside
 from retinanet_fast.engine.data.image_files import find_files
 from retinanet_fast.engine.data.json_entries import Entries, decoder, plain
 from retinanet_fast.engine.data.json_values import is_integer, is_number
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Location, Split
 from retinanet_fast.engine.errors import InputError, Problems
 
-# COCO's own boxes overshoot their image by rounding, by less than this many pixels; they are clipped.
-OVERSHOOT = 1.0
+LAYOUT = "annotations/instances_{split}.json, or COCO's own annotations/instances_{split}2017.json"
 INT64 = range(-(2**63), 2**63)
-LONGEST_SIDE = 2**31 - 1  # in pixels
 
 _Id = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[-1])]
 
@@ -68,10 +67,7 @@ def read_split(location: Location, problems: Problems) -> Split:
     Raises:
         InputError: an entry cannot be used, and ``problems`` does not skip it; it names file and entry.
     """
-    split = find_files(read_annotations(location.annotations, problems), location.image_folders, problems)
-    if not split.images:
-        raise InputError(f"{split.annotations}: no usable image: the data set is empty")
-    return split
+    return find_files(read_annotations(location.annotations, problems), location.image_folders, problems)
 
 
 def read_annotations(path: Path, problems: Problems) -> Split:
@@ -162,31 +158,14 @@ def _read_boxes(
     xywh, areas, crowd = table[:, :4], table[:, 4], table[:, 5]
     known = np.isin(np.array(category_ids), [category.id for category in categories])
     sizes = images.sizes[owners].astype(np.float64)
-    good = (owners >= 0) & known & _inside(xywh, sizes) & ((crowd == 0) | (crowd == 1))
+    good = (owners >= 0) & known & inside(xywh, sizes) & ((crowd == 0) | (crowd == 1))
     good &= np.isfinite(areas) & (areas != -2.0)
     if not good.all():
         _report(path, entries, np.flatnonzero(~good), categories, images, problems)
-    clipped = _clip(xywh[good], sizes[good])
+    clipped = clip(xywh[good], sizes[good])
     areas = np.where(areas[good] < 0, clipped[:, 2] * clipped[:, 3], areas[good])
     boxes = Boxes(clipped, np.array(category_ids)[good], areas, crowd[good] == 1)
     return Split.of(path, categories, images, boxes, owners[good])
-
-
-def _inside(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes have an area and lie in their image of (width, height), but for rounding."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        low, length = xywh[:, :2], xywh[:, 2:]
-        high = low + length
-        within = (low >= -OVERSHOOT) & (high <= sizes + OVERSHOOT) & (low < sizes) & (high > 0)
-        return ((length > 0) & within).all(axis=1)
-
-
-def _clip(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes inside their image; those that are already keep their very numbers."""
-    low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
-    start, end = np.maximum(low, 0.0), np.minimum(high, sizes)
-    same = ((start == low) & (end == high)).all(axis=1)
-    return np.where(same[:, None], xywh, np.concatenate((start, end - start), axis=1))
 
 
 def _report(
@@ -225,10 +204,8 @@ def _box_fault(entry: dict[str, Any], size: tuple[int, int]) -> str:
     bbox, area, crowd = entry.get("bbox"), entry.get("area"), entry.get("iscrowd", 0)
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
         return f"expected bbox [x, y, width, height], got {_short(bbox)}"
-    if bbox[2] <= 0 or bbox[3] <= 0:
-        return f"bbox {bbox} has no area"
-    if not _inside(np.array([bbox], dtype=np.float64), np.array([size], dtype=np.float64)).all():
-        return f"bbox {bbox} is outside its image of {size[0]}x{size[1]} pixels"
+    if (fault := box_fault(bbox, size)) is not None:
+        return fault
     if area is not None and not (is_number(area) and area >= 0):
         return f"expected an area in pixels, got {_short(area)}"
     return f"expected iscrowd 0 or 1, got {_short(crowd)}"

@@ -57,7 +57,12 @@ def read_image(path: Path, orientation: str = "auto") -> Tensor:
 
 def to_model(images: list[Tensor], device: torch.device) -> list[Tensor]:
     """uint8 images as the model takes them: on the device, float32 in [0, 1]."""
-    return [image.to(device, non_blocking=True).float().div_(255) for image in images]
+    # Decoded as [H, W, 3]; a CPU normalises planes several times faster.
+    plain = torch.contiguous_format
+    return [
+        image.to(device, non_blocking=True).to(torch.float32, memory_format=plain).div_(255)
+        for image in images
+    ]
 
 
 class CocoDataset(Dataset["Sample | BadImage"]):

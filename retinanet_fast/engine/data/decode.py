@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -18,17 +19,22 @@ from retinanet_fast.nn.batch_sizes import resized_size
 ORIENTATION = 0x0112  # EXIF's tag
 QUARTER_TURNS = range(5, 9)  # its values that exchange width and height
 
+# A picture of so many pixels takes up to 1.2 GB while it is decoded; beyond it, Pillow takes one for an attack.
+MOST_PIXELS = 89_478_485
+# Of what can be read, Pillow would warn for each picture, in several lines; of what cannot, it is told in one.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 Size = tuple[int, int]  # (width, height)
 
 
 class Decoded(NamedTuple):
     """An image, and what its pixels stand for."""
 
-    image: Tensor  # [3, h, w] uint8, RGB
+    image: Tensor  # [3, h, w] uint8, RGB; in memory as [h, w, 3]: what is packed for a GPU is so too
     size: Size  # (W, H) of the whole image, which way up it is read
-    scale: int = (
-        1  # a pixel stands for scale x scale of the whole image: h = ceil(H / scale), w = ceil(W / scale)
-    )
+    # A pixel stands for scale x scale of the whole image: h = ceil(H / scale), w = ceil(W / scale).
+    scale: int = 1
 
 
 class Decoding(NamedTuple):
@@ -46,9 +52,8 @@ class Decoding(NamedTuple):
             return cls(recipe.orientation)
         if not training:
             return cls(recipe.orientation, recipe.min_size[-1], recipe.max_size)
-        enlarged = max(
-            [1.0, *recipe.scale_jitter]
-        )  # what is cut out of an image is resized to the whole size
+        # What scale jitter cuts out of an image is resized to the whole size.
+        enlarged = max([1.0, *recipe.scale_jitter])
         return cls(recipe.orientation, max(recipe.min_size), recipe.max_size, enlarged)
 
     def __call__(self, path: Path | IO[bytes], stated: Size | None = None) -> Decoded:
@@ -89,7 +94,17 @@ def decode(
         WrongSize: the image does not have the stated size.
         OSError, SyntaxError, ValueError: missing, truncated or not an image.
     """
+    rgb, size, scale = _rgb(path, stated, orientation, least)
+    return Decoded(torch.from_numpy(np.array(rgb)).permute(2, 0, 1), size, scale)
+
+
+def _rgb(
+    path: Path | IO[bytes], stated: Size | None, orientation: str, least: Callable[[Size], Size]
+) -> tuple[Image.Image, Size, int]:
+    """``decode`` to a picture of Pillow's; what it was made of is freed."""
     with Image.open(path) as picture:
+        if picture.format != "JPEG":  # which can be decoded in part
+            check_pixels(picture)
         stored = picture.size
         turn = _turn(picture, stated, orientation)
         size = (stored[1], stored[0]) if turn in QUARTER_TURNS else stored
@@ -101,8 +116,21 @@ def decode(
         if picture.format == "JPEG":
             width, height = least(size)
             scale = _reduce(picture, (height, width) if turn in QUARTER_TURNS else (width, height))
-        rgb = (ImageOps.exif_transpose(picture) if turn != 1 else picture).convert("RGB")
-    return Decoded(torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous(), size, scale)
+            check_pixels(picture)
+        picture.load()
+        rgb = ImageOps.exif_transpose(picture) if turn != 1 else picture
+    return rgb if rgb.mode == "RGB" else rgb.convert("RGB"), size, scale  # RGB would be copied
+
+
+def check_pixels(picture: Image.Image) -> None:
+    """Check that an image that is open, but not decoded, is not too large to be.
+
+    Raises:
+        ValueError: it is.
+    """
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width}x{height} pixels are more than {MOST_PIXELS}, the most that are decoded")
 
 
 def _turn(picture: Image.Image, stated: Size | None, orientation: str) -> int:

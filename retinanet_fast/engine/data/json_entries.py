@@ -56,11 +56,13 @@ def decoder(kind: type[T]) -> Callable[[Any], T | None]:
 
 
 def plain(entry: Any) -> Any:
-    """An entry as Python's json makes it; a text that says so where it is nested too deeply for that."""
+    """An entry as Python's json makes it; a text that says so where it cannot."""
     try:
         return json.loads(bytes(entry)) if isinstance(entry, msgspec.Raw) else entry
     except RecursionError:
         return "an entry that is nested too deeply"
+    except ValueError:  # not UTF-8, or a number of thousands of digits, which msgspec passed over
+        return "an entry that is not json"
 
 
 def _by_python(path: Path, content: bytes, keys: Sequence[str]) -> dict[str, list[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         TrainingError: a worker was killed.
     """
-    with starting_workers():
+    with starting_workers() if loader.num_workers > 0 else nullcontext():
         batches = iter(loader)
     while True:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -45,10 +45,12 @@ class Box(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where a split is: its json, and the folders in which its images may be."""
+    """Where a split is, and in which of ``sources.FORMATS``: its json, or another file that stands for it in errors,
+    and the folders in which its images may be."""
 
     annotations: Path
     image_folders: tuple[Path, ...]
+    format: str = "coco"
 
 
 class Texts(Sequence[str]):
@@ -181,6 +183,7 @@ class Split:
     images: Images
     boxes: Boxes  # of image k: rows starts[k] to starts[k + 1]
     starts: np.ndarray  # [N + 1] int64
+    location: Location | None = None  # where it can be read again
 
     @classmethod
     def of(
@@ -223,9 +226,8 @@ class Split:
         starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         # Row r of image k's boxes was row r + (old start - new start).
         rows = np.arange(starts[-1]) + np.repeat(self.starts[numbers] - starts[:-1], counts)
-        return Split(
-            self.annotations, self.categories, self.images.rows(numbers), self.boxes.rows(rows), starts
-        )
+        images, boxes = self.images.rows(numbers), self.boxes.rows(rows)
+        return replace(self, images=images, boxes=boxes, starts=starts)
 
     def digest(self) -> str:
         """What changes with any of its images, boxes and categories, but not with their folder: a SHA-256."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
@@ -29,17 +30,33 @@ def starting_workers() -> Iterator[None]:
     Both signals often go to the whole group of processes; what follows is the main process's to decide. And where a
     worker is killed, that is an error of the next batch that is asked for, not, as torch's handler makes it, of
     whatever the main process does at the moment.
+
+    Forked workers leave the objects of this process out of their garbage collections, which would write to each of
+    them, and so copy most of its memory.
     """
     if os.name == "posix" and multiprocessing.get_start_method() != "fork":
         # Where it is to start in the block, it lets the signals through again.
         multiprocessing.resource_tracker.ensure_running()
     child_handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     try:
-        with _signals_held():
+        with _signals_held(), _objects_frozen():
             yield
     finally:
         if child_handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, child_handler)
+
+
+@contextmanager
+def _objects_frozen() -> Iterator[None]:
+    if gc.get_freeze_count() > 0:  # the program that uses the package does so itself
+        yield
+        return
+    gc.collect()  # what is garbage now would stay in the workers
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -1,45 +1,54 @@
-"""COCO's numbers, by pycocotools."""
+"""COCO's numbers, by faster-coco-eval or by pycocotools, which agree; and LVIS's by the former."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import importlib.util
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from retinanet_fast.engine.data.split import Split
+from retinanet_fast.engine.errors import InputError
+from retinanet_fast.engine.evaluation.by_faster import curves_by_faster
+from retinanet_fast.engine.evaluation.by_pycocotools import curves_by_pycocotools
+from retinanet_fast.engine.evaluation.curves import Curves, category_ids
+from retinanet_fast.engine.evaluation.federated import LVIS_MOST, federation_of
+from retinanet_fast.engine.evaluation.overlaps import image_rows
 from retinanet_fast.engine.evaluation.results import Results
 
 NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
+EVALUATORS = {"faster": "faster-coco-eval", "pycocotools": "pycocotools"}
 
 
 @dataclass
 class Evaluation:
-    """COCO's twelve numbers, and AP and AP50 of each category. A number without ground truth is NaN.
+    """COCO's twelve numbers, or LVIS's thirteen, and AP and AP50 of each category. A number without ground truth is
+    NaN.
 
     Attributes:
-        numbers: by the names of ``NAMES``.
-        per_category: name, AP, AP50, number of ground-truth boxes.
+        numbers: by the names of ``NAMES``; LVIS's are AP to APL, APr, APc, APf, AR300 and ARS to ARL.
+        per_category: name, AP, AP50, number of ground-truth boxes; in the order of the categories' ids.
+        curves: what the numbers are means of.
+        evaluator: the package that matched detections and boxes.
     """
 
     numbers: dict[str, float]
     per_category: list[tuple[str, float, float, int]]
+    curves: Curves = field(repr=False)
+    evaluator: str
 
     def table(self) -> str:
-        """The twelve numbers, in pycocotools' order and words."""
-        what = [("Average Precision", "AP")] * 6 + [("Average Recall", "AR")] * 6
-        iou = ["0.50:0.95", "0.50", "0.75"] + ["0.50:0.95"] * 9
-        area = ["all"] * 3 + ["small", "medium", "large"] + ["all"] * 3 + ["small", "medium", "large"]
-        most = [100] * 6 + [1, 10, 100] + [100] * 3
+        """The numbers, in pycocotools' order and words."""
         lines = []
-        for i, (name, value) in enumerate(self.numbers.items()):
-            words, short = what[i]
-            scope = f"IoU={iou[i]:<9} | area={area[i]:>6} | maxDets={most[i]:>3}"
+        for name, value in self.numbers.items():
+            iou = {"50": "0.50", "75": "0.75"}.get(name[2:], "0.50:0.95")
+            area = {"S": "small", "M": "medium", "L": "large"}.get(name[2:], "all")
+            most = name[2:] if name.startswith("AR") and name[2:].isdigit() else str(self.curves.most[-1])
+            words = "Average Precision (AP)" if name.startswith("AP") else "Average Recall    (AR)"
+            scope = f"IoU={iou:<9} | area={area:>6} | maxDets={most:>3}"
             shown = -1.0 if math.isnan(value) else value  # as pycocotools prints it
-            lines.append(f"{words:<17} ({short}) @[ {scope} ] = {shown:.3f}   {name}")
+            lines.append(f"{words} @[ {scope} ] = {shown:.3f}   {name}")
         return "\n".join(lines)
 
     def category_table(self) -> str:
@@ -51,99 +60,76 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(split: Split, results: Results, image_ids: list[int] | None = None) -> Evaluation:
-    """Compare detections with the boxes of a split, by pycocotools' COCOeval.
+def evaluate(
+    split: Split,
+    results: Results,
+    image_ids: list[int] | None = None,
+    evaluator: str = "auto",
+) -> Evaluation:
+    """Compare detections with the boxes of a split, as COCO does, or as LVIS does where it is in LVIS's format.
 
     Args:
         results: on images of the split, an image's detections in the order in which equal scores count.
         image_ids: the images to count, by default all; images without detections count too.
+        evaluator: faster, pycocotools, or auto: faster where it is installed. They give the same numbers.
+
+    Raises:
+        ValueError: a detection on an image that is not in the split.
+        InputError: LVIS's numbers by pycocotools, which has none; or its json lacks what they need.
+    """
+    federation = federation_of(split)
+    split, results = counted(split, results, image_ids)
+    name = choose_evaluator(evaluator)
+    if federation is None:
+        curves = (curves_by_faster if name == "faster" else curves_by_pycocotools)(split, results)
+        numbers = _numbers(curves)
+    elif name != "faster":
+        raise InputError(
+            f"{split.annotations}: evaluator: expected faster for a data set in LVIS's format, "
+            'pip install "retinanet_fast[train]" installs it'
+        )
+    else:
+        kept, lenient = federation.apply(split, results)
+        curves = curves_by_faster(split, results.rows(kept), (LVIS_MOST,), lenient[kept])
+        numbers = federation.numbers(split, curves)
+    return Evaluation(numbers, _per_category(split, curves), curves, EVALUATORS[name])
+
+
+def choose_evaluator(name: str) -> str:
+    """faster or pycocotools: what a recipe's value stands for here."""
+    if name != "auto":
+        return name
+    return "faster" if importlib.util.find_spec("faster_coco_eval") else "pycocotools"
+
+
+def counted(split: Split, results: Results, image_ids: list[int] | None = None) -> tuple[Split, Results]:
+    """The images to count, by default all, in the order of their ids, and the detections on them.
 
     Raises:
         ValueError: a detection on an image that is not in the split.
     """
-    from pycocotools.cocoeval import COCOeval
-
-    # pycocotools prints as it goes; what it finds is in its tables.
-    with contextlib.redirect_stdout(io.StringIO()):
-        places = _places(split)
-        truth = _coco_object(_ground_truth(split, places))
-        # COCO.loadRes refuses no detections at all.
-        found = (
-            truth.loadRes(_table(results, places)) if len(results) else _coco_object(_images(split, places))
-        )
-        coco_eval = COCOeval(truth, found, "bbox")
-        counted = places if image_ids is None else image_ids
-        coco_eval.params.imgIds = sorted(places[image_id] for image_id in counted)
-        coco_eval.evaluate()
-        coco_eval.accumulate()
-        coco_eval.summarize()
-    numbers = {name: _or_nan(value) for name, value in zip(NAMES, coco_eval.stats.tolist())}
-    return Evaluation(numbers, _per_category(split, coco_eval, set(counted)))
+    image_rows(split, results)
+    ids = split.images.ids if image_ids is None else np.array(image_ids, dtype=np.int64)
+    some = split.of_images(split.images.index_of(np.sort(ids)))
+    return some, results.rows(some.images.index_of(results.image_id) >= 0)
 
 
-def _places(split: Split) -> dict[int, int]:
-    """The images' ids as pycocotools gets them: 1, 2, ... in the order of the ids. Its table of detections is of
-    float64, which does not hold every id."""
-    return {image_id: place for place, image_id in enumerate(sorted(split.images.ids.tolist()), 1)}
+def _numbers(curves: Curves) -> dict[str, float]:
+    values = (
+        *(curves.ap(iou) for iou in (None, 0.5, 0.75)),
+        *(curves.ap(area=area) for area in ("small", "medium", "large")),
+        *(curves.ar(most) for most in curves.most),
+        *(curves.ar(curves.most[-1], area) for area in ("small", "medium", "large")),
+    )
+    return dict(zip(NAMES, values, strict=True))
 
 
-def _table(results: Results, places: dict[int, int]) -> np.ndarray:
-    """Detections as ``COCO.loadRes`` takes them: rows of image, x, y, width, height, score, category."""
-    ids = np.array(list(places), dtype=np.int64)  # sorted
-    place = np.searchsorted(ids, results.image_id).clip(max=len(ids) - 1)
-    if not np.array_equal(ids[place], results.image_id):
-        raise ValueError("evaluate: expected detections on the split's images only, got another image's id")
-    return np.column_stack((place + 1, results.bbox, results.score, results.category_id))
-
-
-def _ground_truth(split: Split, places: dict[int, int]) -> dict[str, Any]:
-    """The split as pycocotools takes it. Ids count from 1, since it takes a match with annotation 0 for no match."""
-    owners = [places[image_id] for image_id in split.images.ids[split.owners].tolist()]
-    annotations = [
-        {
-            "id": number,
-            "image_id": place,
-            "category_id": box.category_id,
-            "bbox": [box.x, box.y, box.width, box.height],
-            "area": box.area,
-            "iscrowd": int(box.crowd),
-        }
-        for number, (place, box) in enumerate(zip(owners, split.boxes), 1)
-    ]
-    return {**_images(split, places), "annotations": annotations}
-
-
-def _images(split: Split, places: dict[int, int]) -> dict[str, Any]:
-    images = [
-        {"id": places[image.id], "width": image.width, "height": image.height} for image in split.images
-    ]
-    categories = [{"id": category.id, "name": category.name} for category in split.categories]
-    return {"info": {}, "images": images, "categories": categories, "annotations": []}
-
-
-def _coco_object(dataset: dict[str, Any]) -> Any:
-    from pycocotools.coco import COCO
-
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
-
-
-def _per_category(split: Split, coco_eval: Any, images: set[int]) -> list[tuple[str, float, float, int]]:
-    # precision [IoU, recall, category, area, maxDets]; area 0 is all, the last maxDets is 100; -1 where no truth
-    precision = coco_eval.eval["precision"][:, :, :, 0, -1]
-    counted = np.isin(split.images.ids, list(images))[split.owners] & ~split.boxes.crowd
-    boxes = split.boxes.category_ids[counted]
+def _per_category(split: Split, curves: Curves) -> list[tuple[str, float, float, int]]:
     name_of = {category.id: category.name for category in split.categories}
+    real = split.boxes.category_ids[~split.boxes.crowd]
     rows = []
-    for index, category_id in enumerate(coco_eval.params.catIds):
-        count = int((boxes == category_id).sum())
-        ap, ap50 = precision[:, :, index].mean(), precision[0, :, index].mean()
-        rows.append((name_of[category_id], _or_nan(ap), _or_nan(ap50), count))
+    for index, category_id in enumerate(category_ids(split).tolist()):
+        one = np.array([index])
+        ap, ap50 = curves.ap(categories=one), curves.ap(0.5, categories=one)
+        rows.append((name_of[category_id], ap, ap50, int((real == category_id).sum())))
     return rows
-
-
-def _or_nan(value: float) -> float:
-    """pycocotools says -1 where there is no ground truth to count."""
-    return float(value) if value > -1 else math.nan

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from torch import Tensor
 from retinanet_fast.engine.data.json_values import is_integer, is_number, load_json
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import InputError, one_line
-from retinanet_fast.engine.files import write_atomically, write_text
+from retinanet_fast.engine.files import write_atomically
 from retinanet_fast.structures import Detections
 
+# Detections written in one go: an object of each takes a kilobyte.
+AT_ONCE = 10_000
 COLUMNS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -163,8 +165,16 @@ def load_detected(path: Path) -> Detected:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write detections as json in COCO's results format, whole or not at all."""
-    write_text(path, json.dumps(results.to_list()))
+    """Write detections as json in COCO's results format, whole or not at all; every bit of a float is kept."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"[")
+        for first in range(0, len(results), AT_ONCE):
+            part = results.rows(np.arange(first, min(first + AT_ONCE, len(results))))
+            file.write(b",\n" * (first > 0) + msgspec.json.encode(part.to_list())[1:-1])
+        file.write(b"]\n")
+
+    write_atomically(path, write)
 
 
 def read_results(path: Path, split: Split) -> Results:
@@ -183,7 +193,8 @@ def read_results(path: Path, split: Split) -> Results:
             raise InputError(f"{where}: expected an object, got {entry!r}")
         if not is_integer(entry.get("image_id")) or entry["image_id"] not in image_ids:
             raise InputError(f"{where}: image_id {entry.get('image_id')} is not in {split.annotations}")
-        if not is_integer(entry.get("category_id")) or not is_number(entry.get("score")):
+        category_id = entry.get("category_id")
+        if not is_integer(category_id) or abs(category_id) >= 2**63 or not is_number(entry.get("score")):
             raise InputError(f"{where}: expected a category_id and a score")
         bbox = entry.get("bbox")
         if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):

@@ -23,6 +23,11 @@ class Label:
     text: str
     index: int
 
+    def reduced(self, scale: int) -> Label:
+        """The same on a picture of one pixel for ``scale`` of this one's."""
+        left, top, right, bottom = (value / scale for value in self.box)
+        return Label((left, top, right, bottom), self.text, self.index)
+
 
 def colour(index: int) -> tuple[int, int, int]:
     """A distinct colour for each class: hues a golden ratio apart."""

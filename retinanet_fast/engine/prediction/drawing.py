@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from retinanet_fast.engine.data.decode import Decoded, Decoding
+from retinanet_fast.engine.data.decode import MOST_PIXELS, Decoded, Decoding
 from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.data.workers import start_worker, starting_workers
 from retinanet_fast.engine.errors import InputError, TrainingError, one_line
@@ -95,15 +95,19 @@ class Drawer:
 
         Args:
             decoded: for the model. A frame of a video is sent to the process that draws; any other picture, which it
-                can read anew for less, is not.
+                can read anew for less, is not. One that is too large to be decoded whole is drawn as the model saw it.
         """
-        pixels = np.ascontiguousarray(decoded.image.permute(1, 2, 0).numpy()) if decoded.scale == 1 else None
+        too_large = decoded.size[0] * decoded.size[1] > MOST_PIXELS
+        if too_large:
+            labels = [label.reduced(decoded.scale) for label in labels]
+        at_hand = decoded.scale == 1 or too_large
+        pixels = np.ascontiguousarray(decoded.image.permute(1, 2, 0).numpy()) if at_hand else None
         if self._executor is None:
             draw_picture(picture, pixels, labels, path, self._decoding)
             return None
         while len(self._pending) >= self._limit:
             self._pending.popleft().result()
-        sent = pixels if picture.kind == VIDEO else None
+        sent = pixels if picture.kind == VIDEO or too_large else None
         self._pending.append(self._executor.submit(draw_picture, picture, sent, labels, path, self._decoding))
         return self._pending[-1]
 

@@ -151,6 +151,11 @@ class Recipe:
     score_beside: bool = _detection(
         False, "COCO's numbers and pictures by a process of its own, while the next epoch trains: for GPUs"
     )
+    evaluator: str = _detection(
+        "auto",
+        "package that computes COCO's numbers, of which faster is faster-coco-eval; auto: that where installed",
+        *("auto", "faster", "pycocotools"),
+    )
     eval_images: int = _detection(0, "evaluate on the first so many images while training; 0 takes all")
 
     workers: int = _running(-1, "processes that load images; -1 chooses")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from retinanet_fast.engine.data.split import Category
 from retinanet_fast.engine.environment import describe
+from retinanet_fast.engine.evaluation.analysis import analyse
 from retinanet_fast.engine.prediction.draw import save_picture
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.reporting import plots
 from retinanet_fast.engine.reporting.each_epoch import EachEpoch
-from retinanet_fast.engine.reporting.pictures import SCORE, Compared, compare, grid
+from retinanet_fast.engine.reporting.pictures import Compared, compare, grid
 from retinanet_fast.engine.reporting.report import Report
 from retinanet_fast.engine.run_folder import RunFolder
 from retinanet_fast.engine.training.hooks import Drawing
@@ -68,6 +69,7 @@ def run_report(run: Run, folder: RunFolder, compared: Sequence[Compared], source
     recipe, last, evaluation = run.recipe, run.history[-1], run.evaluation
     assert evaluation is not None
     assert run.val_split is not None
+    assert run.detected is not None
     held_out = min(len(run.val_split.images), recipe.eval_images or len(run.val_split.images))
     return Report(
         title=f"{folder.path.resolve().name}: epoch {last['epoch']} of {recipe.epochs}",
@@ -80,13 +82,13 @@ def run_report(run: Run, folder: RunFolder, compared: Sequence[Compared], source
             (f"{last['eval_images_per_second']:.1f}", "images/s, evaluating"),
         ],
         pictures=compared,
-        score=SCORE,
         plots=[folder.loss_plot, folder.ap_plot],
         evaluation=evaluation,
         evaluation_note=(
-            f"By pycocotools on {held_out} held-out images of {run.val_split.annotations.name}, "
+            f"By {evaluation.evaluator} on {held_out} held-out images of {run.val_split.annotations.name}, "
             f"after epoch {last['epoch']}."
         ),
+        analysis=analyse(run.val_split, run.detected.results, run.detected.image_ids),
         timings=(),
         environment=run.environment or describe(),
         recipe=recipe.to_toml(),

@@ -10,13 +10,12 @@ from PIL import Image
 
 from retinanet_fast.engine.data.decode import decode
 from retinanet_fast.engine.data.split import Split
+from retinanet_fast.engine.evaluation.analysis import SCORE
 from retinanet_fast.engine.evaluation.results import Detected
 from retinanet_fast.engine.prediction.draw import Label, draw_boxes
 from retinanet_fast.engine.prediction.predict import to_picture
 
 PICTURES = 12
-# Only what the model is fairly sure of is drawn.
-SCORE = 0.4
 # Width in pixels of one half of a picture, and what is between the halves.
 WIDTH, GAP = 340, 6
 COLUMNS = 3

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retinanet_fast.engine.files import write_atomically
+from retinanet_fast.engine.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,6 +65,13 @@ def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def png(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG."""
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    write_bytes(path, png(figure))

@@ -160,7 +160,7 @@ class Loop:
         """Take the numbers of the epoch that was scored beside training, and save; returns whether there are any."""
         if not self.scoring.take(wait):
             return False
-        self.saver.save_best_of_scored()
+        self.saver.save_scored()
         self._save()
         return True
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from retinanet_fast.engine.recipe.schedule import learning_rate
 from retinanet_fast.engine.training.clock import memory_bytes
 from retinanet_fast.engine.training.run import Run
 
@@ -33,7 +34,7 @@ def epoch_record(run: Run, images: int, seconds: float) -> dict[str, Any]:
         "loss": sum(mean),
         **dict(zip(state.loss_names, mean, strict=True)),
         "losses": list(state.loss_names),
-        "lr": float(state.optimizer.param_groups[0]["lr"]),
+        "lr": learning_rate(run.recipe, state.step - 1, run.steps_per_epoch),  # of the last step
         "images": images,
         "seconds": seconds,
         "images_per_second": images / seconds,

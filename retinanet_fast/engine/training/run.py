@@ -87,4 +87,4 @@ class Run:
         """COCO's numbers of the detections of the last evaluation."""
         assert self.val_split is not None
         assert self.detected is not None
-        return evaluate(self.val_split, self.detected.results, self.detected.image_ids)
+        return evaluate(self.val_split, self.detected.results, self.detected.image_ids, self.recipe.evaluator)

@@ -58,15 +58,21 @@ class Saver:
         self.is_new = False
         self.saved = time.monotonic()
 
-    def save_best_of_scored(self) -> None:
-        """Write ``best.pt`` where the epoch whose numbers have come is the best; its weights are in ``unscored.pt``."""
-        if self.run.processes.is_main and is_best(self.run.history):
-            with self.run.clock("checkpoint"):
+    def save_scored(self) -> None:
+        """The numbers of the epoch in ``unscored.pt`` are in the history now: write ``best.pt`` where it is the best,
+        and the kept checkpoint of it with them."""
+        run = self.run
+        best, keep = is_best(run.history), run.recipe.keep_checkpoints > 1
+        if run.processes.is_main and (best or keep):
+            with run.clock("checkpoint"):
                 held = checkpoints.load(self.folder.unscored)
                 assert held.progress is not None
                 progress = dataclasses.replace(held.progress, unscored=None)
-                best = dataclasses.replace(held, history=self.run.history, progress=progress)
-                _to_use(best).save(self.folder.best)
+                scored = dataclasses.replace(held, history=run.history, progress=progress)
+                if best:
+                    _to_use(scored).save(self.folder.best)
+                if keep:
+                    scored.save(self.folder.kept(progress.step))
 
     def restore(self) -> None:
         """Go on from ``last.pt``: its weights, its optimizer's state and its epochs are the run's.

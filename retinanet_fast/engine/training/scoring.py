@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from retinanet_fast.engine.environment import describe
-from retinanet_fast.engine.errors import InputError, Stopped
+from retinanet_fast.engine.errors import InputError, Stopped, one_line
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
 from retinanet_fast.engine.evaluation.results import load_detected
 from retinanet_fast.engine.files import write_bytes
@@ -19,6 +19,9 @@ from retinanet_fast.engine.training.signals import StopRequest
 
 # Seconds between two looks at the process that scores.
 LOOK = 0.05
+# Seconds that the run stands still for it before it scores in place: the process may get no core where others keep all
+# of them busy.
+MOST_WAITED = 120.0
 
 
 class Scoring:
@@ -54,18 +57,20 @@ class Scoring:
         if not run.recipe.score_beside:  # any more
             return
         assert run.val_split is not None
-        self.process = ScoreProcess(
-            Job(
-                self.folder.path.resolve().name,
-                run.recipe,
-                run.train_split,
-                run.val_split,
-                [*run.history, record],
-                self.folder.detections.resolve(),
-                self.drawings,
-                describe(),
-            )
+        job = Job(
+            self.folder.path.resolve().name,
+            run.recipe,
+            run.train_split,
+            run.val_split,
+            [*run.history, record],
+            self.folder.detections.resolve(),
+            self.drawings,
+            describe(),
         )
+        try:
+            self.process = ScoreProcess(job)
+        except OSError as error:
+            self._say(f"no process can be started ({one_line(error)})")
 
     def due(self) -> bool:
         """Whether an epoch has its numbers, or nothing is computing them; asked of the main process."""
@@ -106,8 +111,12 @@ class Scoring:
             self.process = None
 
     def _wait(self, check: Callable[[], None]) -> bool:
+        last = time.monotonic() + MOST_WAITED
         while not self.due():
             check()
+            if time.monotonic() > last:
+                self._say(f"the process that scores it is not done after {MOST_WAITED:.0f} s of waiting")
+                self.end()
             if self.stop.signal_number is not None:
                 raise Stopped(self.stop.signal_number, "the last epoch is saved, --resume scores it")
             time.sleep(LOOK)
@@ -115,20 +124,24 @@ class Scoring:
 
     def _evaluation(self) -> Evaluation:
         """By the process; in place where there is none, or it has failed."""
-        run, record = self.run, self.run.state.unscored
-        assert record is not None
         if self.process is None:
-            return run.score()
+            return self.run.score()
         try:
             evaluation, files = self.process.result()
         except ScoringError as error:
-            run.say(
-                f"epoch {record['epoch']}: the process that scored it has failed ({error}): scored in place"
-            )
-            return run.score()
+            self._say(f"the process that scored it has failed ({error})")
+            return self.run.score()
         finally:
             self.end()
         for name, content in files.items():
             write_bytes(self.folder.path / name, content)
-        run.drawn = record["epoch"]
+        self.run.drawn = self._epoch
         return evaluation
+
+    @property
+    def _epoch(self) -> int:
+        record = self.run.state.unscored
+        return 0 if record is None else int(record["epoch"])
+
+    def _say(self, reason: str) -> None:
+        self.run.say(f"epoch {self._epoch}: {reason}: scored in place")
