@@ -18,7 +18,7 @@ import torch
 from children import child_environment
 from PIL import Image
 
-from retinanet_fast.cli import main
+from retinanet_fast.cli import main, predicting
 from retinanet_fast.engine import checkpoint as checkpoints
 from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 
@@ -124,7 +124,10 @@ def test_predict_writes_pictures_and_a_json(trained: Path, rendered: Path, tmp_p
     words = ["predict", "--checkpoint", trained, pictures, "--out", out, "--score", "0.01", "--device", "cpu"]
     assert run(*words) == 0
     names = sorted(file.name for file in pictures.iterdir())
-    assert sorted(file.name for file in out.iterdir()) == sorted([*names, "detections.json"])
+    written = {"detections.json", "detections.jsonl", "predict.json"}
+    assert {file.name for file in out.iterdir() if file.name != ".lock"} == {*names, *written}
+    lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == names
     results = json.loads((out / "detections.json").read_text())
     assert results, "a model that is hardly trained scores some box above 0.01"
     for result in results:
@@ -135,6 +138,60 @@ def test_predict_writes_pictures_and_a_json(trained: Path, rendered: Path, tmp_p
     drawn = {result["file_name"] for result in results}
     for name in drawn:
         assert (out / name).read_bytes() != (pictures / name).read_bytes()
+
+
+def test_a_stopped_prediction_is_resumed(trained: Path, rendered: Path, tmp_path: Path) -> None:
+    out, names = tmp_path / "out", tmp_path / "names.txt"
+    files = sorted(map(str, (rendered / "images" / "val").iterdir()))
+    names.write_text("\n".join(files * 200))
+    words = ["predict", "--checkpoint", trained, f"@{names}", "--out", out, "--no-draw", "--device", "cpu"]
+    words += ["--threads", 1, "--batch-size", 1]
+    command = [sys.executable, "-m", "retinanet_fast", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        lines = out / "detections.jsonl"
+        deadline = time.monotonic() + 120
+        while not (lines.exists() and lines.stat().st_size > 0):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1].endswith("stopped by SIGTERM: what is written is whole; --resume goes on")
+    assert 0 < len(lines.read_text().splitlines()) < 600
+    assert not (out / "detections.json").exists()
+    assert run(*words, "--resume") == 0
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [line["file_name"] for line in found] == files * 200
+    assert [line["image_id"] for line in found] == list(range(1, 601))  # the numbers of the names come again
+
+
+def test_predict_finds_what_eval_finds(trained: Path, rendered: Path, tmp_path: Path) -> None:
+    common = ["--checkpoint", trained, "--device", "cpu", "--batch-size", 1]  # so that padding is the same
+    assert run("eval", *common, "--data", rendered, "--out", tmp_path / "eval.json") == 0
+    pictures = rendered / "images" / "val"
+    assert run("predict", *common, pictures, "--out", tmp_path / "out") == 0
+    expected = json.loads((tmp_path / "eval.json").read_text())
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected):
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+        # What predict rounds to.
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=6e-5)
+        assert one["score"] == pytest.approx(other["score"], abs=6e-8)
+
+
+def test_many_pictures_are_drawn_only_where_that_is_asked_for(
+    trained: Path, rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(predicting, "MANY", 3)
+    words = ["predict", "--checkpoint", trained, rendered / "images" / "val", "--device", "cpu"]
+    for flags, drawn in ([], 0), (["--draw"], 3), (["--no-draw"], 0):
+        out = tmp_path / f"out{len(flags)}{drawn}"
+        assert run(*words, "--out", out, *flags) == 0
+        assert len(list(out.glob("*.jpg"))) == drawn
+        said = capsys.readouterr().out
+        assert said.count("not drawn, since they are 3 or more: --draw draws them") == (not flags)
 
 
 def test_predict_does_not_write_over_its_pictures(trained: Path, data: Path, capsys: Any) -> None:

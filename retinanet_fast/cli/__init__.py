@@ -16,6 +16,7 @@ from retinanet_fast.cli.browsing import browse_command
 from retinanet_fast.cli.data_sets import check_data_command, convert_command
 from retinanet_fast.cli.evaluating import eval_command
 from retinanet_fast.cli.exporting import export_command
+from retinanet_fast.cli.predicting import predict_command
 from retinanet_fast.cli.training import train_command
 from retinanet_fast.cli.waiting import choose_waiting
 from retinanet_fast.engine.errors import (
@@ -31,7 +32,7 @@ COMMANDS = {
     "demo": commands.demo_command,
     "train": train_command,
     "eval": eval_command,
-    "predict": commands.predict_command,
+    "predict": predict_command,
     "browse": browse_command,
     "export": export_command,
     "check-data": check_data_command,

@@ -8,6 +8,7 @@ from pathlib import Path
 from retinanet_fast import __version__
 from retinanet_fast.cli.data_arguments import DATA_HELP, add_check_data, add_convert, add_data
 from retinanet_fast.cli.exporting import add_export
+from retinanet_fast.cli.predict_flags import add_predict
 from retinanet_fast.cli.recipe_flags import add_recipe_flags, choices_of
 from retinanet_fast.engine import recipe as recipes
 
@@ -18,7 +19,7 @@ Train a RetinaNet on a data set of your own and detect with it.
   retinanet-fast demo                                        render images, train, and show it all on one page
   retinanet-fast train --recipe bccd --data DIR --out RUN    train
   retinanet-fast eval --checkpoint RUN --data DIR            COCO's twelve numbers
-  retinanet-fast predict --checkpoint RUN PICTURE ...        pictures with boxes, and a json
+  retinanet-fast predict --checkpoint RUN PICTURE ...        detections on pictures, and drawings
   retinanet-fast browse RUN                                  a page of its detections, the worst images first
   retinanet-fast check-data --data DIR                       all that is wrong with a data set
   retinanet-fast convert --data DIR --out DIR                COCO's json of another format
@@ -47,7 +48,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_demo(add("demo", "render a small data set, train on it, evaluate, time the ops, write a page"))
     _add_train(add("train", "train on a data set"))
     _add_eval(add("eval", "COCO's twelve numbers, what goes wrong and what it costs"))
-    _add_predict(add("predict", "draw boxes, class names and scores on pictures, and write a json"))
+    predict = add("predict", "detect on pictures: a line of json for each, COCO's results, and drawings")
+    add_predict(predict)
+    _add_running(predict)
+    _add_common(predict)
     _add_browse(add("browse", "write a page on which to look through a run's detections and errors"))
     add_export(add("export", "write a model to a file for other programs, and check the file"))
     add_check_data(
@@ -121,19 +125,6 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
     _add_running(parser)
     add_data(parser, ("val",))
-    _add_common(parser)
-
-
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="picture files or folders")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN|FILE")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/predict"), metavar="DIR", help="default: runs/predict"
-    )
-    parser.add_argument(
-        "--score", type=float, default=0.5, help="draw boxes from this score on (default 0.5)"
-    )
-    _add_running(parser)
     _add_common(parser)
 
 

@@ -9,32 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from retinanet_fast.cli.evaluating import running_recipe
 from retinanet_fast.cli.inputs import amount, required, say, say_skipped
 from retinanet_fast.cli.recipe_flags import recipe_of
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.threads import Load, set_threads
-
-
-def predict_command(options: argparse.Namespace) -> None:
-    from retinanet_fast.engine import checkpoint as checkpoints
-    from retinanet_fast.engine.build_model import choose_device
-    from retinanet_fast.engine.prediction.predict import list_pictures, predict, restore_model
-
-    start = Load.now()
-    problems = Problems(options.skip_bad)
-    files = list_pictures(options.pictures)
-    device = choose_device(options.device)
-    state = checkpoints.load(options.checkpoint)
-    model = restore_model(state, options.checkpoint, device)
-    recipe = running_recipe(state.recipe, options)
-    set_threads(recipe.threads, start)
-    done = predict(model, state.categories, recipe, files, options.out, options.score, problems)
-    say_skipped(problems)
-    print(
-        f"{options.out}: {done.pictures} pictures with {done.drawn} boxes of score >= {options.score:g}, "
-        f"detections.json; {done.images_per_second:.1f} images/s"
-    )
 
 
 def demo_command(options: argparse.Namespace) -> None:

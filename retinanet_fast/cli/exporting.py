@@ -21,7 +21,6 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=_positive, metavar="N", help="images at a time (default: any number)")
     parser.add_argument(
         "--check",
-        type=Path,
         nargs="+",
         default=[],
         metavar="PICTURE",
@@ -41,10 +40,11 @@ def export_command(options: argparse.Namespace) -> None:
     from retinanet_fast.engine import checkpoint as checkpoints
     from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.exporting import ExportOptions, export_checked, parse_size
-    from retinanet_fast.engine.prediction.predict import list_pictures, restore_model
+    from retinanet_fast.engine.prediction.predict import restore_model
+    from retinanet_fast.engine.prediction.sources import list_pictures
 
     wanted = ExportOptions(options.format, parse_size(options.size), options.batch)
-    pictures = list_pictures(options.check)
+    pictures = list(list_pictures(options.check)) if options.check else []
     state = checkpoints.load(options.checkpoint)
     model = restore_model(state, options.checkpoint, choose_device(options.device))
     agreement = export_checked(model, options.out, wanted, pictures)

@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retinanet_fast.engine.data.dataset import read_image, to_model
+from retinanet_fast.engine.data.dataset import to_model
+from retinanet_fast.engine.data.decode import Decoding
 from retinanet_fast.engine.data.rendered import RenderOptions, render_image
 from retinanet_fast.engine.errors import EXPORT_PACKAGES, CheckError, InputError, one_line
+from retinanet_fast.engine.prediction.pictures import Picture
+from retinanet_fast.engine.prediction.reading import Reader
 from retinanet_fast.export import Agreement, compare, export_model, load_exported
 from retinanet_fast.models import BatchDetector, RetinaNet
 
@@ -53,7 +56,9 @@ def parse_size(word: str) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def export_checked(model: RetinaNet, file: Path, options: ExportOptions, pictures: list[Path]) -> Agreement:
+def export_checked(
+    model: RetinaNet, file: Path, options: ExportOptions, pictures: list[Picture]
+) -> Agreement:
     """Write ``file``, load it anew, and compare its detections with the model's.
 
     Until they agree it lies in a folder beside, so that what ``file`` held before stays until then.
@@ -68,7 +73,9 @@ def export_checked(model: RetinaNet, file: Path, options: ExportOptions, picture
     """
     for package in EXPORT_PACKAGES if options.format == "onnx" else ():
         importlib.import_module(package)  # before the minutes that exporting may take
-    images = [_read(path) for path in pictures] or [_render(i, size) for i, size in enumerate(RENDERED)]
+    reader = Reader(Decoding())
+    images = [reader.decode(picture).image for picture in pictures]
+    images = images or [_render(i, size) for i, size in enumerate(RENDERED)]
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export_") as folder:
         new = Path(folder) / file.name
@@ -107,15 +114,6 @@ def check(model: RetinaNet, file: Path, options: ExportOptions, images: list[Ten
             expected = detector(batch).to("cpu")
             agreement += compare(expected, run(batch).to("cpu"), model.score_thresh)
     return agreement
-
-
-def _read(path: Path) -> Tensor:
-    try:
-        return read_image(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such picture") from None
-    except Exception as error:  # PIL raises many kinds on a file that is not an image
-        raise InputError(f"{path}: not a readable image: {one_line(error)}") from None
 
 
 def _render(seed: int, size: tuple[int, int]) -> Tensor:

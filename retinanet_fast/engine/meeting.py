@@ -15,7 +15,7 @@ from retinanet_fast.engine.errors import InputError, ProcessLost, Stopped, Train
 # Seconds between two looks at the others: at the end of a block, and in the midst of its work.
 LOOK = 0.1
 LOOK_AT_WORK = 1.0
-# Seconds that a process stays after an error for the others to learn of it.
+# Seconds that a process stays at its end for the others to learn of it.
 FAREWELL = 15.0
 
 # What one process raises in a block, all raise; anything else is a defect of that process.
@@ -58,6 +58,11 @@ class Meeting:
             time.sleep(LOOK)
             self._look()
             done = self._add("done", 0)
+        # The first process may keep the store: it leaves last, for the others to learn that all are there.
+        last, left = time.monotonic() + FAREWELL, self._add("left", 1)
+        while self.rank == 0 and left < self.world_size and time.monotonic() < last:
+            time.sleep(LOOK / 10)
+            left = self._add("left", 0)
 
     def _look(self) -> None:
         self._looked = time.monotonic()

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Decoding(NamedTuple):
         enlarged = max([1.0, *recipe.scale_jitter])
         return cls(recipe.orientation, max(recipe.min_size), recipe.max_size, enlarged)
 
-    def __call__(self, path: Path, stated: Size | None = None) -> Decoded:
+    def __call__(self, path: Path | IO[bytes], stated: Size | None = None) -> Decoded:
         """``decode`` a file so."""
         return decode(path, stated, self.orientation, self._least)
 
@@ -72,7 +72,7 @@ class WrongSize(ValueError):
 
 
 def decode(
-    path: Path,
+    path: Path | IO[bytes],
     stated: Size | None = None,
     orientation: str = "auto",
     least: Callable[[Size], Size] = lambda size: size,
@@ -99,7 +99,7 @@ def decode(
 
 
 def _rgb(
-    path: Path, stated: Size | None, orientation: str, least: Callable[[Size], Size]
+    path: Path | IO[bytes], stated: Size | None, orientation: str, least: Callable[[Size], Size]
 ) -> tuple[Image.Image, Size, int]:
     """``decode`` to a picture of Pillow's; what it was made of is freed."""
     with Image.open(path) as picture:

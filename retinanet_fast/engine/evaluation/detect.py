@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from retinanet_fast.structures import Detections
 
 # Images at a time, where a step's are not fewer: large enough for a GPU, small enough to share out to many.
 LARGEST_BATCH = 16
+
+Key = TypeVar("Key")
 
 
 def detect(
@@ -70,7 +72,7 @@ def detect(
     model.eval()
     processes.spread_(model.buffers())  # each has batch norm's statistics of its own images
     with closing(progress), processes.patiently() as check:
-        for samples, found in _overlapped(model, _batches(loader, problems, check, stop), device, dtype):
+        for samples, found in overlapped(model, _batches(loader, problems, check, stop), device, dtype):
             batch_ids = [sample.image_id for sample in samples]
             image_ids += batch_ids
             results.append(
@@ -109,30 +111,30 @@ def _batches(
     problems: Problems,
     check: Callable[[], None],
     stop: Callable[[], None] | None,
-) -> Iterator[list[Sample]]:
-    """Each batch's readable images."""
+) -> Iterator[tuple[list[Sample], list[Tensor]]]:
+    """Each batch's readable images, and their pixels."""
     for batch in read(loader):
         check()
         if stop is not None:
             stop()
         if samples := readable(batch, problems):
-            yield samples
+            yield samples, [sample.image for sample in samples]
 
 
-def _overlapped(
+def overlapped(
     model: nn.Module,
-    batches: Iterator[list[Sample]],
+    batches: Iterator[tuple[Key, list[Tensor]]],
     device: torch.device,
     dtype: torch.dtype,
-) -> Iterator[tuple[list[Sample], Detections]]:
-    """Each batch and its detections, on the CPU. A GPU has the next batch to do while one is read."""
-    before: tuple[list[Sample], Detections, torch.cuda.Event | None] | None = None
-    for samples in batches:
-        images = to_model([sample.image for sample in samples], device)
-        found, copied = _to_host(run_batch(model, images, dtype))
+) -> Iterator[tuple[Key, Detections]]:
+    """Each batch's detections, on the CPU, with what came with its images. A GPU has the next batch to do while one is
+    read."""
+    before: tuple[Key, Detections, torch.cuda.Event | None] | None = None
+    for key, images in batches:
+        found, copied = _to_host(run_batch(model, to_model(images, device), dtype))
         if before is not None:
             yield _waited_for(*before)
-        before = samples, found, copied
+        before = key, found, copied
     if before is not None:
         yield _waited_for(*before)
 
@@ -147,9 +149,7 @@ def _to_host(found: Detections) -> tuple[Detections, torch.cuda.Event | None]:
     return copies, copied
 
 
-def _waited_for(
-    samples: list[Sample], found: Detections, copied: torch.cuda.Event | None
-) -> tuple[list[Sample], Detections]:
+def _waited_for(key: Key, found: Detections, copied: torch.cuda.Event | None) -> tuple[Key, Detections]:
     if copied is not None:
         copied.synchronize()
-    return samples, found
+    return key, found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from retinanet_fast.engine.files import write_atomically
 
@@ -22,12 +23,22 @@ class Label:
     text: str
     index: int
 
+    def reduced(self, scale: int) -> Label:
+        """The same on a picture of one pixel for ``scale`` of this one's."""
+        left, top, right, bottom = (value / scale for value in self.box)
+        return Label((left, top, right, bottom), self.text, self.index)
+
 
 def colour(index: int) -> tuple[int, int, int]:
     """A distinct colour for each class: hues a golden ratio apart."""
     hue = (0.58 + index * 0.61803398875) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.78, 0.98)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """A uint8 tensor [3, H, W] as a picture."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
 def draw_boxes(picture: Image.Image, labels: Sequence[Label], scale: float = 1.0) -> Image.Image:

@@ -1,37 +1,72 @@
-"""Detects on pictures, draws the boxes, and writes a json."""
+"""Detects on pictures: a line of json for each as it goes, COCO's results at the end, and drawings."""
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint, find, restore
-from retinanet_fast.engine.data.dataset import read_image, to_model
 from retinanet_fast.engine.data.split import Category
-from retinanet_fast.engine.errors import InputError, Problems, one_line
-from retinanet_fast.engine.evaluation.detect import run_batch
-from retinanet_fast.engine.evaluation.results import from_batch
-from retinanet_fast.engine.files import write_text
-from retinanet_fast.engine.precision import resolve
-from retinanet_fast.engine.prediction.draw import FORMATS, Label, draw_boxes, save_picture
+from retinanet_fast.engine.errors import InputError, Problems
+from retinanet_fast.engine.evaluation.detect import LARGEST_BATCH
+from retinanet_fast.engine.prediction.batches import Windows
+from retinanet_fast.engine.prediction.draw import to_picture
+from retinanet_fast.engine.prediction.drawing import DrawnNames
+from retinanet_fast.engine.prediction.folder import PredictionFolder
+from retinanet_fast.engine.prediction.lines import write_coco
+from retinanet_fast.engine.prediction.pictures import Pictures
+from retinanet_fast.engine.prediction.work import Work
+from retinanet_fast.engine.processes import Processes
 from retinanet_fast.engine.recipe import Recipe
-from retinanet_fast.engine.reporting.progress import Progress
 from retinanet_fast.models import RetinaNet
+
+__all__ = ["PredictOptions", "Predictions", "predict", "restore_model", "to_picture"]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to write, and where.
+
+    Attributes:
+        score: boxes below it are not drawn; the files have every detection of the model.
+        draw: whether to draw.
+        batch_size: pictures at a time; 0 is the recipe's, at most 16.
+        resume: go on with what is in ``out``, if anything is.
+        overwrite: replace what is in ``out``.
+        made_by: of the model, for ``predict.json``: a prediction is resumed with the same.
+    """
+
+    out: Path
+    score: float = 0.5
+    draw: bool = True
+    batch_size: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    made_by: str = ""
 
 
 @dataclass
 class Predictions:
-    """How many pictures were written, how many boxes were drawn on them, and how fast."""
+    """What has become of the pictures, those of earlier starts included, and how fast the last start was.
 
-    pictures: int
+    Attributes:
+        detected: pictures that were read.
+        unreadable: pictures that could not be.
+        drawn: boxes that this start drew.
+        images_per_second: 0 where nothing was left to do.
+    """
+
+    detected: int
+    unreadable: int
     drawn: int
     images_per_second: float
 
@@ -48,115 +83,78 @@ def restore_model(state: Checkpoint, source: Path, device: torch.device) -> Reti
     return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
 
 
-def list_pictures(inputs: list[Path]) -> list[Path]:
-    """The given files, and the pictures in the given folders and their subfolders.
-
-    Raises:
-        InputError: a name that is neither, or a folder without pictures.
-    """
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS)
-            if not found:
-                raise InputError(f"{path}: no pictures in this folder ({', '.join(sorted(FORMATS))})")
-            files += found
-        else:
-            files.append(path)
-    return files
-
-
-def image_ids(files: list[Path]) -> list[int]:
-    """One id per picture: the number in its name, as in COCO, if all names are numbers; else its place, from 1."""
-    stems = [file.stem for file in files]
-    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
-        return [int(stem) for stem in stems]
-    return list(range(1, len(files) + 1))
-
-
 def predict(
     model: nn.Module,
     categories: list[Category],
     recipe: Recipe,
-    files: list[Path],
-    out: Path,
-    score: float,
+    pictures: Pictures,
+    options: PredictOptions,
     problems: Problems,
-) -> Predictions:
-    """Detect on each picture, write it with its boxes to ``out``, and all detections to ``out/detections.json``.
+    processes: Processes | None = None,
+    stop: Callable[[], None] | None = None,
+) -> Predictions | None:
+    """Detect on each picture, once, in the processes together, and write what is found to ``options.out``; see
+    ``PredictionFolder``.
 
     Args:
-        score: boxes below it are not drawn; the json has every detection of the model.
+        pictures: the same in every process.
+        problems: of all processes, in the main one: pictures that cannot be read.
+        stop: called between batches; raises ``Stopped`` where the work is to end.
+
+    Returns:
+        The same for any number of processes and starts, speed and drawings aside, in the main one; None in the others.
+
+    Raises:
+        InputError: in every process: no picture can be read, or one cannot and bad ones are not skipped; ``out``
+            holds a prediction that is to be neither resumed nor replaced.
+        Stopped: in every process: ``stop`` raised it in one. What was done is written.
+        ProcessLost: another process failed by a defect.
     """
-    device = next(model.parameters()).device
-    dtype = resolve(recipe.precision, device)
-    results: list[dict[str, Any]] = []
-    names = unique_names(files)
-    _keep_inputs(files, [out / name for name in names])
-    pictures = drawn = 0
-    progress = Progress("predict", len(files))
-    started = time.perf_counter()
-    for file, image_id, name in zip(files, image_ids(files), names):
-        image = _read(file, problems)
-        if image is None:
-            continue
-        found = run_batch(model, to_model([image], device), dtype).to("cpu")
-        listed = from_batch(found, [image_id], [category.id for category in categories]).to_list()
-        results += [{**result, "file_name": file.name} for result in listed]
-        labels = picture_labels(found[0], categories, score)
-        save_picture(draw_boxes(to_picture(image), labels), out / name)
-        pictures += 1
-        drawn += len(labels)
-        if progress.due():
-            progress.draw(pictures, f"{pictures / (time.perf_counter() - started):.1f} images/s")
-    progress.close()
-    if pictures == 0:
-        raise InputError(f"{files[0]}: no readable picture among the {len(files)} given")
-    write_text(out / "detections.json", json.dumps(results, indent=0))
-    return Predictions(pictures, drawn, pictures / (time.perf_counter() - started))
+    processes = processes or Processes()
+    windows = Windows(len(pictures), options.batch_size or min(recipe.batch_size, LARGEST_BATCH))
+    folder = PredictionFolder(options.out, windows)
+    work = Work(model, categories, recipe, pictures, windows, options.score, processes)
+    with ExitStack() as held:
+        begun = None
+        with processes.patiently():
+            if processes.is_main:
+                held.enter_context(folder.locked())
+                names = DrawnNames(pictures, options.out) if options.draw else None
+                settings = _settings(pictures, windows, work.dtype, options)
+                done = folder.begin(settings, options.resume, options.overwrite)
+                begun = names, np.flatnonzero(~done), processes.world_size > 1 or folder.has_parts
+        work.names, wanted, in_parts = processes.share(begun)
+        own = wanted[processes.rank :: processes.world_size]
+        path = folder.part(processes.rank) if in_parts else folder.lines
+        started = time.perf_counter()
+        told = len(problems.messages)
+        with processes.patiently() as check:
+            work.run(own, path, in_parts, problems, check, stop)
+        seconds = time.perf_counter() - started
+        parts = processes.gather((work.count, work.drawn, problems.messages[told:]))
+        for message in (message for _, _, messages in parts for message in messages):
+            problems.report(message)
+        result = None
+        with processes.patiently():
+            if processes.is_main:
+                if in_parts:
+                    folder.join()
+                detected, unreadable = write_coco(folder.lines, folder.coco)
+                if detected == 0:
+                    raise InputError(f"{pictures[0]}: no readable picture among the {len(pictures)} given")
+                rate = sum(count for count, _, _ in parts) / seconds if len(wanted) else 0.0
+                result = Predictions(detected, unreadable, sum(drawn for _, drawn, _ in parts), rate)
+    return result
 
 
-def picture_labels(output: dict[str, Tensor], categories: list[Category], score: float) -> list[Label]:
-    """The detections to draw, the highest score last."""
-    boxes, scores, labels = (output[key].tolist() for key in ("boxes", "scores", "labels"))
-    rows = [row for row in zip(scores, boxes, labels) if row[0] >= score and row[2] >= 1]
-    return [
-        Label(tuple(box), f"{categories[label - 1].name} {value:.2f}", label - 1)
-        for value, box, label in sorted(rows, key=lambda row: row[0])
-    ]
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """A uint8 tensor [3, H, W] as a picture."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-
-
-def unique_names(files: list[Path]) -> list[str]:
-    """Output names: those of the files, with a number before the suffix where two are the same."""
-    used: set[str] = set()
-    names = []
-    for file in files:
-        suffix = file.suffix if file.suffix.lower() in FORMATS else ".png"
-        name, number = f"{file.stem}{suffix}", 2
-        while name in used:
-            name, number = f"{file.stem}-{number}{suffix}", number + 1
-        used.add(name)
-        names.append(name)
-    return names
-
-
-def _keep_inputs(files: list[Path], outputs: list[Path]) -> None:
-    inputs = {file.resolve() for file in files}
-    for output in outputs:
-        if output.resolve() in inputs:
-            raise InputError(f"{output}: would be written over: choose another --out")
-
-
-def _read(file: Path, problems: Problems) -> Tensor | None:
-    try:
-        return read_image(file)
-    except FileNotFoundError:
-        problems.report(f"{file}: no such picture")
-    except Exception as error:  # PIL raises many kinds on a file that is not an image
-        problems.report(f"{file}: not a readable image: {one_line(error)}")
-    return None
+def _settings(
+    pictures: Pictures, windows: Windows, dtype: torch.dtype, options: PredictOptions
+) -> dict[str, Any]:
+    """What the lines depend on."""
+    return {
+        "checkpoint": options.made_by,
+        "pictures": len(pictures),
+        "names": pictures.digest(),
+        "batch_size": windows.batch_size,
+        "precision": str(dtype).removeprefix("torch."),
+    }
