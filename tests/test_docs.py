@@ -52,6 +52,8 @@ NOT_RUN = {
     "pytest benchmarks/bench_ops.py -k detect": "measures time",
     "python -m benchmarks.training_run --data DIR": "trains for minutes",
     "python -m benchmarks.browse_scale": "measures time; tests/test_browse_page.py has a small form",
+    "python -m benchmarks.evaluation_scale": "measures time; tests/test_evaluation_scale.py has a small form",
+    "python -m benchmarks.prediction_scale": "measures for twenty minutes",
     "python -m benchmarks.training_step": "the same; tests/test_benchmark_training_step.py has its quick form",
     "python -m benchmarks.data_scale": "measures for minutes; tests/test_benchmark_data_scale.py has its parts",
 }

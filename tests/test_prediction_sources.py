@@ -217,5 +217,7 @@ def test_a_video_that_is_none(tmp_path: Path) -> None:
 
 def test_a_video_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(InputError, match=r"clip\.mp4: a video needs PyAV.*pip install av"):
+    with pytest.raises(
+        InputError, match=r"clip\.mp4: a video needs PyAV.*pip install \"retinanet_fast\[video\]\""
+    ):
         list_pictures([str(tmp_path / "clip.mp4")])

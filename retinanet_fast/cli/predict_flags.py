@@ -11,7 +11,7 @@ PICTURES_HELP = """\
 pictures, in any number and order:
   photo.jpg  frames/  'photos/**/*.png'   files, folders with their subfolders, patterns
   'shard-{000..099}.tar'                  uncompressed tar files of pictures
-  clip.mp4                                each frame of a video, where PyAV is installed (pip install av)
+  clip.mp4                                each frame of a video, where PyAV is installed (the extra video)
   @list.txt  -                            a file, or the standard input, with one of the former a line
 """
 

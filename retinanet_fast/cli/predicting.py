@@ -26,7 +26,7 @@ def predict_command(options: argparse.Namespace) -> None:
     from retinanet_fast.engine.build_model import choose_device
     from retinanet_fast.engine.prediction.sources import list_pictures
     from retinanet_fast.engine.processes import joined
-    from retinanet_fast.engine.training.signals import stop_requests
+    from retinanet_fast.engine.signals import stop_requests
 
     if options.batch_size < 0:
         raise InputError(f"--batch-size: expected a number above 0, got {options.batch_size}")

@@ -97,5 +97,7 @@ def _library(path: Path) -> Any:
     try:
         import av
     except ImportError:
-        raise InputError(f"{path}: a video needs PyAV, which is not installed here: pip install av") from None
+        raise InputError(
+            f'{path}: a video needs PyAV, which is not installed here: pip install "retinanet_fast[video]"'
+        ) from None
     return av

@@ -19,7 +19,7 @@ from retinanet_fast.engine.training.records import epoch_record
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.saving import Saver
 from retinanet_fast.engine.training.scoring import Scoring
-from retinanet_fast.engine.training.signals import StopRequest
+from retinanet_fast.engine.signals import StopRequest
 from retinanet_fast.engine.training.step import TrainStep
 
 

@@ -15,7 +15,7 @@ from retinanet_fast.engine.training.hooks import Drawing
 from retinanet_fast.engine.training.records import with_numbers
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.score_process import Job, ScoreProcess, ScoringError
-from retinanet_fast.engine.training.signals import StopRequest
+from retinanet_fast.engine.signals import StopRequest
 
 # Seconds between two looks at the process that scores.
 LOOK = 0.05

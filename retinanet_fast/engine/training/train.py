@@ -31,7 +31,7 @@ from retinanet_fast.engine.training.prefetch import DevicePrefetcher
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.saving import Saver
 from retinanet_fast.engine.training.scoring import Scoring
-from retinanet_fast.engine.training.signals import stop_requests
+from retinanet_fast.engine.signals import stop_requests
 from retinanet_fast.engine.training.state import TrainState
 from retinanet_fast.engine.training.step import Losses, TrainStep, detector_losses
 
