@@ -8,9 +8,9 @@ from retinanet_fast.engine.errors import Stopped
 from retinanet_fast.engine.evaluation.detect import detect
 from retinanet_fast.engine.evaluation.results import save_detected
 from retinanet_fast.engine.run_folder import RunFolder
+from retinanet_fast.engine.signals import StopRequest
 from retinanet_fast.engine.training.hooks import Hook
 from retinanet_fast.engine.training.run import Run
-from retinanet_fast.engine.signals import StopRequest
 
 
 def is_evaluated(run: Run, epoch: int) -> bool:

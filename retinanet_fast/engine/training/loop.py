@@ -11,6 +11,7 @@ from retinanet_fast.engine.data.batch import Batch
 from retinanet_fast.engine.data.order import TrainOrder
 from retinanet_fast.engine.errors import Stopped, TrainingError
 from retinanet_fast.engine.recipe.schedule import learning_rate
+from retinanet_fast.engine.signals import StopRequest
 from retinanet_fast.engine.training.evaluating import is_scored_beside
 from retinanet_fast.engine.training.hooks import Hook, StepReport
 from retinanet_fast.engine.training.nonfinite import explain
@@ -19,7 +20,6 @@ from retinanet_fast.engine.training.records import epoch_record
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.saving import Saver
 from retinanet_fast.engine.training.scoring import Scoring
-from retinanet_fast.engine.signals import StopRequest
 from retinanet_fast.engine.training.step import TrainStep
 
 

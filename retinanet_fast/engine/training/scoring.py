@@ -11,11 +11,11 @@ from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
 from retinanet_fast.engine.evaluation.results import load_detected
 from retinanet_fast.engine.files import write_bytes
 from retinanet_fast.engine.run_folder import RunFolder
+from retinanet_fast.engine.signals import StopRequest
 from retinanet_fast.engine.training.hooks import Drawing
 from retinanet_fast.engine.training.records import with_numbers
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.score_process import Job, ScoreProcess, ScoringError
-from retinanet_fast.engine.signals import StopRequest
 
 # Seconds between two looks at the process that scores.
 LOOK = 0.05

@@ -20,6 +20,7 @@ from retinanet_fast.engine.norms import check_norm
 from retinanet_fast.engine.precision import describe, resolve, use_tf32
 from retinanet_fast.engine.run_folder import RunFolder
 from retinanet_fast.engine.run_record import DataRecord, RunRecord
+from retinanet_fast.engine.signals import stop_requests
 from retinanet_fast.engine.training.compiled import compile_network
 from retinanet_fast.engine.training.ema import Ema
 from retinanet_fast.engine.training.evaluating import Evaluate
@@ -31,7 +32,6 @@ from retinanet_fast.engine.training.prefetch import DevicePrefetcher
 from retinanet_fast.engine.training.run import Run
 from retinanet_fast.engine.training.saving import Saver
 from retinanet_fast.engine.training.scoring import Scoring
-from retinanet_fast.engine.signals import stop_requests
 from retinanet_fast.engine.training.state import TrainState
 from retinanet_fast.engine.training.step import Losses, TrainStep, detector_losses
 
