@@ -1,6 +1,6 @@
 """Everything of an evaluation that is not inference, on a set of COCO's size: seconds, and pycocotools' beside it.
 
-    python -m benchmarks.evaluation_scale [--images 5000] [--categories 80] [--json FILE] [--without-pycocotools]
+    python -m benchmarks.evaluation_scale [--images 5000] [--categories 80] [--out FILE] [--without-pycocotools]
 
 The set is drawn from a seed: 7 boxes and 88 detections an image, categories as uneven as COCO's, 40% of the detections
 on a box and moved by some 12% of its sides. The bars are for two cores and the default size.
@@ -9,11 +9,10 @@ on a box and moved by some 12% of its sides. The bars are for two cores and the 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,16 @@ import torch
 
 from benchmarks.environment import describe
 from benchmarks.harness import resident_peak
+from benchmarks.numbers import Number, Result, missed
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split
-from retinanet_fast.engine.evaluation.analysis import analyse
+from retinanet_fast.engine.evaluation.analysis import Analysis, analyse
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation, evaluate
 from retinanet_fast.engine.evaluation.results import Results, write_results
-from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.reporting.evaluation_folder import write_evaluation
 
 BOXES, DETECTIONS, SIDE = 7, 88, 640
 MOST_SECONDS, LEAST_RATIO = 15.0, 5.0
+MOST_DIFFERENCE = 1e-12  # pycocotools adds 2**-52 to each denominator
 PACKAGES = ("faster-coco-eval", "pycocotools", "numpy", "matplotlib")
 
 
@@ -69,74 +69,77 @@ def drawn(images: int, categories: int, seed: int = 0) -> tuple[Split, Results]:
     return split, Results(split.images.ids[image], category, bbox, score).by_image()
 
 
-def measure(images: int, categories: int, with_pycocotools: bool) -> dict[str, Any]:
+def measure(images: int, categories: int, with_pycocotools: bool) -> Iterator[Number]:
     """Seconds of each part, and what both evaluators say."""
     split, results = drawn(images, categories)
-    seconds: dict[str, float] = {}
-    cpu_seconds: dict[str, float] = {}  # of this process: beside others, the clock's are more
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        start, cpu_start = time.perf_counter(), time.process_time()
-        found = work()
-        seconds[name], cpu_seconds[name] = time.perf_counter() - start, time.process_time() - cpu_start
-        print(f"{name:<28} {seconds[name]:7.2f} s, CPU {cpu_seconds[name]:7.2f} s", flush=True)
-        return found
-
     found: dict[str, Evaluation] = {}
+    total = 0.0
 
-    def numbers() -> None:
-        found["faster"] = timed("COCO's numbers", lambda: evaluate(split, results, evaluator="faster"))
+    def timed(name: str, work: Callable[[], Any]) -> Number:
+        nonlocal total
+        start, cpu_start = time.perf_counter(), time.process_time()
+        work()
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        total += seconds
+        return Number(name, seconds, "s", f"of processor time {cpu_seconds:.2f} s")
 
-    peak = resident_peak(numbers)
-    analysis = timed("kinds of error, confusion", lambda: analyse(split, results))
-    with tempfile.TemporaryDirectory() as folder:
-        timed(
-            "pictures and page", lambda: write_evaluation(Path(folder), "", split, found["faster"], analysis)
+    def numbers_by(evaluator: str) -> Callable[[], None]:
+        def work() -> None:
+            found[evaluator] = evaluate(split, results, evaluator=evaluator)
+
+        return work
+
+    ours: list[Number] = []
+    peak = resident_peak(lambda: ours.append(timed("COCO's numbers", numbers_by("faster"))))
+    yield ours[0]
+    if peak is not None:
+        yield Number("COCO's numbers, peak memory", peak / 1e6, "MB", "beyond what was resident before")
+    analyses: list[Analysis] = []
+    yield timed("kinds of error, confusion", lambda: analyses.append(analyse(split, results)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        yield timed(
+            "pictures and page",
+            lambda: write_evaluation(folder, "", split, found["faster"], analyses[0]),
         )
-        timed("detections as json", lambda: write_results(Path(folder) / "detections.json", results))
-    total = sum(seconds.values())
-    print(f"{'all of it':<28} {total:7.2f} s")
-    row: dict[str, Any] = {
-        "images": images,
-        "categories": categories,
-        "boxes": len(split.boxes),
-        "detections": len(results),
-    }
-    row |= {"seconds": dict(seconds), "cpu_seconds": cpu_seconds, "total_seconds": total}
-    row["numbers_peak_bytes"] = peak
+        yield timed("detections as json", lambda: write_results(folder / "detections.json", results))
+    yield Number("all of it", total, "s", f"{len(results):,} detections on {images:,} images", MOST_SECONDS)
     if with_pycocotools:
-        truth = timed(
-            "COCO's numbers, pycocotools", lambda: evaluate(split, results, evaluator="pycocotools")
+        theirs = timed("COCO's numbers, pycocotools", numbers_by("pycocotools"))
+        yield theirs
+        both = (np.array(list(found[name].numbers.values())) for name in ("faster", "pycocotools"))
+        difference = float(np.nanmax(np.abs(np.subtract(*both))))
+        yield Number(
+            "the twelve numbers' difference", difference, "", "the largest of twelve", MOST_DIFFERENCE
         )
-        differences = [abs(truth.numbers[name] - value) for name, value in found["faster"].numbers.items()]
-        row["pycocotools_seconds"] = seconds["COCO's numbers, pycocotools"]
-        row["times_faster"] = row["pycocotools_seconds"] / seconds["COCO's numbers"]
-        row["largest_difference"] = float(np.nanmax(differences))
-        print(
-            f"{row['times_faster']:.1f} times faster; the twelve numbers differ by {row['largest_difference']:.1g}"
+        yield Number(
+            "COCO's numbers, times pycocotools'",
+            theirs.value / ours[0].value,
+            "x",
+            limit=LEAST_RATIO,
+            at_least=True,
         )
-    return row
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, with missed bars too."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.evaluation_scale", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--categories", type=int, default=80)
-    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--out", type=Path, metavar="FILE", default=Path("runs/bench/evaluation_scale.json"))
+    parser.add_argument("--images", type=int, default=5000, metavar="N")
+    parser.add_argument("--categories", type=int, default=80, metavar="N")
     parser.add_argument("--without-pycocotools", action="store_true", help="which takes a minute")
-    options = parser.parse_args()
-    row = measure(options.images, options.categories, not options.without_pycocotools)
-    bars = {f"all of it <= {MOST_SECONDS:g} s": row["total_seconds"] <= MOST_SECONDS}
-    if "times_faster" in row:
-        bars[f">= {LEAST_RATIO:g} times pycocotools"] = row["times_faster"] >= LEAST_RATIO
-    for bar, holds in bars.items():
-        print(f"bar: {bar}: {'holds' if holds else 'MISSED'}")
-    if options.json is not None:
-        versions = {package: metadata.version(package) for package in PACKAGES}
-        content = {"environment": describe(torch.device("cpu")) | versions, "result": row, "bars": bars}
-        write_text(options.json, json.dumps(content, indent=1) + "\n")
+    options = parser.parse_args(arguments)
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    result = Result(
+        describe(torch.device("cpu")) | versions, f"{options.images} images, {options.categories} categories"
+    )
+    for number in measure(options.images, options.categories, not options.without_pycocotools):
+        print(number.line(), flush=True)
+        result.numbers.append(number)
+    result.write(options.out)
+    print(f"wrote {options.out}; bars missed: {len(missed(result.numbers))}")
     return 0
 
 

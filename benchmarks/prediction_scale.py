@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.data_scale.pictures import write_pictures
 from benchmarks.data_scale.pss import process_set, pss
-from benchmarks.data_scale.rows import Number, Result, missed
 from benchmarks.environment import describe
+from benchmarks.numbers import Number, Result, missed
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split

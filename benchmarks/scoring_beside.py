@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
+import math
 import os
 import resource
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.environment import describe
+from benchmarks.numbers import Number, Result, missed
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.data.dataset import CocoDataset
@@ -36,7 +37,6 @@ from retinanet_fast.engine.data.rendered import RenderOptions, render_data_set
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.results import Detected, Results, save_detected
-from retinanet_fast.engine.files import write_text
 from retinanet_fast.engine.recipe import Recipe
 from retinanet_fast.engine.reporting.page import Page
 from retinanet_fast.engine.run_folder import RunFolder
@@ -179,23 +179,23 @@ def _window(trained: Iterator[float], seconds: float, process: ScoreProcess | No
     return sum(found) / len(found)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code 0; 1 where more than 5% is lost."""
-    parse = argparse.ArgumentParser(
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, with missed bars too."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scoring_beside", description=__doc__.split("\n")[0]
     )
-    parse.add_argument("--out", type=Path, default=Path("runs/scoring_beside.json"))
-    parse.add_argument("--images", type=int, default=5_000)
-    parse.add_argument("--categories", type=int, default=80)
-    parse.add_argument("--detections", type=int, default=440_000)
-    parse.add_argument("--arch", default="resnet18")
-    parse.add_argument("--size", type=int, default=256, help="pixels of the training images' sides")
-    parse.add_argument("--batch-size", type=int, default=4)
-    parse.add_argument("--window", type=float, default=5.0, help="seconds of steps in each window")
-    parse.add_argument(
+    parser.add_argument("--out", type=Path, metavar="FILE", default=Path("runs/bench/scoring_beside.json"))
+    parser.add_argument("--images", type=int, default=5_000)
+    parser.add_argument("--categories", type=int, default=80)
+    parser.add_argument("--detections", type=int, default=440_000)
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--size", type=int, default=256, help="pixels of the training images' sides")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--window", type=float, default=5.0, help="seconds of steps in each window")
+    parser.add_argument(
         "--limit", type=float, default=600.0, help="seconds after which the rest is not waited for"
     )
-    options = parse.parse_args(argv)
+    options = parser.parse_args(arguments)
     recipe = Recipe(
         arch=options.arch, min_size=[options.size], max_size=options.size, batch_size=options.batch_size
     )
@@ -211,27 +211,29 @@ def main(argv: list[str] | None = None) -> int:
         run = Run(recipe, train, split, folder / "run", torch.device("cpu"), Problems(skip=False))
         run.detected = found
         figures = measure(run, options.window, options.limit)
-    settings = {key: value for key, value in vars(options).items() if key != "out"}
-    met = figures.lost <= MOST_LOST
-    result = {
-        "what": "training beside scoring",
-        "settings": settings,
-        "figures": asdict(figures),
-        "bar": {"lost": MOST_LOST, "met": met},
-        "environment": describe(run.device),
-    }
-    write_text(options.out, json.dumps(result, indent=1) + "\n")
-    scoring = "not done in the time given" if figures.scoring is None else f"{figures.scoring:.1f} s"
-    print(
-        f"a step: {1e3 * figures.step_alone:.0f} ms alone, {1e3 * figures.step_beside:.0f} ms beside: "
-        f"{100 * figures.lost:.1f}% lost (at most {100 * MOST_LOST:.0f}%), {figures.pairs} pairs of windows"
+    what = (
+        f"{options.images} images, {options.categories} categories, {options.detections} detections; training: "
+        f"{options.arch}, {options.size} px, {options.batch_size} images a step"
     )
-    print(
-        f"scoring: {scoring} beside, {figures.scoring_cpu:.1f} s of a core; in place {figures.in_place:.1f} s; "
-        f"the run's own process spends {figures.hand_over:.2f} s on it"
-    )
-    print(f"{options.out}: {'met' if met else 'MISSED'}")
-    return 0 if met else 1
+    result = Result(describe(run.device), what, numbers_of(figures))
+    result.write(options.out)
+    for number in result.numbers:
+        print(number.line())
+    print(f"wrote {options.out}; bars missed: {len(missed(result.numbers))}")
+    return 0
+
+
+def numbers_of(figures: Figures) -> list[Number]:
+    """The figures as they are written."""
+    scoring = figures.scoring if figures.scoring is not None else math.inf
+    return [
+        Number("a step alone", figures.step_alone, "s", f"median of {figures.pairs} pairs of windows"),
+        Number("a step beside scoring", figures.step_beside, "s"),
+        Number("training lost", figures.lost, "%", "of a step's time, both cores busy", MOST_LOST),
+        Number("scoring beside", scoring, "s", f"of which it had {figures.scoring_cpu:.1f} s of a core"),
+        Number("scoring in place", figures.in_place, "s", "what it saves"),
+        Number("hand over", figures.hand_over, "s", "what stays with the run's process"),
+    ]
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not installed
 
 from benchmarks.data_scale import child, cli, draft, generate, loader, memory, order, pss, startup
-from benchmarks.data_scale.rows import Number, missed
 from benchmarks.data_scale.sizes import SCALES
+from benchmarks.numbers import Number, missed
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.recipe import Recipe

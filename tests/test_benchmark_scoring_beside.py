@@ -30,9 +30,9 @@ def test_the_figures(
     words = ["--images", "20", "--categories", "3", "--detections", "300", "--size", "64", "--window", "0.1"]
     code = scoring_beside.main(["--out", str(out), *words])
     result = json.loads(out.read_text())
-    figures = result["figures"]
-    assert code == (0 if result["bar"]["met"] else 1)
-    assert result["bar"]["met"] == (figures["lost"] <= 0.05)
-    assert figures["pairs"] > 0
-    assert min(figures[name] for name in ("step_alone", "step_beside", "scoring", "in_place")) > 0
+    numbers = {number["name"]: number for number in result["numbers"]}
+    lost = numbers.pop("training lost")
+    assert code == 0
+    assert lost["verdict"] == ("pass" if lost["value"] <= 0.05 else "miss")
+    assert min(number["value"] for number in numbers.values()) > 0
     assert "pairs of windows" in capsys.readouterr().out

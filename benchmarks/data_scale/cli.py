@@ -16,9 +16,9 @@ from benchmarks.cli import BUSY
 from benchmarks.data_scale import draft, loader, memory, order, startup
 from benchmarks.data_scale.child import ChildError
 from benchmarks.data_scale.generate import generated
-from benchmarks.data_scale.rows import Number, Result, missed
 from benchmarks.data_scale.sizes import SCALES, Scale
 from benchmarks.environment import describe
+from benchmarks.numbers import Number, Result, missed
 from benchmarks.training_step.program import ProgramError
 from retinanet_fast.engine.errors import InputError
 

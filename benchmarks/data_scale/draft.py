@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.data_scale.pictures import jpeg, picture
-from benchmarks.data_scale.rows import Number
+from benchmarks.numbers import Number
 from retinanet_fast.engine.data.decode import Decoding
 from retinanet_fast.engine.recipe import Recipe, load
 from retinanet_fast.nn.batch_sizes import resized_size

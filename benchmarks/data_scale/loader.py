@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data_scale.child import reports_of
-from benchmarks.data_scale.rows import Number
+from benchmarks.numbers import Number
 from benchmarks.training_step.program import Job, run_program
 
 TIMES_THE_MODEL = 1.2

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data_scale.child import reports_of
-from benchmarks.data_scale.rows import Number
+from benchmarks.numbers import Number
 
 WORKERS = 8
 ADDED_LIMIT, CHANGE_LIMIT = 200.0, 0.05

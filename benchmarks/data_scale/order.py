@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data_scale.rows import Number
 from benchmarks.data_scale.sizes import picture_sizes
+from benchmarks.numbers import Number
 from retinanet_fast.engine.data.coco import locate, read_annotations
 from retinanet_fast.engine.data.order import TrainOrder
 from retinanet_fast.engine.data.split import Images

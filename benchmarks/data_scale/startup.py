@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.data_scale.child import ChildError, drop_caches, lines_of
 from benchmarks.data_scale.first_step import DONE
-from benchmarks.data_scale.rows import Number
+from benchmarks.numbers import Number
 
 COLD_LIMIT, WARM_LIMIT = 60.0, 20.0
 # A small model, so that the step itself takes a second at most.

@@ -1,4 +1,4 @@
-"""What a part measures: numbers with names, and the bars that some of them must reach."""
+"""What a benchmark of single numbers measures: each with a name, and the bars that some of them must reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.report import write_whole
 class Number:
     """One measured number. With a limit it must be at most that, or, by ``at_least``, at least that."""
 
-    name: str  # a part and what it measured there: "startup/warm"
+    name: str  # a part and what was measured of it: "startup/warm"
     value: float
     unit: str  # "s", "MB" (10^6 bytes), "images/s", "x", "%" (a fraction) or ""
     about: str = ""  # of what, and how
