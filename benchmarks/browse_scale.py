@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.chromium import Chromium, chromium, executable
 from benchmarks.environment import describe
-from benchmarks.numbers import Number, Result, missed
+from benchmarks.numbers import Number, Result
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.evaluation.results import Results
@@ -139,11 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for number in measure(folder, options.images, options.rounds, program):
-            print(number.line(), flush=True)
-            result.numbers.append(number)
-    result.write(options.out)
-    print(f"wrote {options.out}; bars missed: {len(missed(result.numbers))}")
+        result.collect(measure(folder, options.images, options.rounds, program), options.out)
     return 0
 
 

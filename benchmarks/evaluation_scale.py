@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.environment import describe
 from benchmarks.harness import resident_peak
-from benchmarks.numbers import Number, Result, missed
+from benchmarks.numbers import Number, Result
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split
 from retinanet_fast.engine.evaluation.analysis import Analysis, analyse
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation, evaluate
@@ -135,11 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = Result(
         describe(torch.device("cpu")) | versions, f"{options.images} images, {options.categories} categories"
     )
-    for number in measure(options.images, options.categories, not options.without_pycocotools):
-        print(number.line(), flush=True)
-        result.numbers.append(number)
-    result.write(options.out)
-    print(f"wrote {options.out}; bars missed: {len(missed(result.numbers))}")
+    numbers = measure(options.images, options.categories, not options.without_pycocotools)
+    result.collect(numbers, options.out)
     return 0
 
 

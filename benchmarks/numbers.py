@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,14 @@ class Result:
     environment: dict[str, Any]
     data: str
     numbers: list[Number] = field(default_factory=list)
+
+    def collect(self, numbers: Iterable[Number], path: Path) -> None:
+        """Print each number as it comes, and write all that there are; then say what was missed."""
+        for number in numbers:
+            print(number.line(), flush=True)
+            self.numbers.append(number)
+            self.write(path)
+        print(f"wrote {path}; bars missed: {len(missed(self.numbers))}")
 
     def write(self, path: Path) -> None:
         content = {

@@ -11,6 +11,7 @@ over the whole set, without the scoring; prediction is all that ``predict --no-d
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import torch
 from benchmarks.data_scale.pictures import write_pictures
 from benchmarks.data_scale.pss import process_set, pss
 from benchmarks.environment import describe
-from benchmarks.numbers import Number, Result, missed
+from benchmarks.numbers import Number, Result
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split
@@ -80,17 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             describe(CPU), f"{options.pictures} pictures of {', '.join(f'{w}x{h}' for w, h in SHAPES)}"
         )
         try:
-            for number in (
-                *_rates(Path(folder), names[: options.rate_pictures], sizes, checkpoint),
-                *_memory(Path(folder), names[: options.pictures], checkpoint),
-            ):
-                print(number.line(), flush=True)
-                result.numbers.append(number)
-                result.write(options.out)
+            rates = _rates(Path(folder), names[: options.rate_pictures], sizes, checkpoint)
+            memory = _memory(Path(folder), names[: options.pictures], checkpoint)
+            result.collect(itertools.chain(rates, memory), options.out)
         except subprocess.CalledProcessError as error:
             print(f"prediction_scale: {error}", file=sys.stderr)
             return 1
-    print(f"wrote {options.out}; bars missed: {len(missed(result.numbers))}")
     return 0
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.environment import describe
-from benchmarks.numbers import Number, Result, missed
+from benchmarks.numbers import Number, Result
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.data.dataset import CocoDataset
@@ -215,11 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{options.images} images, {options.categories} categories, {options.detections} detections; training: "
         f"{options.arch}, {options.size} px, {options.batch_size} images a step"
     )
-    result = Result(describe(run.device), what, numbers_of(figures))
-    result.write(options.out)
-    for number in result.numbers:
-        print(number.line())
-    print(f"wrote {options.out}; bars missed: {len(missed(result.numbers))}")
+    Result(describe(run.device), what).collect(numbers_of(figures), options.out)
     return 0
 
 

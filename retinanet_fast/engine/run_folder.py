@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from retinanet_fast.engine.checkpoint import BEST, LAST
 from retinanet_fast.engine.data.json_values import load_json
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.folder_lock import only_program
 from retinanet_fast.engine.run_record import RunRecord
 
 RECORD = "run.json"
@@ -127,26 +126,16 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only program that writes here, for the time of the block, and remove the unfinished files of one that
-        was killed. The system lets go of the lock when its holder ends, however it ends.
+        was killed.
 
         Only the main process of a run calls this.
 
         Raises:
             InputError: another program has the folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise InputError(
-                f"{self.path}: another program is writing there: wait for it, or choose another --out"
-            ) from None
-        try:
+        with only_program(self.path):
             self._remove_unfinished()
             yield
-        finally:
-            lock.release()
 
     def start(self, record: RunRecord) -> None:
         """Write ``run.json`` and ``recipe.toml``.

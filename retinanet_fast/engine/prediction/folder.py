@@ -20,11 +20,11 @@ from typing import IO, Any
 
 import msgspec
 import numpy as np
-from filelock import FileLock, Timeout
 
 from retinanet_fast.engine.data.json_values import load_json
 from retinanet_fast.engine.errors import InputError
 from retinanet_fast.engine.files import write_text
+from retinanet_fast.engine.folder_lock import only_program
 from retinanet_fast.engine.prediction.batches import Windows
 
 SETTINGS, LINES, COCO = "predict.json", "detections.jsonl", "detections.json"
@@ -66,20 +66,10 @@ class PredictionFolder:
         Raises:
             InputError: another program has the folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise InputError(
-                f"{self.path}: another program is writing there: wait for it, or choose another --out"
-            ) from None
-        try:
+        with only_program(self.path):
             for unfinished in self.path.glob(".*.part"):  # of one that was killed
                 unfinished.unlink()
             yield
-        finally:
-            lock.release()
 
     def begin(self, settings: dict[str, Any], resume: bool, overwrite: bool) -> np.ndarray:
         """Take over what is here, or start anew.
