@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from benchmarks.data_scale.pictures import write_pictures
 from benchmarks.data_scale.pss import process_set, pss
 from benchmarks.environment import describe
 from benchmarks.numbers import Number, Result
+from benchmarks.training_step.program import clean
 from retinanet_fast.engine.build_model import build_model
 from retinanet_fast.engine.checkpoint import Checkpoint
 from retinanet_fast.engine.data.split import Boxes, Category, Images, Split
@@ -141,7 +143,8 @@ def _memory(folder: Path, names: list[str], state: Checkpoint) -> Iterator[Numbe
     command = [sys.executable, "-m", "retinanet_fast", *map(str, words)]
     lines, started = out / "detections.jsonl", time.perf_counter()
     samples: list[tuple[int, dict[str, float]]] = []  # bytes written, MB
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    # In a folder that holds no package, which would hide the one that is measured.
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, env=clean(os.environ)) as process:
         while process.poll() is None:
             time.sleep(SECONDS)
             written = lines.stat().st_size if lines.exists() else 0

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +32,16 @@ def lines_of(words: list[str], environment: dict[str, str] | None = None) -> Ite
     env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], str(ROOT)])
     start = time.perf_counter()
     said: list[str] = []
-    with subprocess.Popen(
-        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    ) as process:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env,
+            cwd=tempfile.gettempdir(),  # and not the source tree, whose package would hide the one that is measured
+        ) as process
+    ):
         assert process.stdout is not None
         try:
             for line in process.stdout:

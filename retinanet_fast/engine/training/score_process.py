@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+import retinanet_fast
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.evaluation.coco_numbers import Evaluation
@@ -31,17 +32,22 @@ from retinanet_fast.engine.training.records import with_numbers
 from retinanet_fast.engine.training.run import Run
 
 # Before anything is imported, which takes a second of one core: the priority, and Ctrl-C, which is the run's to heed.
+# The package is the run's, whatever else of this name the search path has.
 START = """
-import os, signal
+import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 if hasattr(os, "nice"):
     os.nice({nice})
+sys.path.insert(0, {package!r})
+import retinanet_fast
+del sys.path[0]
 from retinanet_fast.engine.training.score_process import main
 main()
 """
 # Linux gives such a process 36 parts of a core to the 1,024 of one of usual priority: training that keeps every core
 # busy loses 3.4% at most. A lower priority would starve it on a machine that others keep busy.
 NICE = 15
+PACKAGE = str(Path(retinanet_fast.__file__).resolve().parents[1])
 # Of every library that has a pool of threads; and no context on a GPU.
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
@@ -94,8 +100,8 @@ class ScoreProcess:
             paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
             with (self.folder / ERRORS).open("wb") as errors:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", START.format(nice=NICE)],
-                    cwd=self.folder,  # of which it imports nothing: the source tree may hide an installed package
+                    [sys.executable, "-c", START.format(nice=NICE, package=PACKAGE)],
+                    cwd=self.folder,
                     env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
                     stdin=subprocess.DEVNULL,
                     stdout=errors,
