@@ -6,15 +6,12 @@ import dataclasses
 import filecmp
 import json
 import multiprocessing
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not installed
 
 from benchmarks.data_scale import child, cli, draft, generate, loader, memory, order, pss, startup
 from benchmarks.data_scale.sizes import SCALES

@@ -8,12 +8,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import data_sets
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not installed
-
-import data_sets
 
 from benchmarks import cli, harness, report, training_run
 from benchmarks.bars import BARS, copies, extra_memory, faster, judge, reads
