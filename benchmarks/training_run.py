@@ -25,10 +25,10 @@ from benchmarks.environment import describe
 from benchmarks.harness import resident_peak
 from retinanet_fast import ops, reference
 from retinanet_fast.engine.build_model import build_model, choose_device
-from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.data.dataset import CocoDataset
 from retinanet_fast.engine.data.loader import train_batches
 from retinanet_fast.engine.data.order import TrainOrder
+from retinanet_fast.engine.data.sources import locate, read_split
 from retinanet_fast.engine.data.split import Split
 from retinanet_fast.engine.errors import InputError, Problems
 from retinanet_fast.engine.files import write_text

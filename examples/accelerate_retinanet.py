@@ -16,10 +16,10 @@ from torch import nn
 
 from retinanet_fast.engine import recipe as recipes
 from retinanet_fast.engine.build_model import build_model, choose_device
-from retinanet_fast.engine.data.coco import locate, read_split
 from retinanet_fast.engine.data.dataset import CocoDataset, to_model
 from retinanet_fast.engine.data.loader import train_batches
 from retinanet_fast.engine.data.order import TrainOrder
+from retinanet_fast.engine.data.sources import locate, read_split
 from retinanet_fast.engine.errors import Problems
 from retinanet_fast.engine.precision import resolve
 from retinanet_fast.engine.recipe import Recipe
